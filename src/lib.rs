@@ -1,0 +1,3 @@
+//! Tests MQTT systems with real traffic: a test broker, a recording man in the middle and a replayer.
+
+pub mod packet;

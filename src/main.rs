@@ -1,0 +1,3 @@
+//! The `mockforge` command.
+
+fn main() {}
