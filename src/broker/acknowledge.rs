@@ -1,0 +1,108 @@
+//! PUBACK, PUBREC, PUBREL and PUBCOMP from clients, and sending what is not a PUBLISH.
+
+use std::time::Instant;
+
+use crate::{
+    packet::{Ack, ControlPacket, PacketIdentifier, Properties, ReasonCode},
+    session::Acknowledged,
+};
+
+use super::{Broker, Output};
+
+impl Broker {
+    pub(super) fn handle_puback(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
+        let done = self.sessions[session as usize].inflight.puback(ack.packet_identifier);
+        self.completed(now, index, session, &done);
+    }
+
+    pub(super) fn handle_pubrec(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
+        let identifier = ack.packet_identifier;
+        let refused = ack.reason_code.is_error();
+        match self.sessions[session as usize].inflight.pubrec(identifier, refused) {
+            Acknowledged::Released => self.send_pubrel(index, identifier, ReasonCode::SUCCESS),
+            // Lets the client finish what we no longer know of.
+            Acknowledged::Unknown if !refused => {
+                self.send_pubrel(index, identifier, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+            }
+            other => self.completed(now, index, session, &other),
+        }
+    }
+
+    pub(super) fn handle_pubcomp(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
+        let done = self.sessions[session as usize].inflight.pubcomp(ack.packet_identifier);
+        self.completed(now, index, session, &done);
+    }
+
+    pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, ack: Ack) {
+        let reason = if self.sessions[session as usize].received.remove(ack.packet_identifier) {
+            let connection = &mut self.connections[index as usize];
+            connection.receiving = connection.receiving.saturating_sub(1);
+            ReasonCode::SUCCESS
+        } else {
+            ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
+        };
+        self.send_short(index, 0x70, ack.packet_identifier, reason);
+    }
+
+    pub(super) fn send_pubrel(&mut self, index: u32, identifier: PacketIdentifier, reason: ReasonCode) {
+        self.send_short(index, 0x62, identifier, reason);
+    }
+
+    /// Sends an acknowledgement whose Reason Code only MQTT 5 knows.
+    fn send_short(&mut self, index: u32, first: u8, identifier: PacketIdentifier, reason: ReasonCode) {
+        let reason = if self.connections[index as usize].is_v5() { reason } else { ReasonCode::SUCCESS };
+        self.send_ack(index, first, identifier, reason, None);
+    }
+
+    /// Goes on after an acknowledgement that asks for no answer.
+    fn completed(&mut self, now: Instant, index: u32, session: u32, done: &Acknowledged) {
+        match done {
+            Acknowledged::Completed { freed } => {
+                let connection = &mut self.connections[index as usize];
+                connection.send_used -= u16::from(*freed);
+                if self.sessions[session as usize].has_waiting() {
+                    self.pump(now, session);
+                }
+            }
+            Acknowledged::OutOfTurn => {
+                let text = "an acknowledgement that the exchange does not wait for";
+                self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
+            }
+            // Left over from a Session that one side has lost; harmless.
+            Acknowledged::Unknown | Acknowledged::Released => {}
+        }
+    }
+
+    /// Appends bytes of ours to the outbox of a connection.
+    pub(super) fn send_bytes(&mut self, index: u32, bytes: &[u8]) {
+        let connection = &mut self.connections[index as usize];
+        if bytes.len() > connection.packet_size_maximum {
+            return;
+        }
+        if connection.outbox.is_empty() {
+            self.outputs.push_back(Output::Flush(connection.id));
+        }
+        connection.outbox.extend(bytes);
+    }
+
+    /// Sends `packet`, without its properties if the client takes no packet of that size
+    /// [MQTT-3.1.2-24], [MQTT-3.14.2-3]; whether it was sent.
+    pub(super) fn send(&mut self, index: u32, mut packet: ControlPacket) -> bool {
+        let connection = &mut self.connections[index as usize];
+        if packet.encoded_len(connection.protocol) > connection.packet_size_maximum {
+            match &mut packet {
+                ControlPacket::Puback(ack) | ControlPacket::Pubrec(ack) => ack.properties = Properties::new(),
+                ControlPacket::Disconnect(disconnect) => disconnect.properties = Properties::new(),
+                _ => return false,
+            }
+            if packet.encoded_len(connection.protocol) > connection.packet_size_maximum {
+                return false;
+            }
+        }
+        if connection.outbox.is_empty() {
+            self.outputs.push_back(Output::Flush(connection.id));
+        }
+        let protocol = connection.protocol;
+        connection.outbox.append(|buffer| packet.encode(protocol, buffer)).is_ok()
+    }
+}

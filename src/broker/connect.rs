@@ -1,0 +1,302 @@
+//! CONNECT [section 3.1]: checks, take-over, Clean Start, CONNACK.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    packet::{
+        Connack, Connect, ControlPacket, DecodeError, Properties, Property, ProtocolVersion, ReasonCode,
+        Utf8String,
+    },
+    session::{Session, State},
+};
+
+use super::{Broker, BrokerEvent, Closing, Output, Timer, disconnect::WillFate, will};
+
+/// What no packet can exceed: a fixed header of five bytes and the largest Remaining Length.
+const LARGEST_PACKET: usize = 5 + 268_435_455;
+
+/// What a CONNECT's properties ask for.
+struct Asked {
+    session_expiry: u32,
+    receive_maximum: u16,
+    maximum_packet_size: Option<u32>,
+    topic_alias_maximum: u16,
+    response_information: bool,
+    problem_information: bool,
+    authentication: Option<ReasonCode>,
+}
+
+impl Asked {
+    fn by(connect: &Connect, session_expiry_max: u32) -> Self {
+        let mut asked = Self {
+            session_expiry: 0,
+            receive_maximum: u16::MAX,
+            maximum_packet_size: None,
+            topic_alias_maximum: 0,
+            response_information: false,
+            problem_information: true,
+            authentication: None,
+        };
+        if connect.protocol < ProtocolVersion::V5 {
+            // Clean Session 0 keeps the state until a Clean Session 1 [MQTT3-3.1.2-4].
+            asked.session_expiry = if connect.clean_start { 0 } else { session_expiry_max };
+            return asked;
+        }
+        for property in connect.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) => asked.session_expiry = *seconds,
+                Property::ReceiveMaximum(value) => asked.receive_maximum = *value,
+                Property::MaximumPacketSize(value) => asked.maximum_packet_size = Some(*value),
+                Property::TopicAliasMaximum(value) => asked.topic_alias_maximum = *value,
+                Property::RequestResponseInformation(value) => asked.response_information = *value,
+                Property::RequestProblemInformation(value) => asked.problem_information = *value,
+                // No method is supported [MQTT-4.12.0-1].
+                Property::AuthenticationMethod(_) => {
+                    asked.authentication = Some(ReasonCode::BAD_AUTHENTICATION_METHOD);
+                }
+                // Data without a method [section 3.1.2.11.10].
+                Property::AuthenticationData(_) => {
+                    asked.authentication.get_or_insert(ReasonCode::PROTOCOL_ERROR);
+                }
+                _ => {}
+            }
+        }
+        asked
+    }
+}
+
+impl Broker {
+    pub(super) fn connect(&mut self, now: Instant, index: u32, mut connect: Connect) {
+        let asked = Asked::by(&connect, self.limits.session_expiry_max);
+        let connection = &mut self.connections[index as usize];
+        connection.protocol = connect.protocol;
+        connection.packet_size_maximum = asked.maximum_packet_size.map_or(usize::MAX, |size| size as usize);
+        if let Some(reason) = refusal(&connect, &asked) {
+            return self.refuse(index, reason);
+        }
+        let assigned = connect.client_identifier.is_empty();
+        if assigned {
+            connect.client_identifier = self.assign_client_identifier();
+        }
+        let existing = self.by_client.get(connect.client_identifier.as_str()).copied();
+        if existing.is_none() && self.sessions.len() >= self.limits.sessions {
+            let v5 = connect.protocol == ProtocolVersion::V5;
+            return self
+                .refuse(index, if v5 { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SERVER_UNAVAILABLE });
+        }
+
+        let resumed = existing.and_then(|session| self.reclaim(now, session, connect.clean_start));
+        let session_present = resumed.is_some();
+        let session = resumed.unwrap_or_else(|| self.add_session(connect.client_identifier.as_str()));
+        self.attach(now, index, session, &connect, &asked);
+        if !self.send_connack(index, session, session_present, assigned, &connect, &asked) {
+            // Not even CONNACK fits into the client's Maximum Packet Size.
+            self.close(index, Closing::Refused(ReasonCode::PACKET_TOO_LARGE));
+            return self.detach(now, index, session, ReasonCode::PACKET_TOO_LARGE, WillFate::Discard);
+        }
+        self.outputs.push_back(Output::Emit(BrokerEvent::ClientConnected {
+            connection: self.connections[index as usize].id,
+            client_identifier: self.sessions[session as usize].client_identifier.to_string(),
+            protocol: connect.protocol,
+            session_present,
+        }));
+        if session_present {
+            self.resume(now, index, session);
+        }
+    }
+
+    /// Ends what a Session is in the middle of; returns it if it goes on for a new connection.
+    fn reclaim(&mut self, now: Instant, session: u32, clean_start: bool) -> Option<u32> {
+        let state = &self.sessions[session as usize];
+        // A Session that ends with its connection ends with one that is taken over, too.
+        let goes_on = !clean_start && state.expiry != 0;
+        if let Some(connection) = state.connection {
+            let delayed = state.will.as_ref().is_some_and(|will| !will.delay.is_zero());
+            // A delayed Will is not sent once the client is back [MQTT-3.1.3-9].
+            let fate = if goes_on && delayed { WillFate::Discard } else { WillFate::Publish };
+            let ends = state.expiry == 0;
+            let reason = ReasonCode::SESSION_TAKEN_OVER; // [MQTT-3.1.4-3]
+            self.disconnect_client(now, connection, session, reason, None, fate);
+            if ends {
+                return None;
+            }
+        }
+        if !goes_on {
+            self.end_session(now, session);
+            return None;
+        }
+        let state = &mut self.sessions[session as usize];
+        self.timers.set(&mut state.ends_at, None, Timer::SessionExpiry(session));
+        self.timers.set(&mut state.will_at, None, Timer::WillDelay(session));
+        Some(session)
+    }
+
+    fn add_session(&mut self, client_identifier: &str) -> u32 {
+        let client_identifier: Arc<str> = client_identifier.into();
+        let index = self.sessions.insert(Session::new(client_identifier.clone())) as u32;
+        self.by_client.insert(client_identifier, index);
+        index
+    }
+
+    /// Joins a Session and its new connection.
+    fn attach(&mut self, now: Instant, index: u32, session: u32, connect: &Connect, asked: &Asked) {
+        let connection = &mut self.connections[index as usize];
+        let v5 = connect.protocol == ProtocolVersion::V5;
+        let longest = self.limits.keep_alive_max;
+        let overridden = v5 && longest > 0 && (connect.keep_alive == 0 || connect.keep_alive > longest);
+        connection.state = State::Connected(session);
+        connection.keep_alive = if overridden { longest } else { connect.keep_alive };
+        connection.last_heard = now;
+        connection.send_maximum = asked.receive_maximum.min(self.limits.inflight_max).max(1);
+        connection.problem_information = asked.problem_information;
+        connection.allow_aliases(asked.topic_alias_maximum);
+        let state = &mut self.sessions[session as usize];
+        state.connection = Some(index);
+        state.protocol = connect.protocol;
+        state.username = connect.username.as_ref().map(|name| name.as_str().into());
+        state.clean_start = connect.clean_start;
+        state.keep_alive = connection.keep_alive;
+        state.expiry = asked.session_expiry.min(self.limits.session_expiry_max);
+        state.will = connect.will.as_ref().map(|will| Box::new(will::keep(will)));
+        let deadline = connection.keep_alive_deadline();
+        self.set_connection_timer(index, deadline);
+    }
+
+    /// Repeats what is unacknowledged [MQTT-4.4.0-1] and goes on with what waited.
+    fn resume(&mut self, now: Instant, index: u32, session: u32) {
+        let repeats = self.sessions[session as usize].inflight.repeats();
+        for identifier in repeats.releases {
+            self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
+        }
+        self.sessions[session as usize].resend = repeats.publishes;
+        self.pump(now, session);
+    }
+
+    /// Answers a CONNECT that is not accepted and closes [MQTT-3.1.4-2].
+    fn refuse(&mut self, index: u32, reason_code: ReasonCode) {
+        let connack = Connack { session_present: false, reason_code, properties: Properties::new() };
+        self.send(index, ControlPacket::Connack(connack));
+        self.close(index, Closing::Refused(reason_code));
+    }
+
+    /// Answers a CONNECT that is no packet, where the client's version has an answer to give
+    /// [MQTT-3.1.4-2], [MQTT3-3.1.2-2].
+    pub(super) fn refuse_malformed(&mut self, index: u32, error: &DecodeError) {
+        let protocol = &mut self.connections[index as usize].protocol;
+        match error {
+            DecodeError::UnsupportedVersion(level) => {
+                let v5 = ProtocolVersion::V5;
+                *protocol = if *level < v5 as u8 { ProtocolVersion::V311 } else { v5 };
+                self.refuse(index, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
+            }
+            // Only before MQTT 5 is this an error [MQTT3-3.1.3-8].
+            DecodeError::ClientIdentifier => {
+                *protocol = ProtocolVersion::V311;
+                self.refuse(index, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+            }
+            _ if *protocol == ProtocolVersion::V5 => self.refuse(index, error.reason_code()),
+            _ => self.close(index, Closing::Refused(error.reason_code())),
+        }
+    }
+
+    fn send_connack(
+        &mut self,
+        index: u32,
+        session: u32,
+        session_present: bool,
+        assigned: bool,
+        connect: &Connect,
+        asked: &Asked,
+    ) -> bool {
+        let mut properties = Properties::new();
+        if connect.protocol == ProtocolVersion::V5 {
+            self.advertise(&mut properties, index, session, assigned, connect, asked);
+        }
+        // 3.1 has no such flag: its byte is reserved.
+        let session_present = session_present && connect.protocol != ProtocolVersion::V31;
+        let connack = Connack { session_present, reason_code: ReasonCode::SUCCESS, properties };
+        self.send(index, ControlPacket::Connack(connack))
+    }
+
+    /// Lists what the server allows where it differs from what a client has to assume.
+    fn advertise(
+        &self,
+        properties: &mut Properties,
+        index: u32,
+        session: u32,
+        assigned: bool,
+        connect: &Connect,
+        asked: &Asked,
+    ) {
+        let state = &self.sessions[session as usize];
+        if state.expiry != asked.session_expiry {
+            properties.push(Property::SessionExpiryInterval(state.expiry));
+        }
+        if self.limits.receive_maximum != u16::MAX {
+            properties.push(Property::ReceiveMaximum(self.limits.receive_maximum));
+        }
+        if let Ok(size) = u32::try_from(self.limits.max_packet_size)
+            && self.limits.max_packet_size < LARGEST_PACKET
+        {
+            properties.push(Property::MaximumPacketSize(size));
+        }
+        if assigned {
+            properties.push(Property::AssignedClientIdentifier(connect.client_identifier.clone()));
+        }
+        if self.limits.topic_alias_maximum > 0 {
+            properties.push(Property::TopicAliasMaximum(self.limits.topic_alias_maximum));
+        }
+        let keep_alive = self.connections[index as usize].keep_alive;
+        if keep_alive != connect.keep_alive {
+            properties.push(Property::ServerKeepAlive(keep_alive));
+        }
+        let name = connect.client_identifier.as_str();
+        // A client identifier that cannot be a level gives no topic of its own.
+        if asked.response_information
+            && !name.contains(['/', '+', '#'])
+            && let Some(topic) = Utf8String::new(format!("response/{name}"))
+        {
+            properties.push(Property::ResponseInformation(topic));
+        }
+    }
+
+    /// A client identifier that no Session has [MQTT-3.1.3-6].
+    fn assign_client_identifier(&mut self) -> Utf8String {
+        loop {
+            // SplitMix64: all that is asked of it is to differ from run to run.
+            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut bits = self.random;
+            bits = (bits ^ bits >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            bits = (bits ^ bits >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            let name = format!("auto-{:016x}", bits ^ bits >> 31);
+            if !self.by_client.contains_key(name.as_str()) {
+                return Utf8String::new(name).expect("21 letters and digits");
+            }
+        }
+    }
+}
+
+/// Why a CONNECT is not accepted.
+fn refusal(connect: &Connect, asked: &Asked) -> Option<ReasonCode> {
+    if asked.authentication.is_some() {
+        return asked.authentication;
+    }
+    if connect.client_identifier.is_empty() {
+        let assignable = match connect.protocol {
+            ProtocolVersion::V31 => false,
+            // [MQTT3-3.1.3-8]
+            ProtocolVersion::V311 => connect.clean_start,
+            ProtocolVersion::V5 => true,
+        };
+        if !assignable {
+            return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+        }
+    }
+    let will = connect.will.as_ref()?;
+    let claims_utf8 = will.properties.iter().any(|property| *property == Property::PayloadFormatIndicator(1));
+    if claims_utf8 && simdutf8::basic::from_utf8(&will.payload).is_err() {
+        return Some(ReasonCode::PAYLOAD_FORMAT_INVALID);
+    }
+    // Clients do not publish below $SYS, not even at their end.
+    will.topic.as_str().starts_with("$SYS/").then_some(ReasonCode::NOT_AUTHORIZED)
+}

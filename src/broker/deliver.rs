@@ -1,0 +1,496 @@
+//! From a message to its subscribers' connections and queues: the hot path.
+//!
+//! A fan-out encodes a PUBLISH once for all receivers that see the same bytes and appends those to
+//! each outbox; per subscriber nothing is allocated unless the message has to be kept for it.
+//!
+//! A Session whose subscriptions overlap gets one copy, with the highest granted QoS, every
+//! Subscription Identifier, and RETAIN as published if any of the subscriptions asks for that
+//! [MQTT-3.3.4-2], [MQTT-3.3.4-3].
+//!
+//! A shared subscription gives one member a copy of its own. Members take turns; those that are
+//! away or do not read are passed over as long as another one is there, and else it waits for the
+//! member whose turn it is. When a member's Session ends, what it had not been sent, and QoS 1
+//! messages that it had not acknowledged, go to another member [section 4.8.2].
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    packet::QoS,
+    session::{
+        Connection, Delivery, MessageRef, RetainedScan, Session, StoredMessage,
+        layout::{self, Encoded, Layout},
+    },
+};
+
+use super::{
+    Broker, BrokerEvent, BrokerStats, Limits, Output, Timer,
+    retained::Step,
+    subscriptions::{Matches, Subscriber, Subscriptions},
+};
+
+/// Retained topics looked at in one turn of one Session.
+const SCAN_BUDGET: usize = 2_048;
+
+/// What is used again for each message.
+#[derive(Debug, Default)]
+pub(super) struct FanOut {
+    matches: Matches,
+    receivers: Vec<Receiver>,
+    /// Subscription Identifiers of the receivers, each chained to the next one by index + 1.
+    identifiers: Vec<(u32, u32)>,
+    buffer: Vec<u8>,
+    /// Numbers the messages.
+    serial: u64,
+}
+
+/// A Session that gets a copy.
+#[derive(Clone, Copy, Debug)]
+struct Receiver {
+    session: u32,
+    qos: QoS,
+    retain: bool,
+    /// First and last of the chain of identifiers, by index + 1; 0 for none.
+    identifiers: (u32, u32),
+    share: Option<u32>,
+}
+
+/// Where a message went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Routed {
+    /// Subscribed Sessions.
+    pub matched: usize,
+    /// Those of them that were sent it or have it queued.
+    pub reached: usize,
+}
+
+/// Encodings of one message by version, RETAIN and QoS.
+type Layouts = [Option<Encoded>; 12];
+
+impl FanOut {
+    /// Decides who gets a copy of what `topic` matched. `publisher` is left out where it asked for
+    /// that [MQTT-3.8.3-3].
+    fn collect(
+        &mut self,
+        message: &MessageRef<'_>,
+        publisher: Option<u32>,
+        subscriptions: &mut Subscriptions,
+        sessions: &mut Slab<Session>,
+        is_ready: impl Fn(&Session) -> bool,
+    ) {
+        self.serial += 1;
+        self.receivers.clear();
+        self.identifiers.clear();
+        self.buffer.clear();
+        subscriptions.matches(message.topic, &mut self.matches);
+        for index in 0..self.matches.subscribers.len() {
+            let subscriber = self.matches.subscribers[index];
+            if subscriber.options.no_local && publisher == Some(subscriber.session) {
+                continue;
+            }
+            let session = &mut sessions[subscriber.session as usize];
+            if session.mark.0 == self.serial {
+                let position = session.mark.1;
+                self.merge(position as usize, subscriber, message.retain);
+            } else {
+                session.mark = (self.serial, self.receivers.len() as u32);
+                self.push(subscriber, None, message.retain);
+            }
+        }
+        for index in 0..self.matches.groups.len() {
+            let share = self.matches.groups[index];
+            let chosen = subscriptions.choose(share, |session| is_ready(&sessions[session as usize]));
+            if let Some(subscriber) = chosen {
+                self.push(subscriber, Some(share), message.retain);
+            }
+        }
+    }
+
+    fn push(&mut self, subscriber: Subscriber, share: Option<u32>, retain: bool) {
+        let identifiers = match subscriber.subscription_identifier {
+            0 => (0, 0),
+            value => {
+                let added = self.add_identifier(value);
+                (added, added)
+            }
+        };
+        self.receivers.push(Receiver {
+            session: subscriber.session,
+            qos: subscriber.options.qos,
+            retain: retain && subscriber.options.retain_as_published,
+            identifiers,
+            share,
+        });
+    }
+
+    fn merge(&mut self, position: usize, subscriber: Subscriber, retain: bool) {
+        if subscriber.subscription_identifier != 0 {
+            let added = self.add_identifier(subscriber.subscription_identifier);
+            let identifiers = &mut self.receivers[position].identifiers;
+            match identifiers.1 {
+                0 => *identifiers = (added, added),
+                last => {
+                    self.identifiers[last as usize - 1].1 = added;
+                    identifiers.1 = added;
+                }
+            }
+        }
+        let receiver = &mut self.receivers[position];
+        receiver.qos = receiver.qos.max(subscriber.options.qos);
+        receiver.retain |= retain && subscriber.options.retain_as_published;
+    }
+
+    fn add_identifier(&mut self, value: u32) -> u32 {
+        self.identifiers.push((value, 0));
+        self.identifiers.len() as u32
+    }
+}
+
+fn identifiers_of(receiver: &Receiver, chained: &[(u32, u32)]) -> SmallVec<[u32; 4]> {
+    let mut identifiers = SmallVec::new();
+    let mut next = receiver.identifiers.0;
+    while next != 0 {
+        let (value, after) = chained[next as usize - 1];
+        identifiers.push(value);
+        next = after;
+    }
+    identifiers
+}
+
+/// The parts of the broker that a delivery changes.
+struct Deliverer<'a> {
+    now: Instant,
+    limits: &'a Limits,
+    sessions: &'a mut Slab<Session>,
+    connections: &'a mut Slab<Connection>,
+    outputs: &'a mut VecDeque<Output>,
+    stats: &'a mut BrokerStats,
+    buffer: &'a mut Vec<u8>,
+}
+
+impl Broker {
+    /// Delivers `message` to every subscriber.
+    pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
+        let mut stored = None;
+        if message.retain {
+            self.retain(message, &mut stored);
+        }
+        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
+        let is_ready = |session: &Session| is_ready(session, connections, limits);
+        fan_out.collect(message, publisher, subscriptions, sessions, is_ready);
+        let FanOut { receivers, identifiers, buffer, .. } = fan_out;
+        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let mut layouts = Layouts::default();
+        let mut reached = 0;
+        for receiver in &*receivers {
+            let identifiers = identifiers_of(receiver, identifiers);
+            if deliverer.deliver(receiver, identifiers, message, &mut stored, &mut layouts) {
+                reached += 1;
+            }
+        }
+        Routed { matched: receivers.len(), reached }
+    }
+
+    /// Gives a message that a member of a shared subscription did not get to another member.
+    pub(super) fn hand_on(&mut self, now: Instant, delivery: Delivery) {
+        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
+        let Some(share) = delivery.share else { return };
+        let chosen =
+            subscriptions.choose(share, |session| is_ready(&sessions[session as usize], connections, limits));
+        let Some(subscriber) = chosen else { return };
+        fan_out.buffer.clear();
+        let buffer = &mut fan_out.buffer;
+        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let receiver = Receiver {
+            session: subscriber.session,
+            qos: subscriber.options.qos,
+            retain: delivery.retain,
+            identifiers: (0, 0),
+            share: Some(share),
+        };
+        let identifiers =
+            Some(subscriber.subscription_identifier).filter(|&value| value != 0).into_iter().collect();
+        let message = delivery.message.as_message();
+        let mut stored = Some(delivery.message.clone());
+        deliverer.deliver(&receiver, identifiers, &message, &mut stored, &mut Layouts::default());
+    }
+
+    /// Sends what waits for a Session as far as its connection has room: repeated messages first,
+    /// then the queue, then retained messages.
+    pub(super) fn pump(&mut self, now: Instant, index: u32) {
+        let Self { limits, sessions, connections, outputs, stats, fan_out, retained, timers, .. } = self;
+        let buffer = &mut fan_out.buffer;
+        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let mut budget = SCAN_BUDGET;
+        loop {
+            let session = &mut deliverer.sessions[index as usize];
+            let Some(connection) = session.connection else { return };
+            if deliverer.connections[connection as usize].outbox.len() > deliverer.limits.outbox_bytes {
+                return;
+            }
+            if !session.resend.is_empty() {
+                if !deliverer.resend(index, connection) {
+                    return;
+                }
+                continue;
+            }
+            if deliverer.send_queued(index, connection) {
+                continue;
+            }
+            let session = &mut deliverer.sessions[index as usize];
+            let Some(scan) = session.retained_scans.front_mut() else { return };
+            match retained.next(scan, now, &mut budget) {
+                Step::Found(message) => {
+                    if !deliverer.send_retained(index, connection, message) {
+                        return;
+                    }
+                }
+                Step::Pause => {
+                    return timers.set(&mut session.scan_at, Some(now), Timer::RetainedScan(index));
+                }
+                Step::Done => {
+                    session.retained_scans.pop_front();
+                    if session.retained_scans.is_empty() {
+                        session.retained_scans.shrink_to_fit();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a shared subscription prefers this member: it is connected and keeps up.
+fn is_ready(session: &Session, connections: &Slab<Connection>, limits: &Limits) -> bool {
+    session.connection.is_some_and(|index| connections[index as usize].outbox.len() <= limits.outbox_bytes)
+}
+
+impl Deliverer<'_> {
+    /// Sends, queues or drops one receiver's copy; whether it was not dropped.
+    #[inline]
+    fn deliver(
+        &mut self,
+        receiver: &Receiver,
+        identifiers: SmallVec<[u32; 4]>,
+        message: &MessageRef<'_>,
+        stored: &mut Option<Arc<StoredMessage>>,
+        layouts: &mut Layouts,
+    ) -> bool {
+        let qos = message.qos.min(receiver.qos);
+        let session = &mut self.sessions[receiver.session as usize];
+        let connection = session.connection.map(|index| &mut self.connections[index as usize]);
+        let has_room =
+            connection.as_ref().is_some_and(|connection| connection.outbox.len() <= self.limits.outbox_bytes);
+        if qos == QoS::AtMostOnce {
+            if !has_room {
+                // A client that is away misses QoS 0 messages; one that is slow has them dropped.
+                if connection.is_some() {
+                    self.drop_full(receiver.session);
+                }
+                return false;
+            }
+        } else {
+            let may_begin = has_room
+                && session.is_caught_up()
+                && session.inflight.len() < usize::from(self.limits.inflight_max)
+                && connection.as_ref().is_some_and(|connection| connection.has_quota());
+            if !may_begin {
+                let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
+                let (retain, share) = (receiver.retain, receiver.share);
+                let delivery =
+                    Delivery { message, qos, retain, subscription_identifiers: identifiers, share };
+                return self.queue(receiver.session, delivery);
+            }
+        }
+        let Some(connection) = connection else { return false };
+        let v5 = connection.is_v5();
+        let alias = connection.alias_for(message.topic);
+        let layout = Layout {
+            v5,
+            qos,
+            retain: receiver.retain,
+            dup: false,
+            alias,
+            subscription_identifiers: if v5 { &identifiers } else { &[] },
+        };
+        let encoded = if alias.is_none() && layout.subscription_identifiers.is_empty() {
+            let shared = &mut layouts[usize::from(v5) * 6 + usize::from(receiver.retain) * 3 + qos as usize];
+            shared.or_else(|| {
+                *shared = layout::encode(message, &layout, self.now, self.buffer);
+                *shared
+            })
+        } else {
+            layout::encode(message, &layout, self.now, self.buffer)
+        };
+        let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
+            // [MQTT-3.1.2-25] It counts as sent.
+            self.drop_too_large(receiver.session);
+            return true;
+        };
+        let mut packet_identifier = 0;
+        if qos != QoS::AtMostOnce {
+            let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
+            let (retain, share) = (receiver.retain, receiver.share);
+            let delivery =
+                Delivery { message, qos, retain, subscription_identifiers: identifiers.clone(), share };
+            // There are fewer exchanges than the limit, and so than identifiers.
+            let Some(identifier) = session.inflight.begin(delivery) else { return false };
+            packet_identifier = identifier.get();
+            connection.send_used += 1;
+        }
+        if connection.outbox.is_empty() {
+            self.outputs.push_back(Output::Flush(connection.id));
+        }
+        encoded.send(packet_identifier, message, self.buffer, &mut connection.outbox);
+        if let Some(alias) = alias {
+            connection.alias_was_sent(alias, message.topic);
+        }
+        self.stats.delivered[qos as usize] += 1;
+        true
+    }
+
+    fn queue(&mut self, index: u32, delivery: Delivery) -> bool {
+        let session = &mut self.sessions[index as usize];
+        self.stats.dropped_expired += session.queue.expire(self.now) as u64;
+        match session.queue.push(delivery, self.limits.queue_messages, self.limits.queue_bytes) {
+            Ok(()) => true,
+            Err(full) => {
+                self.count_full(index, full.is_first);
+                false
+            }
+        }
+    }
+
+    fn drop_full(&mut self, index: u32) {
+        let full = self.sessions[index as usize].queue.refuse();
+        self.count_full(index, full.is_first);
+    }
+
+    /// Counts a drop, and reports the first one of a run.
+    fn count_full(&mut self, index: u32, is_first: bool) {
+        self.stats.dropped_queue_full += 1;
+        if is_first {
+            self.report_drop(index, "queue full");
+        }
+    }
+
+    fn drop_too_large(&mut self, index: u32) {
+        self.stats.dropped_too_large += 1;
+        self.report_drop(index, "larger than the client's maximum packet size");
+    }
+
+    fn report_drop(&mut self, index: u32, reason: &'static str) {
+        let client_identifier = self.sessions[index as usize].client_identifier.to_string();
+        self.outputs.push_back(Output::Emit(BrokerEvent::Dropped { client_identifier, reason }));
+    }
+
+    /// Repeats the next unacknowledged message; whether there was quota for it.
+    fn resend(&mut self, index: u32, connection: u32) -> bool {
+        if !self.connections[connection as usize].has_quota() {
+            return false;
+        }
+        let Some(identifier) = self.sessions[index as usize].resend.pop_front() else { return false };
+        let Some(delivery) = self.sessions[index as usize].inflight.published(identifier).cloned() else {
+            // Acknowledged without having been repeated.
+            return true;
+        };
+        if self.send(connection, &delivery, identifier.get(), true) {
+            self.sessions[index as usize].inflight.resend(identifier);
+            self.connections[connection as usize].send_used += 1;
+        } else {
+            self.sessions[index as usize].inflight.complete(identifier);
+            self.drop_too_large(index);
+        }
+        true
+    }
+
+    /// Sends the first queued message, or finds it expired; whether to go on.
+    fn send_queued(&mut self, index: u32, connection: u32) -> bool {
+        let session = &mut self.sessions[index as usize];
+        let may_begin = session.inflight.len() < usize::from(self.limits.inflight_max)
+            && self.connections[connection as usize].has_quota();
+        if !may_begin {
+            return false;
+        }
+        let Some(delivery) = session.queue.pop() else { return false };
+        if delivery.message.is_expired(self.now) {
+            self.stats.dropped_expired += 1;
+            return true;
+        }
+        self.begin(index, connection, delivery);
+        true
+    }
+
+    /// Sends a retained message to a new subscription; `false` leaves it for when there is quota.
+    fn send_retained(&mut self, index: u32, connection: u32, message: Arc<StoredMessage>) -> bool {
+        let session = &mut self.sessions[index as usize];
+        let Some(RetainedScan { from, qos, subscription_identifier, .. }) =
+            session.retained_scans.front_mut()
+        else {
+            return false;
+        };
+        let qos = message.as_message().qos.min(*qos);
+        let must_wait = qos != QoS::AtMostOnce
+            && !(session.queue.is_empty()
+                && session.inflight.len() < usize::from(self.limits.inflight_max)
+                && self.connections[connection as usize].has_quota());
+        if must_wait {
+            // Without the U+0000 at its end, this is the topic that was just found.
+            from.pop();
+            return false;
+        }
+        let subscription_identifiers = subscription_identifier.iter().copied().collect();
+        // [MQTT3-3.3.1-8]
+        let delivery = Delivery { message, qos, retain: true, subscription_identifiers, share: None };
+        self.begin(index, connection, delivery);
+        true
+    }
+
+    /// Sends a message for the first time, after the caller has seen that it may.
+    fn begin(&mut self, index: u32, connection: u32, delivery: Delivery) {
+        if delivery.qos == QoS::AtMostOnce {
+            if !self.send(connection, &delivery, 0, false) {
+                self.drop_too_large(index);
+            }
+            return;
+        }
+        let Some(identifier) = self.sessions[index as usize].inflight.begin(delivery.clone()) else { return };
+        if self.send(connection, &delivery, identifier.get(), false) {
+            self.connections[connection as usize].send_used += 1;
+        } else {
+            self.sessions[index as usize].inflight.complete(identifier);
+            self.drop_too_large(index);
+        }
+    }
+
+    /// Appends one PUBLISH; `false` if it is larger than the client takes.
+    fn send(&mut self, connection: u32, delivery: &Delivery, identifier: u16, dup: bool) -> bool {
+        let connection = &mut self.connections[connection as usize];
+        let message = delivery.message.as_message();
+        let v5 = connection.is_v5();
+        let alias = connection.alias_for(message.topic);
+        let layout = Layout {
+            v5,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            dup,
+            alias,
+            subscription_identifiers: if v5 { &delivery.subscription_identifiers } else { &[] },
+        };
+        self.buffer.clear();
+        let encoded = layout::encode(&message, &layout, self.now, self.buffer);
+        let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
+            return false;
+        };
+        if connection.outbox.is_empty() {
+            self.outputs.push_back(Output::Flush(connection.id));
+        }
+        encoded.send(identifier, &message, self.buffer, &mut connection.outbox);
+        if let Some(alias) = alias {
+            connection.alias_was_sent(alias, message.topic);
+        }
+        self.stats.delivered[delivery.qos as usize] += 1;
+        true
+    }
+}

@@ -1,0 +1,51 @@
+//! What the broker allows.
+
+/// What the broker allows; every one is a setting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes, fixed header included; also advertised as Maximum Packet Size.
+    pub max_packet_size: usize,
+    /// QoS 1 and 2 messages a client may have unacknowledged towards us; advertised.
+    pub receive_maximum: u16,
+    /// Topic aliases a client may use; advertised. 0 forbids them.
+    pub topic_alias_maximum: u16,
+    /// Seconds. MQTT 5 clients that ask for more, or for none, are told this one with Server Keep
+    /// Alive. 0 leaves every client its own.
+    pub keep_alive_max: u16,
+    /// QoS 1 and 2 messages in flight towards one client, if the client allows as many.
+    pub inflight_max: u16,
+    /// Messages that wait for one client, offline or slow.
+    pub queue_messages: usize,
+    /// Payload and topic bytes of the same.
+    pub queue_bytes: usize,
+    /// Bytes waiting on a socket above which QoS 0 messages to that client are dropped.
+    pub outbox_bytes: usize,
+    pub retained_messages: usize,
+    pub retained_bytes: usize,
+    pub subscriptions_per_client: usize,
+    /// Sessions kept, connected or not.
+    pub sessions: usize,
+    /// Longest Session Expiry Interval granted, seconds; `u32::MAX` is no limit.
+    pub session_expiry_max: u32,
+}
+
+impl Default for Limits {
+    /// What a test broker on one machine needs; the settings' defaults.
+    fn default() -> Self {
+        Self {
+            max_packet_size: 65_536,
+            receive_maximum: 1_000,
+            topic_alias_maximum: 64,
+            keep_alive_max: 0,
+            inflight_max: 1_000,
+            queue_messages: 10_000,
+            queue_bytes: 16 << 20,
+            outbox_bytes: 1 << 20,
+            retained_messages: 100_000,
+            retained_bytes: 64 << 20,
+            subscriptions_per_client: 10_000,
+            sessions: 100_000,
+            session_expiry_max: u32::MAX,
+        }
+    }
+}

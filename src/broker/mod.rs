@@ -1,0 +1,319 @@
+//! What sessions share: dispatch, subscriptions, retained messages, timers.
+//!
+//! A [`Broker`] is a plain value. Packets and the passing of time go in; bytes gather in each
+//! connection's [`Outbox`], and [`Output`]s say what the shell has to do, in order. Nothing here
+//! reads a clock, a socket or a random source.
+
+mod acknowledge;
+mod connect;
+mod deliver;
+mod disconnect;
+mod limits;
+mod output;
+mod publish;
+mod retained;
+mod subscribe;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod view;
+mod will;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use foldhash::fast::FixedState;
+use slab::Slab;
+
+use crate::{
+    packet::{ControlPacket, DecodeError, ProtocolVersion, ReasonCode},
+    session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
+};
+
+pub use limits::Limits;
+pub use output::{BrokerEvent, Closing, Output};
+pub use view::{BrokerStats, ClientView, SubscriptionView};
+
+use deliver::FanOut;
+use disconnect::WillFate;
+use retained::Retained;
+use subscriptions::Subscriptions;
+use timers::{Timer, Timers};
+
+/// How long a client may take to send CONNECT [section 3.1.4].
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of answers, beyond the limit for messages, that a client may leave unread before it is
+/// disconnected. Answers are no longer than what they answer, so a shell that stops reading from a
+/// connection it cannot write to stays far below.
+const UNREAD_ANSWERS: usize = 1 << 20;
+
+/// Timers handled in one call; the others stay due, so that connections get their turn.
+const TIMERS_PER_TURN: usize = 1_000;
+
+/// What became of a message that was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Subscribed sessions that got it or have it queued.
+    pub receivers: usize,
+}
+
+/// The broker's whole state.
+pub struct Broker {
+    limits: Limits,
+    sessions: Slab<Session>,
+    connections: Slab<Connection>,
+    by_id: HashMap<ConnectionId, u32, FixedState>,
+    by_client: HashMap<Arc<str>, u32, FixedState>,
+    subscriptions: Subscriptions,
+    retained: Retained,
+    /// When the timer for expiring retained messages is due.
+    retained_expiry_at: Option<Instant>,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    /// Only what is counted since the start; figures of now are counted when asked for.
+    stats: BrokerStats,
+    fan_out: FanOut,
+    /// State of the generator of client identifiers.
+    random: u64,
+}
+
+impl Broker {
+    /// `seed` makes assigned client identifiers.
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        Self {
+            limits,
+            sessions: Slab::new(),
+            connections: Slab::new(),
+            by_id: HashMap::with_hasher(FixedState::with_seed(seed)),
+            by_client: HashMap::with_hasher(FixedState::with_seed(seed)),
+            subscriptions: Subscriptions::new(seed),
+            retained: Retained::default(),
+            retained_expiry_at: None,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            stats: BrokerStats::default(),
+            fan_out: FanOut::default(),
+            random: seed,
+        }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A transport connection was accepted; its client has yet to send CONNECT.
+    pub fn handle_open(&mut self, now: Instant, id: ConnectionId, peer: Peer) {
+        let index = self.connections.insert(Connection::new(now, id, peer)) as u32;
+        self.by_id.insert(id, index);
+        self.set_connection_timer(index, Some(now + CONNECT_TIMEOUT));
+    }
+
+    /// The protocol of a connection whose CONNECT is not accepted by the decoder, which still could
+    /// tell so much: before [`handle_malformed`](Self::handle_malformed), for the right answer.
+    pub fn set_protocol(&mut self, id: ConnectionId, protocol: ProtocolVersion) {
+        if let Some(&index) = self.by_id.get(&id) {
+            let connection = &mut self.connections[index as usize];
+            if connection.state == State::AwaitingConnect {
+                connection.protocol = protocol;
+            }
+        }
+    }
+
+    pub fn handle_packet(&mut self, now: Instant, from: ConnectionId, packet: ControlPacket) {
+        let Some(&index) = self.by_id.get(&from) else { return };
+        let connection = &mut self.connections[index as usize];
+        let session = match (connection.state, packet) {
+            // Nothing behind a DISCONNECT or a refused CONNECT counts [MQTT-3.1.4-6].
+            (State::Closing, _) => return,
+            (State::AwaitingConnect, ControlPacket::Connect(connect)) => {
+                return self.connect(now, index, *connect);
+            }
+            // [MQTT-3.1.0-1]
+            (State::AwaitingConnect, _) => {
+                return self.close(index, Closing::Refused(ReasonCode::PROTOCOL_ERROR));
+            }
+            (State::Connected(session), packet) => {
+                connection.last_heard = now;
+                if connection.outbox.len() > self.limits.outbox_bytes + UNREAD_ANSWERS {
+                    return self.fail(now, index, ReasonCode::QUOTA_EXCEEDED, Some("answers are not read"));
+                }
+                (session, packet)
+            }
+        };
+        self.handle_connected(now, index, session.0, session.1);
+    }
+
+    /// Dispatches a packet of a client that has connected.
+    fn handle_connected(&mut self, now: Instant, connection: u32, session: u32, packet: ControlPacket) {
+        match packet {
+            ControlPacket::Publish(publish) => self.handle_publish(now, connection, session, publish),
+            ControlPacket::Puback(ack) => self.handle_puback(now, connection, session, ack),
+            ControlPacket::Pubrec(ack) => self.handle_pubrec(now, connection, session, ack),
+            ControlPacket::Pubrel(ack) => self.handle_pubrel(connection, session, ack),
+            ControlPacket::Pubcomp(ack) => self.handle_pubcomp(now, connection, session, ack),
+            ControlPacket::Subscribe(subscribe) => self.handle_subscribe(now, connection, session, subscribe),
+            ControlPacket::Unsubscribe(unsubscribe) => {
+                self.handle_unsubscribe(connection, session, unsubscribe)
+            }
+            ControlPacket::Pingreq => self.send_bytes(connection, &[0xD0, 0]),
+            ControlPacket::Disconnect(disconnect) => {
+                self.handle_disconnect(now, connection, session, disconnect)
+            }
+            ControlPacket::Connect(_) => {
+                // [MQTT-3.1.0-2]
+                self.fail(now, connection, ReasonCode::PROTOCOL_ERROR, Some("a second CONNECT"));
+            }
+            ControlPacket::Auth(_) => {
+                let text = "AUTH without an authentication method";
+                self.fail(now, connection, ReasonCode::PROTOCOL_ERROR, Some(text));
+            }
+            ControlPacket::Connack(_)
+            | ControlPacket::Suback(_)
+            | ControlPacket::Unsuback(_)
+            | ControlPacket::Pingresp => {
+                let text = "a packet that only servers send";
+                self.fail(now, connection, ReasonCode::PROTOCOL_ERROR, Some(text));
+            }
+        }
+    }
+
+    /// The client sent bytes that are no packet.
+    pub fn handle_malformed(&mut self, now: Instant, from: ConnectionId, error: &DecodeError) {
+        let Some(&index) = self.by_id.get(&from) else { return };
+        match self.connections[index as usize].state {
+            State::Closing => {}
+            State::AwaitingConnect => self.refuse_malformed(index, error),
+            State::Connected(_) => self.fail(now, index, error.reason_code(), Some(&error.to_string())),
+        }
+    }
+
+    /// The transport connection is gone: by itself, or after [`Output::Close`].
+    pub fn handle_close(&mut self, now: Instant, from: ConnectionId) {
+        let Some(index) = self.by_id.remove(&from) else { return };
+        self.set_connection_timer(index, None);
+        if let State::Connected(session) = self.connections[index as usize].state {
+            self.detach(now, index, session, ReasonCode::UNSPECIFIED_ERROR, WillFate::Publish);
+        }
+        self.connections.remove(index as usize);
+    }
+
+    /// The shell wrote from the outbox; messages that waited for room can follow.
+    pub fn handle_flushed(&mut self, now: Instant, id: ConnectionId) {
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let connection = &self.connections[index as usize];
+        if let State::Connected(session) = connection.state
+            && connection.outbox.len() <= self.limits.outbox_bytes
+        {
+            self.sessions[session as usize].queue.recover();
+            if self.sessions[session as usize].has_waiting() {
+                self.pump(now, session);
+            }
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(timer) = self.timers.pop(now) else { return };
+            match timer {
+                Timer::Connection(index) => self.connection_timed_out(now, index),
+                Timer::SessionExpiry(index) => {
+                    self.sessions[index as usize].ends_at = None;
+                    self.end_session(now, index);
+                }
+                Timer::WillDelay(index) => {
+                    self.sessions[index as usize].will_at = None;
+                    self.publish_will_of(now, index);
+                }
+                Timer::RetainedScan(index) => {
+                    self.sessions[index as usize].scan_at = None;
+                    self.pump(now, index);
+                }
+                Timer::RetainedExpiry => {
+                    self.retained_expiry_at = None;
+                    self.stats.dropped_expired += self.retained.expire(now, TIMERS_PER_TURN) as u64;
+                    self.set_retained_timer();
+                }
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, which may be at once.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Bytes to write to `id`; `None` once the broker knows of no such connection.
+    pub fn outbox(&mut self, id: ConnectionId) -> Option<&mut Outbox> {
+        let index = *self.by_id.get(&id)?;
+        Some(&mut self.connections[index as usize].outbox)
+    }
+
+    /// Publishes on behalf of the control plane, a mock or a replay.
+    pub fn publish(&mut self, now: Instant, message: ApplicationMessage) -> Delivered {
+        self.publish_message(now, &message)
+    }
+
+    /// Closes the connection of a client with `reason`; whether there was one.
+    pub fn disconnect(
+        &mut self,
+        now: Instant,
+        client_identifier: &str,
+        reason: ReasonCode,
+        with_will: bool,
+    ) -> bool {
+        let Some(&session) = self.by_client.get(client_identifier) else { return false };
+        let Some(connection) = self.sessions[session as usize].connection else { return false };
+        let fate = if with_will { WillFate::Publish } else { WillFate::Discard };
+        self.disconnect_client(now, connection, session, reason, None, fate);
+        true
+    }
+
+    /// Sends every client DISCONNECT (Server shutting down) and closes; Wills are not sent.
+    pub fn shut_down(&mut self, now: Instant) {
+        let indices: Vec<u32> = self.connections.iter().map(|(index, _)| index as u32).collect();
+        let reason = ReasonCode::SERVER_SHUTTING_DOWN;
+        for index in indices {
+            match self.connections[index as usize].state {
+                State::Connected(session) => {
+                    self.disconnect_client(now, index, session, reason, None, WillFate::Discard);
+                }
+                State::AwaitingConnect => self.close(index, Closing::Refused(reason)),
+                State::Closing => {}
+            }
+        }
+    }
+
+    fn connection_timed_out(&mut self, now: Instant, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        connection.deadline = None;
+        let State::Connected(_) = connection.state else {
+            return self.close(index, Closing::Refused(ReasonCode::KEEP_ALIVE_TIMEOUT));
+        };
+        connection.outbox.shrink();
+        // Packets only note the time; the timer follows them here.
+        match connection.keep_alive_deadline() {
+            Some(deadline) if deadline <= now => {
+                self.fail(now, index, ReasonCode::KEEP_ALIVE_TIMEOUT, None);
+            }
+            deadline => self.set_connection_timer(index, deadline),
+        }
+    }
+
+    fn set_connection_timer(&mut self, index: u32, at: Option<Instant>) {
+        let connection = &mut self.connections[index as usize];
+        self.timers.set(&mut connection.deadline, at, Timer::Connection(index));
+    }
+
+    fn set_retained_timer(&mut self) {
+        self.timers.set(&mut self.retained_expiry_at, self.retained.next_expiry(), Timer::RetainedExpiry);
+    }
+}

@@ -1,0 +1,54 @@
+//! What comes out of the broker: work for the shell, and events.
+
+use crate::{
+    packet::{ProtocolVersion, QoS, ReasonCode},
+    session::ConnectionId,
+};
+
+/// What the shell has to do, in the order it was produced.
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// The connection's outbox holds bytes to write. Said once until the outbox is empty again.
+    Flush(ConnectionId),
+    /// Write what the outbox holds, then close. The shell calls `handle_close` afterwards.
+    Close(ConnectionId, Closing),
+    /// Something an operator may want to see.
+    Emit(BrokerEvent),
+}
+
+/// Why the broker closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The client sent DISCONNECT.
+    ClientDisconnected,
+    /// The broker's own decision, with the code an MQTT 5 client was told.
+    Refused(ReasonCode),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum BrokerEvent {
+    ClientConnected {
+        connection: ConnectionId,
+        client_identifier: String,
+        protocol: ProtocolVersion,
+        session_present: bool,
+    },
+    ClientDisconnected {
+        connection: ConnectionId,
+        client_identifier: String,
+        reason: ReasonCode,
+    },
+    Subscribed {
+        connection: ConnectionId,
+        filter: String,
+        qos: QoS,
+    },
+    Unsubscribed {
+        connection: ConnectionId,
+        filter: String,
+    },
+    Dropped {
+        client_identifier: String,
+        reason: &'static str,
+    },
+}

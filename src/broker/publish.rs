@@ -1,0 +1,281 @@
+//! Messages on their way in: a client's PUBLISH, the control plane's, and what is retained.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use crate::{
+    packet::{
+        Ack, ControlPacket, PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS,
+        ReasonCode, TopicName,
+    },
+    session::{ApplicationMessage, MessageRef, Payload, State, StoredMessage, encode_forwarded},
+};
+
+use super::{Broker, BrokerEvent, Delivered, Output, disconnect::explain};
+
+/// Topics of the broker's own figures, which clients do not publish to [section 4.7.2].
+const OWN_TOPICS: &str = "$SYS/";
+
+/// What a PUBLISH's properties mean to the broker itself.
+#[derive(Default)]
+struct Own {
+    expiry: Option<u32>,
+    alias: Option<u16>,
+    claims_utf8: bool,
+    subscription_identifier: bool,
+}
+
+impl Own {
+    fn of(properties: &Properties) -> Self {
+        let mut own = Self::default();
+        for property in properties.iter() {
+            match property {
+                Property::MessageExpiryInterval(seconds) => own.expiry = Some(*seconds),
+                Property::TopicAlias(value) => own.alias = Some(*value),
+                Property::PayloadFormatIndicator(value) => own.claims_utf8 = *value == 1,
+                Property::SubscriptionIdentifier(_) => own.subscription_identifier = true,
+                _ => {}
+            }
+        }
+        own
+    }
+}
+
+impl Broker {
+    pub(super) fn handle_publish(&mut self, now: Instant, index: u32, session: u32, mut publish: Publish) {
+        let own = if publish.properties.is_empty() { Own::default() } else { Own::of(&publish.properties) };
+        if own.subscription_identifier {
+            // [MQTT-3.3.4-6]
+            let text = "a subscription identifier in a client's PUBLISH";
+            return self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
+        }
+        let topic = match self.resolve_alias(index, own.alias, publish.topic.take()) {
+            Ok(topic) => topic,
+            Err((reason, text)) => return self.fail(now, index, reason, Some(text)),
+        };
+        if let (QoS::ExactlyOnce, Some(identifier)) = (publish.qos, publish.packet_identifier) {
+            if self.sessions[session as usize].received.contains(identifier) {
+                // Repeated before PUBREL: acknowledged again, not delivered again [MQTT-4.3.3-10].
+                return self.send_pubrec(index, identifier, ReasonCode::SUCCESS, None);
+            }
+            let connection = &self.connections[index as usize];
+            if connection.is_v5() && connection.receiving >= self.limits.receive_maximum {
+                return self.fail(now, index, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, None);
+            }
+        }
+        if let Err((reason, text)) = self.judge(session, &topic, &publish, &own) {
+            return self.refuse_publish(now, index, &publish, reason, text);
+        }
+
+        let mut properties = BytesMut::new();
+        encode_forwarded(&publish.properties, &mut properties);
+        let message = MessageRef {
+            topic: topic.as_str().as_bytes(),
+            properties: &properties,
+            payload: Payload::of(&publish.payload),
+            qos: publish.qos,
+            retain: publish.retain,
+            expires_at: own.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
+        };
+        self.stats.published[publish.qos as usize] += 1;
+        let routed = self.route(now, &message, Some(session));
+
+        let Some(identifier) = publish.packet_identifier else { return };
+        let reason = match routed.matched {
+            0 if self.connections[index as usize].is_v5() => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            _ => ReasonCode::SUCCESS,
+        };
+        if publish.qos == QoS::ExactlyOnce {
+            self.sessions[session as usize].received.insert(identifier);
+            self.connections[index as usize].receiving += 1;
+            self.send_pubrec(index, identifier, reason, None);
+        } else {
+            self.send_puback(index, identifier, reason, None);
+        }
+    }
+
+    /// Finds the topic of a PUBLISH and remembers an alias that it sets [section 3.3.2.3.4].
+    fn resolve_alias(
+        &mut self,
+        index: u32,
+        alias: Option<u16>,
+        topic: Option<TopicName>,
+    ) -> Result<TopicName, (ReasonCode, &'static str)> {
+        let connection = &mut self.connections[index as usize];
+        match (topic, alias) {
+            (Some(topic), None) => Ok(topic),
+            // [MQTT-3.3.2-8], [MQTT-3.3.2-9]
+            (_, Some(value)) if value == 0 || value > self.limits.topic_alias_maximum => {
+                Err((ReasonCode::TOPIC_ALIAS_INVALID, "the topic alias is out of range"))
+            }
+            (Some(topic), Some(value)) => {
+                // A copy of its own: the alias outlives the read buffer.
+                if let Ok(copy) = TopicName::parse(topic.as_str()) {
+                    connection.set_alias(value, copy);
+                }
+                Ok(topic)
+            }
+            (None, Some(value)) => connection
+                .aliased_topic(value)
+                .cloned()
+                .ok_or((ReasonCode::PROTOCOL_ERROR, "the topic alias was never set")),
+            (None, None) => Err((ReasonCode::PROTOCOL_ERROR, "neither a topic nor a topic alias")),
+        }
+    }
+
+    /// Whether a message is accepted, apart from the rules whose breach ends the connection.
+    fn judge(
+        &mut self,
+        session: u32,
+        topic: &TopicName,
+        publish: &Publish,
+        own: &Own,
+    ) -> Result<(), (ReasonCode, &'static str)> {
+        if topic.as_str().starts_with(OWN_TOPICS) {
+            return Err((ReasonCode::NOT_AUTHORIZED, "only the server publishes below $SYS"));
+        }
+        if own.claims_utf8 && simdutf8::basic::from_utf8(&publish.payload).is_err() {
+            return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not UTF-8"));
+        }
+        if let Some(identifier) = publish.packet_identifier
+            && publish.qos == QoS::AtLeastOnce
+            && self.sessions[session as usize].received.contains(identifier)
+        {
+            return Err((ReasonCode::PACKET_IDENTIFIER_IN_USE, "a QoS 2 message has this identifier"));
+        }
+        // Where the answer cannot say so, the message is passed on without being kept.
+        let is_answered =
+            publish.qos != QoS::AtMostOnce && self.sessions[session as usize].protocol == ProtocolVersion::V5;
+        if publish.retain
+            && is_answered
+            && !self.has_room_to_retain(topic.as_str().as_bytes(), publish.payload.len())
+        {
+            return Err((ReasonCode::QUOTA_EXCEEDED, "no room for another retained message"));
+        }
+        Ok(())
+    }
+
+    /// Answers a PUBLISH that is not accepted. Before MQTT 5 an acknowledgement cannot say so
+    /// [MQTT3-3.3.5-2].
+    fn refuse_publish(
+        &mut self,
+        now: Instant,
+        index: u32,
+        publish: &Publish,
+        reason: ReasonCode,
+        text: &'static str,
+    ) {
+        if publish.qos == QoS::AtMostOnce && reason == ReasonCode::PAYLOAD_FORMAT_INVALID {
+            // There is no acknowledgement to say it in [section 3.3.2.3.2].
+            return self.fail(now, index, reason, Some(text));
+        }
+        self.report_refused(index, text);
+        let Some(identifier) = publish.packet_identifier else { return };
+        let v5 = self.connections[index as usize].is_v5();
+        match publish.qos {
+            QoS::ExactlyOnce if v5 => self.send_pubrec(index, identifier, reason, Some(text)),
+            QoS::ExactlyOnce => {
+                if let State::Connected(session) = self.connections[index as usize].state {
+                    self.sessions[session as usize].received.insert(identifier);
+                }
+                self.send_pubrec(index, identifier, ReasonCode::SUCCESS, None);
+            }
+            _ if v5 => self.send_puback(index, identifier, reason, Some(text)),
+            _ => self.send_puback(index, identifier, ReasonCode::SUCCESS, None),
+        }
+    }
+
+    fn report_refused(&mut self, index: u32, reason: &'static str) {
+        if let State::Connected(session) = self.connections[index as usize].state {
+            let client_identifier = self.sessions[session as usize].client_identifier.to_string();
+            self.outputs.push_back(Output::Emit(BrokerEvent::Dropped { client_identifier, reason }));
+        }
+    }
+
+    pub(super) fn publish_message(&mut self, now: Instant, message: &ApplicationMessage) -> Delivered {
+        let mut properties = BytesMut::new();
+        encode_forwarded(&message.properties, &mut properties);
+        let reference = MessageRef {
+            topic: message.topic.as_str().as_bytes(),
+            properties: &properties,
+            payload: Payload::of(&message.payload),
+            qos: message.qos,
+            retain: message.retain,
+            expires_at: message.expires_at,
+        };
+        Delivered { receivers: self.route(now, &reference, None).reached }
+    }
+
+    /// Keeps `message` as its topic's, or with an empty payload removes what was kept
+    /// [MQTT-3.3.1-5], [MQTT-3.3.1-6]. One that exceeds the limits is not kept.
+    pub(super) fn retain(&mut self, message: &MessageRef<'_>, stored: &mut Option<Arc<StoredMessage>>) {
+        let payload = message.payload.as_bytes();
+        if payload.is_empty() {
+            self.retained.remove(message.topic);
+        } else if self.has_room_to_retain(message.topic, payload.len()) {
+            let stored = stored.get_or_insert_with(|| Arc::new(message.store()));
+            self.retained.store(stored.clone());
+        } else {
+            self.stats.dropped_retained += 1;
+        }
+        self.set_retained_timer();
+    }
+
+    fn has_room_to_retain(&mut self, topic: &[u8], payload: usize) -> bool {
+        if payload == 0 {
+            return true;
+        }
+        let before = self.retained.size_of(topic);
+        let messages = self.retained.len() + usize::from(before.is_none());
+        let bytes = self.retained.bytes() - before.unwrap_or(0) + topic.len() + payload;
+        messages <= self.limits.retained_messages && bytes <= self.limits.retained_bytes
+    }
+
+    pub(super) fn send_puback(
+        &mut self,
+        index: u32,
+        identifier: PacketIdentifier,
+        reason: ReasonCode,
+        text: Option<&str>,
+    ) {
+        if let Some(ack) = self.send_ack(index, 0x40, identifier, reason, text) {
+            self.send(index, ControlPacket::Puback(ack));
+        }
+    }
+
+    pub(super) fn send_pubrec(
+        &mut self,
+        index: u32,
+        identifier: PacketIdentifier,
+        reason: ReasonCode,
+        text: Option<&str>,
+    ) {
+        if let Some(ack) = self.send_ack(index, 0x50, identifier, reason, text) {
+            self.send(index, ControlPacket::Pubrec(ack));
+        }
+    }
+
+    /// Sends an acknowledgement in its short form, or returns the one with a Reason String.
+    pub(super) fn send_ack(
+        &mut self,
+        index: u32,
+        first: u8,
+        packet_identifier: PacketIdentifier,
+        reason_code: ReasonCode,
+        text: Option<&str>,
+    ) -> Option<Ack> {
+        if let Some(text) = text.filter(|_| self.connections[index as usize].problem_information) {
+            return Some(Ack { packet_identifier, reason_code, properties: explain(Some(text)) });
+        }
+        let [high, low] = packet_identifier.get().to_be_bytes();
+        match reason_code {
+            ReasonCode::SUCCESS => self.send_bytes(index, &[first, 2, high, low]),
+            ReasonCode(code) => self.send_bytes(index, &[first, 3, high, low, code]),
+        }
+        None
+    }
+}

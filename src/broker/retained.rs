@@ -1,0 +1,310 @@
+//! Retained messages, in the order of their topics' levels.
+//!
+//! Keys have U+0000 in place of `/`. No topic holds that character, and it sorts before all
+//! others, so everything below a level stands together and a wildcard filter is answered by
+//! jumping from one candidate to the next.
+
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    ops::Bound::{Included, Unbounded},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    packet::TopicFilter,
+    session::{RetainedScan, StoredMessage},
+};
+
+/// The retained messages of all topics.
+#[derive(Debug, Default)]
+pub struct Retained {
+    messages: BTreeMap<Box<[u8]>, Entry>,
+    bytes: usize,
+    expiries: BTreeMap<(Instant, u64), Box<[u8]>>,
+    stored: u64,
+    key: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    message: Arc<StoredMessage>,
+    /// Where it stands among the expiries.
+    expiry: Option<(Instant, u64)>,
+}
+
+/// What a look for the next retained message found.
+#[derive(Debug)]
+pub enum Step {
+    Found(Arc<StoredMessage>),
+    /// Enough was looked at for one turn.
+    Pause,
+    Done,
+}
+
+impl Retained {
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Topic and payload bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of what `topic` has retained.
+    pub fn size_of(&mut self, topic: &[u8]) -> Option<usize> {
+        self.set_key(topic);
+        self.messages.get(&*self.key).map(|entry| entry.message.size())
+    }
+
+    /// Keeps `message` as its topic's, in place of any before it [MQTT-3.3.1-5].
+    pub fn store(&mut self, message: Arc<StoredMessage>) {
+        self.set_key(message.as_message().topic);
+        self.stored += 1;
+        let expiry = message.expires_at().map(|at| (at, self.stored));
+        if let Some(at) = expiry {
+            self.expiries.insert(at, self.key.as_slice().into());
+        }
+        self.bytes += message.size();
+        let entry = Entry { message, expiry };
+        let before = match self.messages.get_mut(&*self.key) {
+            Some(place) => Some(std::mem::replace(place, entry)),
+            None => self.messages.insert(self.key.as_slice().into(), entry),
+        };
+        self.forget(before);
+    }
+
+    /// Removes what `topic` has retained [MQTT-3.3.1-6].
+    pub fn remove(&mut self, topic: &[u8]) {
+        self.set_key(topic);
+        let before = self.messages.remove(&*self.key);
+        self.forget(before);
+    }
+
+    /// When the next message expires.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.expiries.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Deletes up to `limit` messages that have expired [MQTT-3.3.2-5]; returns how many.
+    pub fn expire(&mut self, now: Instant, limit: usize) -> usize {
+        for count in 0..limit {
+            match self.expiries.first_entry() {
+                Some(first) if first.key().0 <= now => {
+                    let key = first.remove();
+                    let before = self.messages.remove(&key);
+                    self.forget(before);
+                }
+                _ => return count,
+            }
+        }
+        limit
+    }
+
+    /// The next message that `scan` has not been given, looking at no more than `budget` topics.
+    pub fn next(&self, scan: &mut RetainedScan, now: Instant, budget: &mut usize) -> Step {
+        loop {
+            if *budget == 0 {
+                return Step::Pause;
+            }
+            *budget -= 1;
+            let rest = (Included(scan.from.as_slice()), Unbounded);
+            let Some((key, entry)) = self.messages.range::<[u8], _>(rest).next() else { return Step::Done };
+            match compare(&scan.pattern, key) {
+                Verdict::Match => {
+                    scan.from.clear();
+                    scan.from.extend_from_slice(key);
+                    scan.from.push(0);
+                    if !entry.message.is_expired(now) {
+                        return Step::Found(entry.message.clone());
+                    }
+                }
+                Verdict::Below => {
+                    scan.from.clear();
+                    scan.from.extend_from_slice(key);
+                    scan.from.push(0);
+                }
+                Verdict::Level { prefix, level } => {
+                    scan.from.clear();
+                    scan.from.extend_from_slice(&key[..prefix]);
+                    scan.from.extend_from_slice(&scan.pattern[level.0..level.1]);
+                }
+                Verdict::After { prefix } => {
+                    scan.from.clear();
+                    scan.from.extend_from_slice(&key[..prefix]);
+                    scan.from.push(1);
+                }
+                Verdict::AfterDollar => {
+                    scan.from.clear();
+                    scan.from.push(b'$' + 1);
+                }
+                Verdict::Done => return Step::Done,
+            }
+        }
+    }
+
+    fn set_key(&mut self, topic: &[u8]) {
+        self.key.clear();
+        self.key.extend(topic.iter().map(|&byte| sortable(byte)));
+    }
+
+    fn forget(&mut self, before: Option<Entry>) {
+        let Some(entry) = before else { return };
+        self.bytes -= entry.message.size();
+        if let Some(expiry) = entry.expiry {
+            self.expiries.remove(&expiry);
+        }
+    }
+}
+
+/// Begins looking for what `filter` matches.
+pub fn scan(filter: &TopicFilter) -> RetainedScan {
+    let pattern: Box<[u8]> = filter.pattern().bytes().map(sortable).collect();
+    let wildcard = pattern.iter().position(|&byte| byte == b'+' || byte == b'#');
+    // What stands before the first wildcard, without the separator, so that `a/#` finds `a`.
+    let from = match wildcard {
+        None => pattern.to_vec(),
+        Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
+    };
+    RetainedScan { pattern, from, qos: Default::default(), subscription_identifier: None }
+}
+
+fn sortable(byte: u8) -> u8 {
+    if byte == b'/' { 0 } else { byte }
+}
+
+/// How a topic stands to a filter, or where the next candidate is.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Match,
+    /// Only longer topics below this one may match.
+    Below,
+    /// Below `key[..prefix]`, the filter's level comes later.
+    Level {
+        prefix: usize,
+        level: (usize, usize),
+    },
+    /// Nothing more below `key[..prefix]`.
+    After {
+        prefix: usize,
+    },
+    AfterDollar,
+    Done,
+}
+
+fn compare(pattern: &[u8], key: &[u8]) -> Verdict {
+    // Where the present levels start; past the end once they are used up.
+    let (mut wanted_at, mut at) = (0, 0);
+    loop {
+        let wanted_end = level_end(pattern, wanted_at);
+        let wanted = (wanted_at <= pattern.len()).then(|| &pattern[wanted_at..wanted_end]);
+        let end = level_end(key, at);
+        let level = (at <= key.len()).then(|| &key[at..end]);
+        match (wanted, level) {
+            (Some(b"#" | b"+"), Some(level)) if at == 0 && level.starts_with(b"$") => {
+                return Verdict::AfterDollar;
+            }
+            (Some(b"#"), _) | (None, None) => return Verdict::Match,
+            (Some(_), None) => return Verdict::Below,
+            (None, Some(_)) => return Verdict::After { prefix: at - 1 },
+            (Some(b"+"), Some(_)) => {}
+            (Some(wanted), Some(level)) => match level.cmp(wanted) {
+                Ordering::Equal => {}
+                Ordering::Less => return Verdict::Level { prefix: at, level: (wanted_at, wanted_end) },
+                Ordering::Greater if at == 0 => return Verdict::Done,
+                Ordering::Greater => return Verdict::After { prefix: at - 1 },
+            },
+        }
+        wanted_at = wanted_end + 1;
+        at = end + 1;
+    }
+}
+
+fn level_end(text: &[u8], start: usize) -> usize {
+    let rest = text.get(start..).unwrap_or_default();
+    rest.iter().position(|&byte| byte == 0).map_or(text.len(), |len| start + len)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        packet::{QoS, TopicName},
+        session::{MessageRef, Payload},
+    };
+
+    fn message(topic: &str, expires_at: Option<Instant>) -> Arc<StoredMessage> {
+        let message = MessageRef {
+            topic: topic.as_bytes(),
+            properties: &[],
+            payload: Payload::Copied(b"x"),
+            qos: QoS::AtMostOnce,
+            retain: true,
+            expires_at,
+        };
+        Arc::new(message.store())
+    }
+
+    /// Topics that `filter` finds, and how many were looked at.
+    fn find(retained: &Retained, filter: &str, now: Instant) -> (Vec<String>, usize) {
+        let mut scan = scan(&TopicFilter::parse(filter).expect("a valid filter"));
+        let (mut found, mut budget) = (Vec::new(), usize::MAX);
+        while let Step::Found(message) = retained.next(&mut scan, now, &mut budget) {
+            found.push(String::from_utf8(message.as_message().topic.to_vec()).expect("UTF-8"));
+        }
+        (found, usize::MAX - budget)
+    }
+
+    #[test]
+    fn a_wildcard_jumps_over_what_it_cannot_match() {
+        let mut retained = Retained::default();
+        for device in 0..10 {
+            for sensor in 0..1000 {
+                retained.store(message(&format!("d{device}/s{sensor}/value"), None));
+            }
+        }
+        let (found, looked_at) = find(&retained, "+/s7/value", Instant::now());
+        assert_eq!(found.len(), 10);
+        assert!(looked_at < 60, "{looked_at} topics were looked at");
+    }
+
+    #[test]
+    fn expired_messages_are_not_found_and_then_deleted() {
+        let now = Instant::now();
+        let mut retained = Retained::default();
+        retained.store(message("a", Some(now + Duration::from_secs(5))));
+        retained.store(message("b", None));
+        let later = now + Duration::from_secs(5);
+        assert_eq!(find(&retained, "#", later).0, ["b"]);
+        assert_eq!(retained.expire(later, 10), 1);
+        assert_eq!((retained.len(), retained.bytes()), (1, 2));
+        assert_eq!(retained.next_expiry(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn finds_exactly_what_the_filter_matches_in_order(
+            topics in prop::collection::btree_set("[ab$ 0]{0,2}(/[ab$ 0]{0,2}){0,3}", 0..60),
+            filter in "([ab$]{1,2}|\\+|)(/([ab]{0,2}|\\+)){0,3}(/#)?",
+        ) {
+            let Ok(filter) = TopicFilter::parse(&filter) else { return Ok(()) };
+            let mut retained = Retained::default();
+            let mut expected = Vec::new();
+            for text in &topics {
+                let Ok(topic) = TopicName::parse(text) else { continue };
+                retained.store(message(text, None));
+                if filter.matches(&topic) {
+                    expected.push(text.clone());
+                }
+            }
+            expected.sort_by_key(|topic| topic.replace('/', "\0"));
+            prop_assert_eq!(find(&retained, filter.as_str(), Instant::now()).0, expected);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::time::Instant;
+
+use crate::{
+    packet::{
+        ControlPacket, Properties, Property, ReasonCode, RetainHandling, Suback, Subscribe, Subscription,
+        TopicFilter, Unsuback, Unsubscribe,
+    },
+    session::SubscriptionKey,
+};
+
+use super::{Broker, BrokerEvent, Output, retained, subscriptions::Subscriber};
+
+/// Levels of a filter that count as one subscription against the limit, so that filters of
+/// thousands of levels cannot fill the memory that the limit is to guard.
+const LEVELS_PER_UNIT: usize = 64;
+
+impl Broker {
+    pub(super) fn handle_subscribe(&mut self, now: Instant, index: u32, session: u32, subscribe: Subscribe) {
+        let shared_no_local = |subscription: &Subscription| {
+            subscription.options.no_local && subscription.filter.share_name().is_some()
+        };
+        if subscribe.subscriptions.iter().any(shared_no_local) {
+            // [MQTT-3.8.3-4]
+            let text = "no local on a shared subscription";
+            return self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
+        }
+        let subscription_identifier = subscribe.properties.iter().find_map(|property| match property {
+            Property::SubscriptionIdentifier(value) => Some(*value),
+            _ => None,
+        });
+        let packet_identifier = subscribe.packet_identifier;
+        let v5 = self.connections[index as usize].is_v5();
+        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
+        let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
+        for subscription in &subscribe.subscriptions {
+            let reason = if in_use {
+                ReasonCode::PACKET_IDENTIFIER_IN_USE
+            } else {
+                self.subscribe(index, session, subscription, subscription_identifier)
+            };
+            // Before MQTT 5 there is one code for every failure.
+            let reason = if reason.is_error() && !v5 { ReasonCode::UNSPECIFIED_ERROR } else { reason };
+            reason_codes.push(reason);
+        }
+        let suback = Suback { packet_identifier, properties: Properties::new(), reason_codes };
+        self.send(index, ControlPacket::Suback(suback));
+        if self.sessions[session as usize].has_waiting() {
+            self.pump(now, session);
+        }
+    }
+
+    /// Adds or replaces one subscription [MQTT-3.8.4-3] and has its retained messages sent.
+    fn subscribe(
+        &mut self,
+        index: u32,
+        session: u32,
+        subscription: &Subscription,
+        subscription_identifier: Option<u32>,
+    ) -> ReasonCode {
+        let Subscription { filter, options } = subscription;
+        let subscriber = Subscriber {
+            session,
+            options: *options,
+            subscription_identifier: subscription_identifier.unwrap_or(0),
+        };
+        let state = &mut self.sessions[session as usize];
+        if state.retained_scans.len() >= self.limits.subscriptions_per_client {
+            return ReasonCode::QUOTA_EXCEEDED;
+        }
+        let held = self
+            .subscriptions
+            .find(filter)
+            .and_then(|key| state.subscriptions.get(&key).map(|&position| (key, position)));
+        match held {
+            Some((key, position)) => {
+                if let Some(existing) = self.subscriptions.get_mut(key, position) {
+                    *existing = subscriber;
+                }
+            }
+            None => {
+                let cost = cost(filter.pattern().split('/').count());
+                if state.subscription_cost + cost > self.limits.subscriptions_per_client {
+                    return ReasonCode::QUOTA_EXCEEDED;
+                }
+                state.subscription_cost += cost;
+                let (key, position) = self.subscriptions.add(filter, subscriber);
+                state.subscriptions.insert(key, position);
+            }
+        }
+        let wants_retained = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => held.is_none(),
+            RetainHandling::DoNotSend => false,
+        };
+        // Never to a shared subscription [section 4.8.2].
+        if wants_retained && filter.share_name().is_none() && self.retained.len() > 0 {
+            let mut scan = retained::scan(filter);
+            scan.qos = options.qos;
+            scan.subscription_identifier = subscription_identifier;
+            state.retained_scans.push_back(scan);
+        }
+        self.stats.subscriptions_total += 1;
+        self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
+            connection: self.connections[index as usize].id,
+            filter: filter.as_str().to_owned(),
+            qos: options.qos,
+        }));
+        ReasonCode(options.qos as u8)
+    }
+
+    pub(super) fn handle_unsubscribe(&mut self, index: u32, session: u32, unsubscribe: Unsubscribe) {
+        let packet_identifier = unsubscribe.packet_identifier;
+        let v5 = self.connections[index as usize].is_v5();
+        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
+        let mut reason_codes = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in &unsubscribe.filters {
+            reason_codes.push(if in_use {
+                ReasonCode::PACKET_IDENTIFIER_IN_USE
+            } else {
+                self.unsubscribe(index, session, filter)
+            });
+        }
+        if !v5 {
+            reason_codes.clear();
+        }
+        let unsuback = Unsuback { packet_identifier, properties: Properties::new(), reason_codes };
+        self.send(index, ControlPacket::Unsuback(unsuback));
+    }
+
+    fn unsubscribe(&mut self, index: u32, session: u32, filter: &TopicFilter) -> ReasonCode {
+        let Some(key) = self.subscriptions.find(filter) else { return ReasonCode::NO_SUBSCRIPTION_EXISTED };
+        if !self.sessions[session as usize].subscriptions.contains_key(&key) {
+            return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+        }
+        self.remove_subscription(session, key);
+        if filter.share_name().is_none() {
+            // Nothing more is sent for it [MQTT-3.10.4-2].
+            let scans = &mut self.sessions[session as usize].retained_scans;
+            let pattern = retained::scan(filter).pattern;
+            scans.retain(|scan| scan.pattern != pattern);
+        }
+        self.outputs.push_back(Output::Emit(BrokerEvent::Unsubscribed {
+            connection: self.connections[index as usize].id,
+            filter: filter.as_str().to_owned(),
+        }));
+        ReasonCode::SUCCESS
+    }
+
+    /// Takes a subscription out of its Session and out of the tree.
+    pub(super) fn remove_subscription(&mut self, session: u32, key: SubscriptionKey) {
+        let state = &mut self.sessions[session as usize];
+        let Some(position) = state.subscriptions.remove(&key) else { return };
+        state.subscription_cost -= cost(self.subscriptions.levels(key));
+        if let Some(moved) = self.subscriptions.remove(key, position) {
+            self.sessions[moved.session as usize].subscriptions.insert(key, moved.position);
+        }
+    }
+}
+
+/// What a filter of so many levels counts against the limit.
+fn cost(levels: usize) -> usize {
+    1 + levels / LEVELS_PER_UNIT
+}

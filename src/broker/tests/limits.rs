@@ -1,0 +1,325 @@
+//! What no transcript shows: counters, events, memory, and sizes no text file should hold.
+
+use std::{io::IoSlice, time::Instant};
+
+use bytes::Bytes;
+
+use crate::{
+    broker::{Broker, BrokerEvent, Closing, Limits, Output},
+    packet::{
+        ControlPacket, FrameReader, PacketIdentifier, Properties, ProtocolVersion, Publish, QoS, ReasonCode,
+        Subscribe, Subscription, SubscriptionOptions, TopicFilter, TopicName,
+    },
+    session::{Connection, ConnectionId, Peer, Session},
+};
+
+use super::stage::{Stage, generous};
+
+fn play(stage: &mut Stage, script: &str) -> Vec<String> {
+    script.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| stage.play(line)).collect()
+}
+
+/// A broker with clients 1 to `count` connected, whose outboxes are empty.
+fn broker_with(count: u64, limits: Limits, protocol: ProtocolVersion) -> (Broker, Instant) {
+    let (mut broker, now) = (Broker::new(limits, 1), Instant::now());
+    for id in 1..=count {
+        let text = format!("CONNECT c{id} v={}", protocol.name());
+        broker.handle_open(now, ConnectionId(id), Peer { address: None, transport: "tcp" });
+        broker.handle_packet(now, ConnectionId(id), text.parse().expect("a CONNECT"));
+        drain(&mut broker, ConnectionId(id));
+    }
+    while broker.poll_output().is_some() {}
+    (broker, now)
+}
+
+/// Takes the bytes that wait for `id`.
+fn drain(broker: &mut Broker, id: ConnectionId) -> Vec<u8> {
+    let outbox = broker.outbox(id).expect("a connection");
+    let mut bytes = Vec::new();
+    while !outbox.is_empty() {
+        let mut slices = [IoSlice::new(&[]); 4];
+        let filled = outbox.chunks(&mut slices);
+        let chunk: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+        outbox.advance(chunk.len());
+        bytes.extend(chunk);
+    }
+    bytes
+}
+
+fn packets(bytes: &[u8], protocol: ProtocolVersion) -> Vec<ControlPacket> {
+    let mut reader = FrameReader::new(usize::MAX);
+    reader.set_protocol(protocol);
+    reader.buffer().extend_from_slice(bytes);
+    std::iter::from_fn(|| reader.next_frame().expect("packets")).map(|frame| frame.packet).collect()
+}
+
+fn publish(topic: &str, payload: impl Into<Bytes>) -> ControlPacket {
+    ControlPacket::Publish(Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: Some(TopicName::parse(topic).expect("a topic")),
+        packet_identifier: None,
+        properties: Properties::new(),
+        payload: payload.into(),
+    })
+}
+
+fn subscribe(filters: impl IntoIterator<Item = String>) -> ControlPacket {
+    let subscription = |text: String| Subscription {
+        filter: TopicFilter::parse(&text).expect("a filter"),
+        options: SubscriptionOptions::default(),
+    };
+    ControlPacket::Subscribe(Subscribe {
+        packet_identifier: PacketIdentifier::MIN,
+        properties: Properties::new(),
+        subscriptions: filters.into_iter().map(subscription).collect(),
+    })
+}
+
+#[test]
+fn counters_tell_what_happened() {
+    let mut stage = Stage::new(Limits { queue_messages: 1, retained_messages: 1, ..generous() });
+    play(
+        &mut stage,
+        "sub> CONNECT alice session_expiry=100
+         sub> SUBSCRIBE 1 a qos=2, b qos=1
+         pub> CONNECT bob v=3.1.1
+         pub> PUBLISH a \"0\"
+         pub> PUBLISH a qos=1 id=1 retain=true \"12345\"
+         pub> PUBLISH b retain=true \"no room\"
+         pub> PUBLISH a qos=2 id=2 \"2\"
+         sub!
+         pub> PUBLISH a qos=1 id=3 \"queued\"
+         pub> PUBLISH a qos=1 id=4 \"dropped\"
+         pub> PUBLISH a qos=1 id=5 \"dropped\"",
+    );
+    let stats = stage.broker.stats();
+    assert_eq!((stats.clients_connected, stats.sessions), (1, 2));
+    assert_eq!((stats.subscriptions_active, stats.subscriptions_total), (2, 2));
+    assert_eq!((stats.published, stats.delivered), ([2, 4, 1], [2, 1, 1]));
+    assert_eq!((stats.inflight, stats.queued, stats.dropped_queue_full), (2, 1, 2));
+    assert_eq!((stats.retained_messages, stats.retained_bytes, stats.dropped_retained), (1, 6, 1));
+    let drops = stage.events.iter().filter(|event| matches!(event, BrokerEvent::Dropped { .. }));
+    assert_eq!(drops.count(), 1, "a run of drops is reported once");
+}
+
+#[test]
+fn views_show_clients_and_subscriptions() {
+    let mut stage = Stage::new(generous());
+    play(
+        &mut stage,
+        "sub> CONNECT bob keep_alive=30 username=u session_expiry=100
+         sub> SUBSCRIBE 1 sub_id=7 b/+ qos=1, a qos=2 rap=true, $share/g/x/#
+         gone> CONNECT alice v=3.1.1 clean=false
+         gone!
+         sub> UNSUBSCRIBE 2 a",
+    );
+    let clients = stage.broker.clients();
+    let names: Vec<&str> = clients.iter().map(|client| client.client_identifier.as_str()).collect();
+    assert_eq!(names, ["alice", "bob"]);
+    assert_eq!((clients[0].connection, clients[0].protocol), (None, ProtocolVersion::V311));
+    assert_eq!((clients[1].username.as_deref(), clients[1].keep_alive), (Some("u"), 30));
+    assert_eq!((clients[1].subscriptions, clients[1].clean_start), (2, true));
+    let subscriptions = stage.broker.subscriptions();
+    let filters: Vec<&str> = subscriptions.iter().map(|view| view.filter.as_str()).collect();
+    assert_eq!(filters, ["$share/g/x/#", "b/+"]);
+    assert_eq!(subscriptions[1].subscription_identifier, Some(7));
+}
+
+#[test]
+fn events_tell_who_came_and_went() {
+    let mut stage = Stage::new(generous());
+    play(
+        &mut stage,
+        "one> CONNECT alice
+         one> SUBSCRIBE 1 a qos=1
+         one> UNSUBSCRIBE 2 a
+         one> DISCONNECT 0x04",
+    );
+    let connection = ConnectionId(1);
+    let client_identifier = || "alice".to_owned();
+    assert_eq!(
+        stage.events,
+        [
+            BrokerEvent::ClientConnected {
+                connection,
+                client_identifier: client_identifier(),
+                protocol: ProtocolVersion::V5,
+                session_present: false,
+            },
+            BrokerEvent::Subscribed { connection, filter: "a".to_owned(), qos: QoS::AtLeastOnce },
+            BrokerEvent::Unsubscribed { connection, filter: "a".to_owned() },
+            BrokerEvent::ClientDisconnected {
+                connection,
+                client_identifier: client_identifier(),
+                reason: ReasonCode::DISCONNECT_WITH_WILL,
+            },
+        ]
+    );
+}
+
+#[test]
+fn flush_is_said_once_until_the_outbox_is_empty() {
+    let (mut broker, now) = broker_with(2, generous(), ProtocolVersion::V311);
+    broker.handle_packet(now, ConnectionId(1), subscribe(["a".to_owned()]));
+    for _ in 0..3 {
+        broker.handle_packet(now, ConnectionId(2), publish("a", "hi"));
+    }
+    let flushes = |broker: &mut Broker| {
+        std::iter::from_fn(|| broker.poll_output())
+            .filter(|output| *output == Output::Flush(ConnectionId(1)))
+            .count()
+    };
+    assert_eq!(flushes(&mut broker), 1);
+    broker.outbox(ConnectionId(1)).expect("a connection").advance(1);
+    broker.handle_flushed(now, ConnectionId(1));
+    broker.handle_packet(now, ConnectionId(2), publish("a", "hi"));
+    assert_eq!(flushes(&mut broker), 0, "there still are bytes");
+    drain(&mut broker, ConnectionId(1));
+    broker.handle_packet(now, ConnectionId(2), publish("a", "hi"));
+    assert_eq!(flushes(&mut broker), 1);
+}
+
+#[test]
+fn a_long_payload_is_shared_with_every_receiver_and_not_copied() {
+    let (mut broker, now) = broker_with(3, generous(), ProtocolVersion::V5);
+    broker.handle_packet(now, ConnectionId(1), subscribe(["a".to_owned()]));
+    broker.handle_packet(now, ConnectionId(2), subscribe(["+".to_owned()]));
+    for id in [1, 2] {
+        drain(&mut broker, ConnectionId(id));
+    }
+    let payload = Bytes::from(vec![7; 100_000]);
+    broker.handle_packet(now, ConnectionId(3), publish("a", payload.clone()));
+    for id in [1, 2] {
+        let mut slices = [IoSlice::new(&[]); 4];
+        let outbox = broker.outbox(ConnectionId(id)).expect("a connection");
+        assert_eq!(outbox.chunks(&mut slices), 2);
+        assert_eq!(slices[1].as_ptr(), payload.as_ptr());
+        let bytes = drain(&mut broker, ConnectionId(id));
+        assert_eq!(packets(&bytes, ProtocolVersion::V5), [publish("a", payload.clone())]);
+    }
+}
+
+#[test]
+fn a_topic_of_thirty_thousand_levels_is_published_retained_and_matched() {
+    let (mut broker, now) = broker_with(1, generous(), ProtocolVersion::V311);
+    let deep = vec!["x"; 30_000].join("/");
+    let wild = vec!["+"; 30_000].join("/");
+    broker.handle_packet(now, ConnectionId(1), subscribe([deep.clone(), wild, "#".to_owned()]));
+    drain(&mut broker, ConnectionId(1));
+    let ControlPacket::Publish(mut message) = publish(&deep, "hi") else { return };
+    message.retain = true;
+    broker.handle_packet(now, ConnectionId(1), ControlPacket::Publish(message.clone()));
+    message.retain = false;
+    assert_eq!(
+        packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311),
+        [ControlPacket::Publish(message)]
+    );
+    broker.handle_packet(now, ConnectionId(1), subscribe(["x/#".to_owned()]));
+    assert_eq!(packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311).len(), 2);
+}
+
+#[test]
+fn a_long_filter_counts_as_several_subscriptions() {
+    let limits = Limits { subscriptions_per_client: 100, ..generous() };
+    let (mut broker, now) = broker_with(1, limits, ProtocolVersion::V5);
+    let deep = |levels: usize| vec!["x"; levels].join("/");
+    broker.handle_packet(now, ConnectionId(1), subscribe([deep(30_000), deep(3_000), deep(3_001)]));
+    let heard = packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V5);
+    let ControlPacket::Suback(suback) = &heard[0] else { panic!("no SUBACK: {heard:?}") };
+    assert_eq!(suback.reason_codes, [ReasonCode::QUOTA_EXCEEDED, ReasonCode::SUCCESS, ReasonCode::SUCCESS]);
+}
+
+#[test]
+fn two_thousand_filters_in_one_subscribe_are_all_granted() {
+    let (mut broker, now) = broker_with(1, generous(), ProtocolVersion::V5);
+    broker.handle_packet(now, ConnectionId(1), subscribe((0..2_000).map(|number| format!("f/{number}/+"))));
+    let heard = packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V5);
+    let ControlPacket::Suback(suback) = &heard[0] else { panic!("no SUBACK: {heard:?}") };
+    assert_eq!(suback.reason_codes, [ReasonCode::SUCCESS; 2_000]);
+    assert_eq!(broker.stats().subscriptions_active, 2_000);
+}
+
+#[test]
+fn the_longest_topics_strings_and_client_identifiers_work() {
+    let mut stage = Stage::new(generous());
+    let long = "x".repeat(65_535);
+    play(&mut stage, &format!("one> CONNECT {long} v=3.1.1\n one> SUBSCRIBE 1 {long}"));
+    let heard = play(&mut stage, &format!("one> PUBLISH {long} \"hi\""));
+    assert_eq!(heard, [format!("one< PUBLISH {long} \"hi\"")]);
+    assert_eq!(stage.broker.clients()[0].client_identifier, long);
+}
+
+#[test] // [MQTT-2.2.1-4]
+fn when_all_identifiers_are_in_use_messages_wait() {
+    let (mut broker, now) = broker_with(2, generous(), ProtocolVersion::V311);
+    let text = "SUBSCRIBE 1 a qos=1".parse().expect("a SUBSCRIBE");
+    broker.handle_packet(now, ConnectionId(1), text);
+    drain(&mut broker, ConnectionId(1));
+    let ControlPacket::Publish(mut message) = publish("a", "x") else { return };
+    message.qos = QoS::AtLeastOnce;
+    message.packet_identifier = Some(PacketIdentifier::MIN);
+    for _ in 0..65_540 {
+        broker.handle_packet(now, ConnectionId(2), ControlPacket::Publish(message.clone()));
+        drain(&mut broker, ConnectionId(2));
+    }
+    let stats = broker.stats();
+    assert_eq!((stats.inflight, stats.queued), (65_535, 5));
+    drain(&mut broker, ConnectionId(1));
+    broker.handle_packet(now, ConnectionId(1), "PUBACK 4711".parse().expect("a PUBACK"));
+    let heard = packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311);
+    assert!(matches!(&heard[..], [ControlPacket::Publish(publish)]
+        if publish.packet_identifier == PacketIdentifier::new(4711)));
+}
+
+#[test]
+fn a_client_that_reads_no_answers_is_disconnected() {
+    let (mut broker, now) = broker_with(1, Limits { outbox_bytes: 1_000, ..generous() }, ProtocolVersion::V5);
+    for _ in 0..1_000_000 {
+        broker.handle_packet(now, ConnectionId(1), ControlPacket::Pingreq);
+    }
+    let closing = std::iter::from_fn(|| broker.poll_output()).find_map(|output| match output {
+        Output::Close(_, closing) => Some(closing),
+        _ => None,
+    });
+    assert_eq!(closing, Some(Closing::Refused(ReasonCode::QUOTA_EXCEEDED)));
+    assert!(drain(&mut broker, ConnectionId(1)).len() < 1_100_000);
+}
+
+#[test]
+fn retained_messages_are_sent_in_turns_and_all_of_them() {
+    let (mut broker, now) = broker_with(1, generous(), ProtocolVersion::V311);
+    for number in 0..10_000 {
+        let ControlPacket::Publish(mut message) = publish(&format!("r/{number}/x"), "kept") else { return };
+        message.retain = true;
+        broker.handle_packet(now, ConnectionId(1), ControlPacket::Publish(message));
+    }
+    broker.handle_packet(now, ConnectionId(1), subscribe(["r/+/x".to_owned()]));
+    let first = packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311).len();
+    assert!(first < 5_000, "one turn sends a part: {first}");
+    let mut heard = first;
+    while broker.next_timeout() == Some(now) {
+        broker.handle_timeout(now);
+        heard += packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311).len();
+    }
+    assert_eq!(heard, 10_001);
+}
+
+#[test]
+fn an_idle_client_is_small() {
+    let size = size_of::<Connection>() + size_of::<Session>();
+    assert!(size <= 1_000, "{size} bytes");
+}
+
+#[test]
+fn assigned_client_identifiers_depend_on_the_seed_alone() {
+    let assigned = |seed| {
+        let mut broker = Broker::new(generous(), seed);
+        broker.handle_open(Instant::now(), ConnectionId(1), Peer { address: None, transport: "tcp" });
+        broker.handle_packet(Instant::now(), ConnectionId(1), "CONNECT \"\"".parse().expect("a CONNECT"));
+        broker.clients()[0].client_identifier.clone()
+    };
+    assert_eq!(assigned(1), assigned(1));
+    assert_ne!(assigned(1), assigned(2));
+}

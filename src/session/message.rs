@@ -1,0 +1,173 @@
+//! Application Messages.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use crate::packet::{Properties, Property, QoS, TopicName};
+
+/// Payloads of at least this many bytes are shared between receivers, shorter ones are copied:
+/// below it a copy is cheaper than a reference count and a slice of its own in the vectored write.
+pub const SHARED_PAYLOAD: usize = 8 * 1024;
+
+/// A message on its way from whoever published it to the subscribers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApplicationMessage {
+    pub topic: TopicName,
+    pub payload: Bytes,
+    pub qos: QoS,
+    pub retain: bool,
+    /// What is forwarded unaltered [section 3.3.2.3]: payload format, content type, response topic,
+    /// correlation data, user properties. Never aliases, subscription identifiers or the expiry.
+    pub properties: Properties,
+    /// When the Message Expiry Interval has passed.
+    pub expires_at: Option<Instant>,
+    pub origin: Origin,
+}
+
+/// Where a message comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client's PUBLISH or Will, by client identifier.
+    Client(String),
+    /// The control plane, a mock, a webhook or a replay.
+    Synthetic,
+}
+
+/// An Application Message as deliveries see it, wherever it is kept.
+#[derive(Clone, Copy)]
+pub struct MessageRef<'a> {
+    pub topic: &'a [u8],
+    /// The forwarded properties as MQTT 5 encodes them, without their length.
+    pub properties: &'a [u8],
+    pub payload: Payload<'a>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub expires_at: Option<Instant>,
+}
+
+/// A payload that is copied to each receiver, or one that receivers share.
+#[derive(Clone, Copy)]
+pub enum Payload<'a> {
+    Copied(&'a [u8]),
+    Shared(&'a Bytes),
+}
+
+impl<'a> Payload<'a> {
+    pub fn of(bytes: &'a Bytes) -> Self {
+        if bytes.len() < SHARED_PAYLOAD { Self::Copied(bytes) } else { Self::Shared(bytes) }
+    }
+
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl MessageRef<'_> {
+    /// Topic and payload bytes, what queue and retained limits count.
+    pub fn size(&self) -> usize {
+        self.topic.len() + self.payload.as_bytes().len()
+    }
+
+    /// A copy that owns what it holds, for queues and the retained store.
+    pub fn store(&self) -> StoredMessage {
+        let payload = self.payload.as_bytes();
+        let copied = if payload.len() < SHARED_PAYLOAD { payload } else { &[] };
+        let mut head = Vec::with_capacity(self.topic.len() + self.properties.len() + copied.len());
+        head.extend_from_slice(self.topic);
+        head.extend_from_slice(self.properties);
+        head.extend_from_slice(copied);
+        let shared = match self.payload {
+            Payload::Shared(bytes) => Some(bytes.clone()),
+            Payload::Copied(_) => None,
+        };
+        StoredMessage {
+            head: head.into_boxed_slice(),
+            topic_len: self.topic.len(),
+            properties_len: self.properties.len(),
+            shared,
+            qos: self.qos,
+            retain: self.retain,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+/// An Application Message that waits: in a queue, in flight or retained.
+///
+/// Short parts are copied into one block, so that it never keeps a read buffer alive that is many
+/// times its size.
+#[derive(Debug)]
+pub struct StoredMessage {
+    /// Topic Name, encoded properties and, unless shared, the payload.
+    head: Box<[u8]>,
+    topic_len: usize,
+    properties_len: usize,
+    shared: Option<Bytes>,
+    qos: QoS,
+    retain: bool,
+    expires_at: Option<Instant>,
+}
+
+impl StoredMessage {
+    pub fn as_message(&self) -> MessageRef<'_> {
+        let (topic, rest) = self.head.split_at(self.topic_len);
+        let (properties, copied) = rest.split_at(self.properties_len);
+        MessageRef {
+            topic,
+            properties,
+            payload: self.shared.as_ref().map_or(Payload::Copied(copied), Payload::Shared),
+            qos: self.qos,
+            retain: self.retain,
+            expires_at: self.expires_at,
+        }
+    }
+
+    pub fn size(&self) -> usize {
+        self.as_message().size()
+    }
+
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.expires_at
+    }
+
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// One message for one Session, before it is sent or until it is acknowledged.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub message: Arc<StoredMessage>,
+    /// The lower of the message's QoS and the granted one.
+    pub qos: QoS,
+    /// The RETAIN flag this receiver sees.
+    pub retain: bool,
+    pub subscription_identifiers: SmallVec<[u32; 4]>,
+    /// The shared subscription that chose this Session.
+    pub share: Option<u32>,
+}
+
+/// Appends those of `properties` that are forwarded unaltered [MQTT-3.3.2-4, -15, -16, -17, -20],
+/// in their order, as MQTT 5 encodes them.
+pub fn encode_forwarded(properties: &Properties, out: &mut BytesMut) {
+    for property in properties {
+        let is_forwarded = matches!(
+            property,
+            Property::PayloadFormatIndicator(_)
+                | Property::ContentType(_)
+                | Property::ResponseTopic(_)
+                | Property::CorrelationData(_)
+                | Property::UserProperty(..)
+        );
+        if is_forwarded {
+            // Fails only for what no packet can hold; then there is nothing to forward.
+            let _ = property.encode(out);
+        }
+    }
+}

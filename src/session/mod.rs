@@ -1,0 +1,21 @@
+//! One client: its Session State and, while there is one, its live Network Connection.
+
+mod connection;
+mod inflight;
+pub mod layout;
+mod message;
+mod outbox;
+mod queue;
+mod scan;
+mod state;
+
+pub use connection::{Connection, ConnectionId, Peer, State};
+pub use inflight::{Acknowledged, Inflight, Received, Repeats};
+pub use message::{
+    ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, StoredMessage,
+    encode_forwarded,
+};
+pub use outbox::Outbox;
+pub use queue::{Queue, QueueFull};
+pub use scan::RetainedScan;
+pub use state::{NEVER, Session, SubscriptionKey, WillMessage};
