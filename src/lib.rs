@@ -2,4 +2,5 @@
 
 pub mod broker;
 pub mod packet;
+pub mod recording;
 pub mod session;

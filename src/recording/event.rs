@@ -1,0 +1,141 @@
+//! What a recording consists of.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::packet::ProtocolVersion;
+
+/// One thing that happened, in the total order of a recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// From 1, without gaps.
+    pub seq: u64,
+    /// Since the recording began, by a monotonic clock; for a packet, when its last byte had been
+    /// read. Whole nanoseconds, at most `u64::MAX` of them, never before the event before it.
+    pub at: Duration,
+    /// From 1 in the order of first appearance; 0 for events that belong to no connection.
+    pub connection: u32,
+    pub kind: EventKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum EventKind {
+    Open(Box<ConnectionInfo>),
+    /// One whole MQTT packet as it was received or sent.
+    Packet {
+        direction: Direction,
+        bytes: Bytes,
+    },
+    /// Bytes that do not parse, as they came.
+    Raw {
+        direction: Direction,
+        bytes: Bytes,
+    },
+    Close(CloseCause),
+    Mark(String),
+    /// The recorder could not keep up and left this much out.
+    Gap {
+        events: u64,
+        bytes: u64,
+    },
+}
+
+impl EventKind {
+    /// The name recordings and people use, in capitals.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "OPEN",
+            Self::Packet { .. } => "PACKET",
+            Self::Raw { .. } => "RAW",
+            Self::Close(_) => "CLOSE",
+            Self::Mark(_) => "MARK",
+            Self::Gap { .. } => "GAP",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    ClientToServer,
+    ServerToClient,
+}
+
+impl Direction {
+    /// `c2s` or `s2c`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientToServer => "c2s",
+            Self::ServerToClient => "s2c",
+        }
+    }
+
+    /// The direction that [`name`](Self::name) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::ClientToServer, Self::ServerToClient].into_iter().find(|direction| direction.name() == name)
+    }
+}
+
+/// What was known of a connection when it was opened, or when the recording began if earlier.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConnectionInfo {
+    pub peer: Option<String>,
+    /// Address of the listener that accepted it.
+    pub listener: Option<String>,
+    /// `tcp`, `tls`, `ws` or `wss`; empty when unknown.
+    pub transport: String,
+    /// URL of the real broker behind a proxy.
+    pub upstream: Option<String>,
+    /// Whether the connection was there before the recording began; then the two fields below say
+    /// what its CONNECT had said.
+    pub already_open: bool,
+    pub client_identifier: Option<String>,
+    pub protocol: Option<ProtocolVersion>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    ClientFin,
+    ClientRst,
+    ServerFin,
+    ServerRst,
+    Timeout,
+    /// The proxy itself: its upstream could not be reached, or it was told to.
+    Proxy,
+    Fault,
+    /// Still open when the recording ended.
+    RecordingEnded,
+}
+
+impl CloseCause {
+    /// Every cause; the position is its number in stored recordings, so new ones go last.
+    pub const ALL: [Self; 8] = [
+        Self::ClientFin,
+        Self::ClientRst,
+        Self::ServerFin,
+        Self::ServerRst,
+        Self::Timeout,
+        Self::Proxy,
+        Self::Fault,
+        Self::RecordingEnded,
+    ];
+
+    /// `client_fin`, `recording_ended` and so on.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientFin => "client_fin",
+            Self::ClientRst => "client_rst",
+            Self::ServerFin => "server_fin",
+            Self::ServerRst => "server_rst",
+            Self::Timeout => "timeout",
+            Self::Proxy => "proxy",
+            Self::Fault => "fault",
+            Self::RecordingEnded => "recording_ended",
+        }
+    }
+
+    /// The cause that [`name`](Self::name) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+}

@@ -1,0 +1,92 @@
+//! Events that tests are made of.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{ConnectionInfo, Direction, Event, EventKind};
+use crate::packet::{
+    Ack, Connack, Connect, ControlPacket, PacketIdentifier, Properties, Property, ProtocolVersion, Publish,
+    QoS, ReasonCode, TopicName, Utf8String,
+};
+
+/// Events with an offset each, in microseconds.
+pub fn events(kinds: impl IntoIterator<Item = (u64, u32, EventKind)>) -> Vec<Event> {
+    let numbered = (1..).zip(kinds);
+    numbered
+        .map(|(seq, (at, connection, kind))| Event { seq, at: Duration::from_micros(at), connection, kind })
+        .collect()
+}
+
+pub fn packet(direction: Direction, protocol: ProtocolVersion, packet: ControlPacket) -> EventKind {
+    let mut bytes = BytesMut::new();
+    packet.encode(protocol, &mut bytes).unwrap();
+    EventKind::Packet { direction, bytes: bytes.freeze() }
+}
+
+pub fn text(text: &str) -> Utf8String {
+    Utf8String::new(text).unwrap()
+}
+
+pub fn connect(client: &str, protocol: ProtocolVersion) -> EventKind {
+    let connect = Connect {
+        protocol,
+        clean_start: true,
+        keep_alive: 60,
+        properties: Properties::new(),
+        client_identifier: text(client),
+        will: None,
+        username: None,
+        password: None,
+    };
+    packet(Direction::ClientToServer, protocol, ControlPacket::Connect(Box::new(connect)))
+}
+
+pub fn connack(session_present: bool, protocol: ProtocolVersion) -> EventKind {
+    let connack =
+        Connack { session_present, reason_code: ReasonCode::SUCCESS, properties: Properties::new() };
+    packet(Direction::ServerToClient, protocol, ControlPacket::Connack(connack))
+}
+
+pub fn publish(topic: Option<&str>, payload: &[u8], properties: Vec<Property>) -> Publish {
+    Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: topic.map(|topic| TopicName::parse(topic).unwrap()),
+        packet_identifier: None,
+        properties: Properties(properties),
+        payload: Bytes::copy_from_slice(payload),
+    }
+}
+
+pub fn from_client(publish: Publish) -> EventKind {
+    packet(Direction::ClientToServer, ProtocolVersion::V5, ControlPacket::Publish(publish))
+}
+
+pub fn open() -> EventKind {
+    EventKind::Open(Box::new(ConnectionInfo {
+        peer: Some("127.0.0.1:40000".to_owned()),
+        transport: "tcp".to_owned(),
+        ..ConnectionInfo::default()
+    }))
+}
+
+pub fn from_server(publish: Publish) -> EventKind {
+    packet(Direction::ServerToClient, ProtocolVersion::V5, ControlPacket::Publish(publish))
+}
+
+/// The same message at QoS 1 or 2.
+pub fn identified(publish: Publish, qos: QoS, identifier: u16, dup: bool) -> Publish {
+    Publish { qos, dup, packet_identifier: PacketIdentifier::new(identifier), ..publish }
+}
+
+/// What a server answers.
+pub fn ack(make: fn(Ack) -> ControlPacket, identifier: u16) -> EventKind {
+    let ack = Ack {
+        packet_identifier: PacketIdentifier::new(identifier).unwrap(),
+        reason_code: ReasonCode::SUCCESS,
+        properties: Properties::new(),
+    };
+    packet(Direction::ServerToClient, ProtocolVersion::V5, make(ack))
+}
