@@ -2,5 +2,8 @@
 
 pub mod broker;
 pub mod packet;
+pub mod recorder;
 pub mod recording;
 pub mod session;
+pub mod store;
+pub mod tap;

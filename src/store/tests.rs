@@ -1,0 +1,393 @@
+//! The store as a whole.
+
+use std::{
+    io::{BufRead, BufReader, Cursor},
+    process::{Command as Process, Stdio},
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::recording::{
+    CloseCause, ConnectionInfo, Direction, Event, EventKind, RecordingSource, RecordingState,
+    sample::{connack, connect, from_client, publish},
+};
+
+/// Set for the child process that is to be killed: the folder of its store.
+const CHILD_FOLDER: &str = "MOCKFORGE_TEST_STORE";
+const CHILD_TEST: &str = "store::tests::child_that_records_until_it_is_killed";
+
+fn open(folder: &TempDir) -> Store {
+    Store::open(StoreOptions::new(folder.path())).unwrap()
+}
+
+fn spec(name: &str) -> RecordingSpec {
+    RecordingSpec { name: Some(name.to_owned()), ..RecordingSpec::new(RecordingSource::broker()) }
+}
+
+fn packet(len: usize) -> EventKind {
+    // Does not compress.
+    let mut state = len as u32 | 1;
+    let bytes: Vec<u8> = (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        })
+        .collect();
+    EventKind::Packet { direction: Direction::ClientToServer, bytes: bytes.into() }
+}
+
+fn read(store: &Store, id: &str, from_seq: u64) -> Result<Vec<Event>, StoreError> {
+    store.events(id, from_seq).unwrap().collect()
+}
+
+/// A recording of `count` small packets.
+fn record(store: &Store, name: &str, count: u64) -> RecordingInfo {
+    let writer = store.begin(spec(name)).unwrap();
+    for index in 0..count {
+        writer.append(Duration::from_micros(index), 1, packet(40)).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// A recording that an export gives back: with everything a client does at its beginning.
+fn record_session(store: &Store, name: &str) -> RecordingInfo {
+    let writer =
+        store.begin(RecordingSpec { source: RecordingSource::proxy("mqtt://b:1883"), ..spec(name) }).unwrap();
+    let v5 = crate::packet::ProtocolVersion::V5;
+    let kinds = [
+        EventKind::Open(Box::new(ConnectionInfo {
+            transport: "tcp".to_owned(),
+            ..ConnectionInfo::default()
+        })),
+        connect("dev", v5),
+        connack(false, v5),
+        from_client(publish(Some("a/b"), b"{\"n\":1}", vec![])),
+        from_client(publish(Some("a/b"), b"\xff\0", vec![])),
+        from_client(publish(Some("big"), &[7; 200_000], vec![])),
+        EventKind::Raw { direction: Direction::ClientToServer, bytes: Bytes::from_static(b"\xff\xff") },
+        EventKind::Close(CloseCause::ServerFin),
+    ];
+    for (index, kind) in (1..).zip(kinds) {
+        writer.append(Duration::from_nanos(index * 1_000_003), 1, kind).unwrap();
+    }
+    writer.append(Duration::from_secs(1), 0, EventKind::Mark("end".to_owned())).unwrap();
+    writer.finish().unwrap()
+}
+
+#[test]
+fn what_was_recorded_is_there_after_opening_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let recorded = record_session(&store, "orders");
+    let events = read(&store, &recorded.id, 1).unwrap();
+    assert_eq!((recorded.state, recorded.events, recorded.packets), (RecordingState::Complete, 9, 5));
+    assert_eq!(recorded.duration, Duration::from_secs(1));
+    drop(store);
+    let store = open(&folder);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&recorded));
+    assert_eq!(store.find("orders").unwrap(), recorded);
+    assert_eq!(store.find(&recorded.id.to_lowercase()).unwrap(), recorded);
+    assert_eq!(read(&store, &recorded.id, 1).unwrap(), events);
+}
+
+#[test]
+fn nothing_goes_to_the_blobs_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let writer = store.begin(spec("large")).unwrap();
+    for len in [10, 16 << 10, 4000, 16 << 10, 20 << 10, 1 << 20, 3, 100_000] {
+        writer.append(Duration::ZERO, 1, packet(len)).unwrap();
+    }
+    let info = writer.finish().unwrap();
+    drop(store);
+    let blobs = folder.path().join("store").join("blobs");
+    assert_eq!(fs::read_dir(blobs).unwrap().count(), 0);
+    assert_eq!(read(&open(&folder), &info.id, 1).unwrap().len(), 8);
+}
+
+#[test]
+fn reading_may_begin_at_any_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let writer = store.begin(spec("long")).unwrap();
+    for index in 0..600_u64 {
+        writer
+            .append(Duration::from_micros(index), 1, packet(if index % 100 == 50 { 60_000 } else { 70 }))
+            .unwrap();
+    }
+    let info = writer.finish().unwrap();
+    let all = read(&store, &info.id, 1).unwrap();
+    for from in [0, 1, 2, 50, 51, 52, 53, 151, 152, 333, 599, 600, 601, 9999] {
+        let expected: Vec<&Event> = all.iter().filter(|event| event.seq >= from).collect();
+        let events = read(&store, &info.id, from).unwrap();
+        assert_eq!(events.iter().collect::<Vec<_>>(), expected, "from {from}");
+    }
+}
+
+#[test]
+fn a_recording_that_goes_on_can_be_read_as_far_as_it_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let writer = store.begin(spec("live")).unwrap();
+    for index in 1..=100 {
+        writer.append(Duration::from_micros(index), 1, packet(10)).unwrap();
+    }
+    writer.wait_durable(100);
+    assert_eq!(read(&store, "live", 91).unwrap().len(), 10);
+    let info = store.find("live").unwrap();
+    assert_eq!((info.state, info.events), (RecordingState::Recording, 100));
+    assert!(matches!(store.delete(&info.id), Err(StoreError::StillRecording { .. })));
+    writer.finish().unwrap();
+}
+
+#[test]
+fn names_are_unique_and_what_is_not_there_is_answered_with_what_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let error = |result: Result<RecordingInfo, StoreError>| result.unwrap_err().to_string();
+    assert_eq!(error(store.find("x")), "no recording \"x\"; there are no recordings");
+    record(&store, "orders", 1);
+    record(&store, "alarms", 1);
+    assert_eq!(error(store.find("order")), "no recording \"order\"; there is orders, alarms");
+    let taken = store.begin(spec("orders")).map(drop).unwrap_err();
+    assert!(matches!(taken, StoreError::AlreadyExists { name } if name == "orders"));
+    for bad in ["", "a/b", "a\nb", &"x".repeat(201)] {
+        assert!(matches!(store.begin(spec(bad)).map(drop), Err(StoreError::InvalidName { .. })), "{bad:?}");
+    }
+    let unnamed = |store: &Store| {
+        let spec = RecordingSpec::new(RecordingSource::broker());
+        store.begin(spec).unwrap().finish().unwrap().name
+    };
+    let (first, second) = (unnamed(&store), unnamed(&store));
+    assert!(first.starts_with("recording-2"), "{first}");
+    assert_ne!(first, second);
+}
+
+#[test]
+fn deleting_frees_the_name_and_removes_the_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let kept = record(&store, "kept", 500);
+    let writer = store.begin(spec("gone")).unwrap();
+    for _ in 0..600 {
+        writer.append(Duration::ZERO, 1, packet(5000)).unwrap();
+    }
+    let gone = writer.finish().unwrap();
+    assert!(store.inner.database().unwrap().blocks.len() > 2 * 256);
+    store.delete("gone").unwrap();
+    assert!(matches!(store.find(&gone.id), Err(StoreError::NotFound { .. })));
+    record(&store, "gone", 3);
+    // Part of it may still be there; opening finds it.
+    drop(store);
+    let store = open(&folder);
+    assert_eq!(store.list().unwrap().len(), 2);
+    assert_eq!(read(&store, &kept.id, 1).unwrap().len(), 500);
+    let blocks = store.inner.database().unwrap().blocks;
+    while blocks.len() > 20 {
+        // The thread works in the background while it is asked for nothing.
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_second_process_is_told_that_the_store_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let second = Store::open(StoreOptions::new(folder.path()));
+    assert!(matches!(second, Err(StoreError::Locked { .. })), "{second:?}");
+    drop(store);
+    open(&folder);
+}
+
+#[test]
+fn a_damaged_store_is_moved_aside_and_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    let config = folder.path().join("store").join("conf");
+    fs::write(&config, b"not what sled wrote there").unwrap();
+    let store = open(&folder);
+    let aside = store.moved_aside().expect("it was damaged").to_owned();
+    assert_eq!(fs::read(aside.join("conf")).unwrap(), b"not what sled wrote there");
+    assert_eq!(store.list().unwrap(), []);
+    record(&store, "goes on", 1);
+}
+
+#[test]
+fn a_reader_of_a_damaged_store_is_told_where_it_went_until_a_new_one_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    fs::write(folder.path().join("store").join("conf"), b"not what sled wrote there").unwrap();
+    let reading = StoreOptions { for_reading: true, ..StoreOptions::new(folder.path()) };
+    for _ in 0..2 {
+        let Err(StoreError::MovedAside { moved_to, .. }) = Store::open(reading.clone()) else {
+            panic!("an empty store is shown for a damaged one")
+        };
+        assert_eq!(moved_to, folder.path().join("store.damaged-1"));
+    }
+    assert!(folder.path().join("store.damaged-1").join("conf").exists());
+    assert!(open(&folder).moved_aside().is_none());
+    Store::open(reading).unwrap();
+}
+
+#[test]
+fn a_damaged_block_is_named_with_recording_and_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let info = record(&store, "orders", 1000);
+    let blocks = store.inner.database().unwrap().blocks;
+    let id = parse_id(&info.id).unwrap();
+    let mut third = blocks.get(block_key(id, 2)).unwrap().unwrap().to_vec();
+    *third.last_mut().unwrap() ^= 1;
+    blocks.insert(block_key(id, 2), third).unwrap();
+    let mut reader = store.events(&info.id, 1).unwrap();
+    let whole = reader.by_ref().take_while(Result::is_ok).count() as u64;
+    let Err(error) = read(&store, &info.id, 1) else { panic!("{whole} events") };
+    let StoreError::Damaged { recording, block, event, reason } = &error else { panic!("{error}") };
+    assert_eq!((recording.as_str(), *block, *event), ("orders", 2, whole + 1));
+    assert!(reason.starts_with("checksum"), "{reason}");
+    assert!(error.is_damage());
+    assert!(reader.next().is_none());
+    blocks.remove(block_key(id, 2)).unwrap();
+    assert!(read(&store, &info.id, 1).unwrap_err().is_damage());
+}
+
+#[test]
+fn an_end_that_is_missing_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let info = record(&store, "orders", 1000);
+    let blocks = store.inner.database().unwrap().blocks;
+    let last = blocks.last().unwrap().unwrap().0;
+    blocks.remove(last).unwrap();
+    let error = read(&store, &info.id, 1).unwrap_err().to_string();
+    assert!(error.contains("there should be 1000 events"), "{error}");
+}
+
+#[test]
+fn closing_the_store_interrupts_what_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let writer = store.begin(spec("live")).unwrap();
+    writer.append(Duration::ZERO, 1, packet(10)).unwrap();
+    store.close();
+    assert!(matches!(writer.append(Duration::ZERO, 1, packet(10)), Err(StoreError::Ended { .. })));
+    assert!(matches!(store.list(), Err(StoreError::Closed)));
+    assert!(matches!(writer.finish(), Err(StoreError::Closed)));
+    drop(store);
+    let info = open(&folder).find("live").unwrap();
+    assert_eq!((info.state, info.events), (RecordingState::Interrupted, 1));
+}
+
+#[test]
+fn export_import_export_is_the_same_file() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let stores = folders.each_ref().map(open);
+    let recorded = record_session(&stores[0], "orders");
+    let export = |store: &Store| {
+        let mut file = Vec::new();
+        store.export_json("orders", &mut file).unwrap();
+        file
+    };
+    let file = export(&stores[0]);
+    let imported = stores[1].import_json(Cursor::new(&file), None).unwrap();
+    assert_eq!(imported, recorded);
+    assert_eq!(export(&stores[1]), file);
+    assert_eq!(read(&stores[1], "orders", 1).unwrap(), read(&stores[0], "orders", 1).unwrap());
+}
+
+#[test]
+fn an_import_is_kept_once_unless_a_name_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let recorded = record_session(&store, "orders");
+    let mut file = Vec::new();
+    store.export_json(&recorded.id, &mut file).unwrap();
+    assert_eq!(store.import_json(Cursor::new(&file), None).unwrap(), recorded);
+    assert_eq!(store.list().unwrap().len(), 1);
+    let copy = store.import_json(Cursor::new(&file), Some("copy")).unwrap();
+    assert_eq!((copy.name.as_str(), &copy.sha256), ("copy", &recorded.sha256));
+    assert_ne!(copy.id, recorded.id);
+    let taken = store.import_json(Cursor::new(&file), Some("copy"));
+    assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })));
+    let edited = String::from_utf8(file).unwrap().replace("{\"n\":1}", "{\"n\":2}");
+    let edited = store.import_json(Cursor::new(edited), None).unwrap();
+    assert_eq!(edited.name, "orders-2");
+    assert_ne!(edited.sha256, recorded.sha256);
+    assert_eq!(store.list().unwrap().len(), 3);
+}
+
+#[test]
+fn a_file_that_is_damaged_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let file = r#"{"messages":[{"t_ms":0,"topic":"a","payload":"on"},{"t_ms":1,"topic":""}]}"#;
+    let error = store.import_json(Cursor::new(file), None).unwrap_err();
+    assert!(error.is_damage());
+    assert!(error.to_string().contains("messages[1].topic"), "{error}");
+    assert_eq!(store.list().unwrap(), []);
+    let good = file.replace("\"\"", "\"b\"");
+    let info = store.import_json(Cursor::new(good), None).unwrap();
+    assert!(info.name.starts_with("import-"));
+    assert_eq!((info.events, info.packets, info.source.kind.as_str()), (3, 2, "import"));
+}
+
+/// Not a test by itself: runs as the child of the test below, which kills it.
+#[test]
+fn child_that_records_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(CHILD_FOLDER) else { return };
+    let options = StoreOptions { flush_interval: Duration::from_millis(20), ..StoreOptions::new(folder) };
+    let store = Store::open(options).unwrap();
+    let writer = store.begin(spec("killed")).unwrap();
+    let mut seq = 0;
+    loop {
+        for _ in 0..500 {
+            seq = writer
+                .append(Duration::from_micros(seq), 1, packet(if seq % 97 == 0 { 50_000 } else { 100 }))
+                .unwrap();
+        }
+        writer.wait_durable(seq);
+        println!("durable {seq}");
+    }
+}
+
+#[test]
+fn kill_costs_nothing_that_was_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Process::new(std::env::current_exe().unwrap())
+        .args(["--exact", CHILD_TEST, "--nocapture"])
+        .env(CHILD_FOLDER, folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut durable = 0;
+    for line in lines.map_while(Result::ok) {
+        // The test harness prints its own name before the first.
+        if let Some((_, seq)) = line.split_once("durable ") {
+            durable = seq.trim().parse().unwrap();
+        }
+        if durable >= 3000 {
+            // While the child goes on writing.
+            child.kill().unwrap();
+            break;
+        }
+    }
+    child.wait().unwrap();
+    assert!(durable >= 3000, "the child never got there");
+    let store = open(&folder);
+    let info = store.find("killed").unwrap();
+    assert_eq!(info.state, RecordingState::Interrupted);
+    assert!(info.events >= durable, "{} of at least {durable} events", info.events);
+    let events = read(&store, "killed", 1).unwrap();
+    assert_eq!(events.len() as u64, info.events);
+    assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq));
+    assert_eq!(events.last().unwrap().at, info.duration);
+    assert_eq!(fs::read_dir(folder.path().join("store").join("blobs")).unwrap().count(), 0);
+    // What was recovered exports and imports like any other.
+    assert_eq!(info.sha256.as_ref().map(String::len), Some(64));
+}
