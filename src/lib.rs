@@ -1,6 +1,9 @@
 //! Tests MQTT systems with real traffic: a test broker, a recording man in the middle and a replayer.
 
 pub mod broker;
+pub mod config;
+pub mod event;
+pub mod metrics;
 pub mod packet;
 pub mod recorder;
 pub mod recording;

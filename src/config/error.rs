@@ -1,0 +1,66 @@
+//! Where a setting came from, and why settings were refused.
+
+use std::{fmt, io, path::PathBuf};
+
+/// Who said the value of a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody did.
+    Default,
+    /// Line and column count from 1.
+    File { path: String, line: u64, column: u64 },
+    /// The name of an environment variable.
+    Variable(String),
+    /// A command-line flag, with its dashes.
+    Flag(&'static str),
+}
+
+impl Origin {
+    /// As an error begins: like `Display`, with the column.
+    fn place(&self) -> String {
+        match self {
+            Self::File { path, line, column } => format!("{path}:{line}:{column}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line, .. } => write!(f, "{path}:{line}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why there is no [`Config`](super::Config).
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    // The cause is in the text; as a `source` it would be printed again.
+    #[error("{}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("{}: {reason}", origin.place())]
+    Syntax { origin: Origin, reason: String },
+    /// `section` is empty at the top level; `hint` names the nearest known key, or all of them.
+    #[error("{}: unknown key \"{key}\"{}; {hint}", origin.place(), inside(section))]
+    UnknownKey { origin: Origin, key: String, section: String, hint: String },
+    #[error("unknown variable {name}; did you mean {nearest}?")]
+    UnknownVariable { name: String, nearest: String },
+    #[error("{}: {key}: {reason}", origin.place())]
+    Invalid { origin: Origin, key: &'static str, reason: String },
+    #[error("{}: {key} is not supported by this version yet", origin.place())]
+    NotSupported { origin: Origin, key: &'static str },
+    #[error(
+        "{}: {key} {host} lets others reach the control plane; set a token (api_token, MOCKFORGE_API_TOKEN) or \
+         allow it without one (--insecure-api)",
+        origin.place()
+    )]
+    Exposed { origin: Origin, key: &'static str, host: String },
+}
+
+fn inside(section: &str) -> String {
+    if section.is_empty() { String::new() } else { format!(" in {section}") }
+}
