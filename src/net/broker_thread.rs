@@ -1,0 +1,527 @@
+//! The broker's own thread: the one place that owns a [`Broker`], and the connections it serves.
+//!
+//! Everything here runs on one single-threaded runtime, so a PUBLISH goes from `read` to every
+//! subscriber's `write` without a lock, a channel or a task switch of its own. A connection's task
+//! reads and hands packets to the broker; the outboxes that this filled are written by one flusher
+//! task, which runs after all connections that were readable together, or earlier once much has
+//! gathered: one write per receiver and round. Other threads send closures ([`BrokerHandle::run`]).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::{SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::{Arc, mpsc as std_mpsc},
+    task::{Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc, oneshot, watch},
+    task::{LocalSet, spawn_local},
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use super::{
+    connection::{self, Link},
+    listener::{Gate, accept},
+    refusal::refuse,
+};
+use crate::{
+    broker::{Broker, BrokerEvent, Closing, Limits, Output},
+    metrics::Metrics,
+    packet::ReasonCode,
+    recording::{CloseCause, ConnectionInfo},
+    session::{ConnectionId, Peer},
+    tap::Tap,
+};
+
+/// Bytes read before outboxes are written, even if more connections are readable: bounds what
+/// gathers in them.
+const ROUND_BYTES: usize = 256 << 10;
+
+/// Each connection's turn at reading is at most this long; shared by all, so idle ones need none.
+const SCRATCH_BYTES: usize = 128 << 10;
+
+/// Bytes beyond the limit for messages that may wait for a client before nothing more is read from
+/// it: acks that it does not read.
+const UNREAD_ACKS: usize = 512 << 10;
+
+/// A connection that was not written to for so long gives its buffers back.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Slices given to one vectored write.
+const WRITE_SLICES: usize = 64;
+
+/// Clients over `max_connections` that are told so at the same time. Each costs a socket and a CONNECT;
+/// when that many wait already, the next ones are closed without a word.
+const REFUSALS_AT_ONCE: usize = 64;
+
+/// Closures that wait for the broker before the control plane has to.
+const JOBS_WAITING: usize = 1024;
+
+/// How long clients get to take what is still to be written when the broker stops.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+/// What the broker thread is given.
+pub struct BrokerOptions {
+    pub limits: Limits,
+    /// Clients beyond these are refused: CONNACK with Quota exceeded (MQTT 5) or return code 3.
+    pub max_connections: usize,
+    /// Makes the client identifiers that the broker assigns.
+    pub seed: u64,
+    /// Nobody is accepted before it is open.
+    pub gate: Gate,
+    pub tap: Tap,
+    pub metrics: Arc<Metrics>,
+    /// Told everything an operator may want to see, on the broker's thread: must not block.
+    pub on_event: EventSink,
+}
+
+pub type EventSink = Box<dyn Fn(BrokerEvent) + Send>;
+
+/// The broker has stopped, or the closure panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker has stopped")]
+pub struct Stopped;
+
+/// Sends work to the broker's thread. The broker stops when the last handle is dropped.
+#[derive(Clone)]
+pub struct BrokerHandle {
+    jobs: mpsc::Sender<Job>,
+    stop: CancellationToken,
+    stopped: watch::Receiver<bool>,
+}
+
+/// A [`BrokerHandle`] that does not keep the broker running.
+#[derive(Clone)]
+pub struct WeakBrokerHandle {
+    jobs: mpsc::WeakSender<Job>,
+    stop: CancellationToken,
+    stopped: watch::Receiver<bool>,
+}
+
+impl WeakBrokerHandle {
+    /// `None` once the broker has stopped, or nobody else holds it.
+    pub fn upgrade(&self) -> Option<BrokerHandle> {
+        let Self { jobs, stop, stopped } = self.clone();
+        Some(BrokerHandle { jobs: jobs.upgrade()?, stop, stopped })
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Broker, Instant) + Send>;
+
+impl BrokerHandle {
+    /// Runs `f` on the broker's thread, between two packets, and returns what it returned.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the broker is shut down before `f` ran, or `f` panicked.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Broker, Instant) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |broker, now| {
+            // Whoever asked may have lost interest.
+            let _ = answer.send(f(broker, now));
+        });
+        self.jobs.send(job).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    pub fn downgrade(&self) -> WeakBrokerHandle {
+        let Self { jobs, stop, stopped } = self.clone();
+        WeakBrokerHandle { jobs: jobs.downgrade(), stop, stopped }
+    }
+
+    /// Disconnects every client with Server shutting down, writes what is left for a bounded time
+    /// and returns when the thread has nothing more to do.
+    pub async fn shut_down(&self) {
+        self.stop.cancel();
+        self.stopped().await;
+    }
+
+    /// Returns once the broker has stopped, for whatever reason.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.clone();
+        // An error means that the thread is gone without having said so.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Starts the broker's thread, which serves `listeners`.
+///
+/// # Errors
+/// When the system refuses a thread, or an event queue for it.
+pub fn spawn_broker(listeners: Vec<TcpListener>, options: BrokerOptions) -> io::Result<BrokerHandle> {
+    let (jobs, waiting_jobs) = mpsc::channel(JOBS_WAITING);
+    let stop = CancellationToken::new();
+    let (stopped, watch_stopped) = watch::channel(false);
+    let (started, has_started) = std_mpsc::sync_channel(1);
+    let token = stop.clone();
+    thread::Builder::new().name("broker".to_owned()).spawn(move || {
+        let run = || -> io::Result<_> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let context = runtime.enter();
+            let listeners: io::Result<Vec<_>> =
+                listeners.into_iter().map(tokio::net::TcpListener::from_std).collect();
+            drop(context);
+            Ok((runtime, listeners?))
+        };
+        match run() {
+            Ok((runtime, listeners)) => {
+                let _ = started.send(Ok(()));
+                LocalSet::new().block_on(&runtime, serve(listeners, options, waiting_jobs, token));
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+        let _ = stopped.send(true);
+    })?;
+    has_started.recv().map_err(io::Error::other)??;
+    Ok(BrokerHandle { jobs, stop, stopped: watch_stopped })
+}
+
+async fn serve(
+    listeners: Vec<tokio::net::TcpListener>,
+    options: BrokerOptions,
+    jobs: mpsc::Receiver<Job>,
+    stop: CancellationToken,
+) {
+    let shell = Rc::new(Shell::new(options));
+    spawn_local(Rc::clone(&shell).flush_rounds());
+    spawn_local(Rc::clone(&shell).keep_time());
+    spawn_local(Rc::clone(&shell).release_buffers());
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|listener| spawn_local(Rc::clone(&shell).accept_from(listener))).collect();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = shell.run_jobs(jobs) => {}
+    }
+    for task in accepting {
+        task.abort();
+    }
+    let now = shell.now();
+    shell.broker.borrow_mut().shut_down(now);
+    shell.settle();
+    // Whoever has not taken the rest by then loses it.
+    let _ = timeout(SHUTDOWN_WAIT, shell.until_empty()).await;
+}
+
+/// What the tasks of the broker's thread share.
+pub(super) struct Shell {
+    pub(super) broker: RefCell<Broker>,
+    links: RefCell<HashMap<ConnectionId, Rc<Link>, foldhash::fast::RandomState>>,
+    /// Connections whose outbox is to be written in this round.
+    dirty: RefCell<Vec<Rc<Link>>>,
+    /// Bytes read since the last round.
+    unflushed: Cell<usize>,
+    flusher: RefCell<Option<Waker>>,
+    /// Filled by one read at a time and never kept.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    /// What the timer sleeps until.
+    armed: Cell<Option<Instant>>,
+    timer: Notify,
+    /// Something was written after a while.
+    has_written: Notify,
+    emptied: Notify,
+    next_id: Cell<u64>,
+    refusing: Cell<usize>,
+    max_connections: usize,
+    gate: Gate,
+    pub(super) tap: Tap,
+    pub(super) metrics: Arc<Metrics>,
+    on_event: EventSink,
+}
+
+impl Shell {
+    fn new(options: BrokerOptions) -> Self {
+        Self {
+            broker: RefCell::new(Broker::new(options.limits, options.seed)),
+            links: RefCell::default(),
+            dirty: RefCell::default(),
+            unflushed: Cell::new(0),
+            flusher: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            armed: Cell::new(None),
+            timer: Notify::new(),
+            has_written: Notify::new(),
+            emptied: Notify::new(),
+            next_id: Cell::new(1),
+            refusing: Cell::new(0),
+            max_connections: options.max_connections,
+            gate: options.gate,
+            tap: options.tap,
+            metrics: options.metrics,
+            on_event: options.on_event,
+        }
+    }
+
+    /// The runtime's clock, so that a paused one is followed.
+    pub(super) fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    async fn run_jobs(&self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            let now = self.now();
+            // A closure that panics is its sender's failure, not the clients'.
+            if catch_unwind(AssertUnwindSafe(|| job(&mut self.broker.borrow_mut(), now))).is_err() {
+                error!("a request to the broker panicked");
+            }
+            self.settle();
+        }
+    }
+
+    async fn accept_from(self: Rc<Self>, listener: tokio::net::TcpListener) {
+        let address = listener.local_addr().ok();
+        self.gate.opened().await;
+        loop {
+            let (stream, peer) = accept(&listener).await;
+            if self.links.borrow().len() < self.max_connections {
+                self.open(stream, peer, address);
+            } else {
+                self.turn_away(stream, peer);
+            }
+        }
+    }
+
+    fn turn_away(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        self.metrics.connection_refused();
+        debug!(%peer, limit = self.max_connections, "too many connections");
+        if self.refusing.get() >= REFUSALS_AT_ONCE {
+            return;
+        }
+        self.refusing.set(self.refusing.get() + 1);
+        let shell = Rc::clone(self);
+        spawn_local(async move {
+            refuse(stream, ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
+            shell.refusing.set(shell.refusing.get() - 1);
+        });
+    }
+
+    fn open(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listener: Option<SocketAddr>) {
+        let now = self.now();
+        let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
+        let info = ConnectionInfo {
+            peer: Some(peer.to_string()),
+            listener: listener.map(|address| address.to_string()),
+            transport: "tcp".to_owned(),
+            ..ConnectionInfo::default()
+        };
+        self.tap.open(now, id, info);
+        self.metrics.connection_opened();
+        let peer = Peer { address: Some(peer), transport: "tcp" };
+        self.broker.borrow_mut().handle_open(now, id, peer);
+        let (read, write) = stream.into_split();
+        let link = Rc::new(Link::new(id, write));
+        self.links.borrow_mut().insert(id, Rc::clone(&link));
+        spawn_local(connection::run(Rc::clone(self), link, read));
+        self.settle();
+    }
+
+    /// Forgets a connection that has ended. Called by its task, last.
+    pub(super) fn close(&self, id: ConnectionId, cause: CloseCause) {
+        let now = self.now();
+        self.links.borrow_mut().remove(&id);
+        self.tap.close(now, id, cause);
+        self.metrics.connection_closed();
+        if self.links.borrow().is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    async fn until_empty(&self) {
+        while !self.links.borrow().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// `bytes` were read and handed to the broker.
+    pub(super) fn has_read(&self, bytes: usize) {
+        self.settle();
+        self.unflushed.set(self.unflushed.get() + bytes);
+        if self.unflushed.get() >= ROUND_BYTES {
+            self.flush_all();
+        }
+    }
+
+    /// Does what the broker asks for, in order, after anything was done to it.
+    pub(super) fn settle(&self) {
+        let mut broker = self.broker.borrow_mut();
+        while let Some(output) = broker.poll_output() {
+            match output {
+                Output::Flush(id) => self.make_dirty(id),
+                Output::Close(id, closing) => self.start_closing(id, closing),
+                Output::Emit(event) => (self.on_event)(event),
+            }
+        }
+        if let Some(next) = broker.next_timeout()
+            && self.armed.get().is_none_or(|armed| next < armed)
+        {
+            self.timer.notify_one();
+        }
+    }
+
+    fn make_dirty(&self, id: ConnectionId) {
+        if let Some(link) = self.links.borrow().get(&id)
+            && link.make_dirty()
+        {
+            let mut dirty = self.dirty.borrow_mut();
+            dirty.push(Rc::clone(link));
+            if dirty.len() == 1
+                && let Some(flusher) = &*self.flusher.borrow()
+            {
+                flusher.wake_by_ref();
+            }
+        }
+    }
+
+    fn start_closing(&self, id: ConnectionId, closing: Closing) {
+        if let Some(link) = self.links.borrow().get(&id) {
+            link.end(match closing {
+                Closing::ClientDisconnected => CloseCause::ClientFin,
+                Closing::Refused(ReasonCode::KEEP_ALIVE_TIMEOUT) => CloseCause::Timeout,
+                Closing::Refused(_) => CloseCause::ServerFin,
+            });
+        }
+    }
+
+    /// Writes outboxes, once for everything that became ready together.
+    async fn flush_rounds(self: Rc<Self>) {
+        poll_fn(|context| {
+            {
+                let mut flusher = self.flusher.borrow_mut();
+                if !flusher.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                    *flusher = Some(context.waker().clone());
+                }
+            }
+            self.flush_all();
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    fn flush_all(&self) {
+        self.unflushed.set(0);
+        // Writing makes room for messages that waited, and so more to write: until all is written
+        // or blocked.
+        loop {
+            let round = std::mem::take(&mut *self.dirty.borrow_mut());
+            if round.is_empty() {
+                return;
+            }
+            for link in round {
+                link.leave_round();
+                if catch_unwind(AssertUnwindSafe(|| self.flush(&link))).is_err() {
+                    error!(connection = %link.id, "writing to a connection panicked");
+                    link.end(CloseCause::ServerRst);
+                }
+            }
+        }
+    }
+
+    /// Writes what the outbox of `link` holds, as far as the kernel takes it.
+    pub(super) fn flush(&self, link: &Link) {
+        let mut written = 0;
+        let mut is_moved = false;
+        let now = self.now();
+        let mut broker = self.broker.borrow_mut();
+        {
+            let Some(outbox) = broker.outbox(link.id) else { return };
+            while !outbox.is_empty() {
+                let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
+                let filled = outbox.chunks(&mut slices);
+                match link.write(&slices[..filled]) {
+                    Ok(count) => {
+                        let is_emptied = count == outbox.len();
+                        link.has_written(&self.tap, now, &slices[..filled], count, is_emptied);
+                        outbox.advance(count);
+                        written += count;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        link.wait_for_room();
+                        break;
+                    }
+                    Err(_) => {
+                        // The peer is gone; what it sent before is still read, to its end.
+                        outbox.advance(outbox.len());
+                        is_moved = true;
+                    }
+                }
+            }
+        }
+        if written > 0 {
+            self.metrics.sent(written as u64);
+        }
+        if link.note_busy() {
+            self.has_written.notify_one();
+        }
+        if written > 0 || is_moved {
+            broker.handle_flushed(now, link.id);
+        }
+        drop(broker);
+        self.settle();
+    }
+
+    pub(super) fn has_unwritten(&self, id: ConnectionId) -> bool {
+        self.broker.borrow_mut().outbox(id).is_some_and(|outbox| !outbox.is_empty())
+    }
+
+    /// Whether more waits for `id` than messages alone may make it: a client that doesn't read its
+    /// acks.
+    pub(super) fn owes_too_much(&self, id: ConnectionId) -> bool {
+        let mut broker = self.broker.borrow_mut();
+        let limit = broker.limits().outbox_bytes + UNREAD_ACKS;
+        broker.outbox(id).is_some_and(|outbox| outbox.len() > limit)
+    }
+
+    /// Wakes at the broker's next deadline.
+    async fn keep_time(self: Rc<Self>) {
+        loop {
+            let next = self.broker.borrow().next_timeout();
+            self.armed.set(next);
+            match next {
+                None => self.timer.notified().await,
+                Some(deadline) => {
+                    tokio::select! {
+                        () = sleep_until(deadline.into()) => {}
+                        () = self.timer.notified() => continue,
+                    }
+                    self.broker.borrow_mut().handle_timeout(self.now());
+                    self.settle();
+                }
+            }
+        }
+    }
+
+    /// Gives back the buffers of connections that have been quiet, as long as any was not.
+    async fn release_buffers(self: Rc<Self>) {
+        loop {
+            self.has_written.notified().await;
+            loop {
+                sleep(QUIET).await;
+                let mut is_any_busy = false;
+                let mut broker = self.broker.borrow_mut();
+                for link in self.links.borrow().values() {
+                    if link.was_busy() {
+                        is_any_busy = true;
+                    } else if let Some(outbox) = broker.outbox(link.id) {
+                        outbox.shrink();
+                    }
+                }
+                if !is_any_busy {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,970 @@
+//! Our own MQTT client, for both protocol versions: replay, the command line and publishing through
+//! a proxy use it.
+//!
+//! What is sent is written by whoever sends it, as far as the kernel takes it; one task reads, and
+//! one writes what was left over and keeps the connection alive. So a [`Publisher`] can be used from
+//! any thread, and a message leaves when it is sent, not when a task gets its turn.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    net::Shutdown,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    io::AsyncReadExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, futures::Notified, mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::debug;
+
+use super::url::MqttUrl;
+use crate::packet::{
+    Ack, Connack, Connect, ControlPacket, DecodeError, Disconnect, EncodeError, Frame, FrameReader,
+    PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS, ReasonCode, Suback, Subscribe,
+    Subscription, TopicFilter, Unsuback, Unsubscribe, Utf8String, Will,
+};
+
+/// Received messages that wait to be taken before reading stops.
+const MESSAGES_WAITING: usize = 1024;
+
+/// Bytes that wait for the kernel before [`Publisher::try_publish`] is [`TryPublish::Full`].
+const OUT_BYTES: usize = 1 << 20;
+
+/// What MQTT can say at most: a client takes every packet that a server may send.
+const PACKET_SIZE_MAX: usize = 268_435_455 + 5;
+
+/// QoS 1 and 2 messages sent ahead of their acks to a server that names no Receive Maximum, as none
+/// before MQTT 5 does.
+const RECEIVE_MAXIMUM_UNSAID: u16 = 1000;
+
+/// How long a server may take to close after our DISCONNECT.
+const CLOSING_WAIT: Duration = Duration::from_secs(2);
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    pub url: MqttUrl,
+    /// Empty asks the server for one.
+    pub client_identifier: String,
+    pub protocol: ProtocolVersion,
+    pub clean_start: bool,
+    /// Seconds; 0 turns it off.
+    pub keep_alive: u16,
+    /// In place of the URL's.
+    pub username: Option<String>,
+    pub password: Option<Bytes>,
+    pub will: Option<Will>,
+    /// Of the CONNECT; MQTT 5 only.
+    pub properties: Properties,
+    /// For name resolution, TCP and CONNACK together.
+    pub connect_timeout: Duration,
+}
+
+impl ClientOptions {
+    /// MQTT 5, a clean start, a keep alive of 60 s and 5 s to connect.
+    pub fn new(url: MqttUrl, client_identifier: impl Into<String>) -> Self {
+        Self {
+            url,
+            client_identifier: client_identifier.into(),
+            protocol: ProtocolVersion::V5,
+            clean_start: true,
+            keep_alive: 60,
+            username: None,
+            password: None,
+            will: None,
+            properties: Properties::new(),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why something could not be sent, or was not answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot reach {target}: {error}")]
+    Unreachable { target: String, error: Arc<io::Error> },
+    #[error("{target} refused the connection: {} (0x{:02x})", reason_code.name(), reason_code.0)]
+    Refused { target: String, reason_code: ReasonCode },
+    /// Sent by the server before it closed, MQTT 5 only.
+    #[error("{target} disconnected us: {} (0x{:02x})", reason_code.name(), reason_code.0)]
+    Disconnected { target: String, reason_code: ReasonCode },
+    #[error("{target} closed the connection")]
+    Closed { target: String },
+    #[error("{target} did not answer within the keep alive of {seconds} s")]
+    KeepAlive { target: String, seconds: u16 },
+    #[error("{target} sent what is no MQTT: {error}")]
+    Malformed { target: String, error: DecodeError },
+    #[error("{target} answered with {packet}")]
+    Unexpected { target: String, packet: &'static str },
+    #[error("{0}")]
+    Capability(#[from] Capability),
+    #[error("cannot encode: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("{field} is longer than 65535 bytes or holds U+0000")]
+    Text { field: &'static str },
+}
+
+/// What the server said in CONNACK that it does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Capability {
+    #[error("the server takes at most QoS {}", *.0 as u8)]
+    MaximumQoS(QoS),
+    #[error("the server takes no retained messages")]
+    RetainNotAvailable,
+    #[error("a packet of {size} bytes is over the server's maximum of {limit}")]
+    PacketTooLarge { size: usize, limit: usize },
+}
+
+/// What the server said in CONNACK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    pub session_present: bool,
+    pub assigned_client_identifier: Option<String>,
+    pub receive_maximum: u16,
+    pub maximum_qos: QoS,
+    pub retain_available: bool,
+    /// Bytes; `None` is no limit.
+    pub maximum_packet_size: Option<usize>,
+    /// Seconds, as in force: the server's, or what we asked for.
+    pub keep_alive: u16,
+}
+
+/// How a QoS 1 or 2 exchange ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The Reason Code of PUBACK, PUBCOMP, or of the PUBREC that refused the message.
+    Acked(ReasonCode),
+    /// The connection ended before.
+    Lost(ClientError),
+}
+
+/// Is told what becomes of messages sent with a tag, by the tasks of the connection: must not block.
+pub trait Sink: Send + Sync {
+    /// The last byte was handed to the kernel by the connection's own task, at `at`; not called
+    /// when [`Publisher::try_publish`] itself could write everything.
+    fn written(&self, tag: u64, at: Instant);
+    /// The exchange has ended; not called for QoS 0.
+    fn ended(&self, tag: u64, outcome: Outcome);
+}
+
+/// A connection to a broker. Dropping it closes the connection without DISCONNECT.
+pub struct Client {
+    publisher: Publisher,
+    messages: mpsc::Receiver<Publish>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// The sending half of a [`Client`], for any thread.
+#[derive(Clone)]
+pub struct Publisher {
+    link: Arc<Link>,
+}
+
+/// Resolves when the exchange has ended; at once for QoS 0.
+pub struct Receipt(Option<oneshot::Receiver<Outcome>>, Arc<Link>);
+
+/// Whether a message has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The kernel has all of it, since the moment that is given.
+    Written(Instant),
+    /// Some of it waits for the kernel; [`Sink::written`] says when it has left.
+    Waiting,
+}
+
+/// Why a message cannot be sent right now, or at all.
+#[derive(Debug)]
+pub enum TryPublish {
+    /// As many QoS 1 and 2 messages are unacknowledged as the server allows.
+    Busy(Publish),
+    /// The server does not read fast enough.
+    Full(Publish),
+    Failed(ClientError),
+}
+
+struct Link {
+    target: String,
+    protocol: ProtocolVersion,
+    limits: ServerLimits,
+    write: OwnedWriteHalf,
+    state: Mutex<State>,
+    sink: Option<Arc<dyn Sink>>,
+    /// There is something for the writing task to do.
+    to_write: Notify,
+    /// Acks came, bytes left, a ping was answered, or the connection ended.
+    progress: Notify,
+}
+
+struct State {
+    /// Waits for the kernel.
+    out: BytesMut,
+    /// Bytes ever put into, and taken out of, the stream.
+    offset: u64,
+    written: u64,
+    /// Tags of messages that wait in `out`, by the offset of their end.
+    marks: VecDeque<(u64, u64)>,
+    exchanges: HashMap<PacketIdentifier, Exchange>,
+    requests: HashMap<PacketIdentifier, oneshot::Sender<ControlPacket>>,
+    /// QoS 2 messages received whose PUBREL has not come.
+    received: HashSet<PacketIdentifier>,
+    last_identifier: u16,
+    last_sent: Instant,
+    /// When the oldest unanswered PINGREQ was sent.
+    ping_sent_at: Option<Instant>,
+    pings_sent: u64,
+    pings_answered: u64,
+    /// Writing failed; the reading task finds out why.
+    is_broken: bool,
+    ended: Option<ClientError>,
+}
+
+/// A QoS 1 or 2 message on its way to the server.
+struct Exchange {
+    qos: QoS,
+    is_released: bool,
+    waiter: Waiter,
+}
+
+enum Waiter {
+    Receipt(oneshot::Sender<Outcome>),
+    Tag(u64),
+}
+
+impl Client {
+    /// Connects and waits for CONNACK.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when there is no connection, or no answer, in time;
+    /// [`ClientError::Refused`] with the server's Reason Code.
+    pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
+        Self::connect_with(options, None).await
+    }
+
+    /// As [`connect`](Self::connect), with a sink for [`Publisher::try_publish`].
+    pub async fn connect_with(
+        options: ClientOptions,
+        sink: Option<Arc<dyn Sink>>,
+    ) -> Result<Self, ClientError> {
+        let target = options.url.to_string();
+        let unreachable = |error| ClientError::Unreachable { target: target.clone(), error: Arc::new(error) };
+        match timeout(options.connect_timeout, handshake(&options, &target)).await {
+            Ok(connected) => connected.map(|connected| connected.start(options.protocol, target, sink)),
+            Err(_) => Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
+        }
+    }
+
+    pub fn limits(&self) -> &ServerLimits {
+        &self.publisher.link.limits
+    }
+
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    /// See [`Publisher::publish`].
+    pub async fn publish(&self, publish: Publish) -> Result<Receipt, ClientError> {
+        self.publisher.publish(publish).await
+    }
+
+    /// Subscribes and waits for SUBACK, whose Reason Codes may still refuse each filter.
+    pub async fn subscribe(
+        &self,
+        subscriptions: Vec<Subscription>,
+        properties: Properties,
+    ) -> Result<Suback, ClientError> {
+        let answer = self.publisher.link.request(|packet_identifier| {
+            ControlPacket::Subscribe(Subscribe { packet_identifier, properties, subscriptions })
+        });
+        match answer.await? {
+            ControlPacket::Suback(suback) => Ok(suback),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    pub async fn unsubscribe(&self, filters: Vec<TopicFilter>) -> Result<Unsuback, ClientError> {
+        let answer = self.publisher.link.request(|packet_identifier| {
+            let properties = Properties::new();
+            ControlPacket::Unsubscribe(Unsubscribe { packet_identifier, properties, filters })
+        });
+        match answer.await? {
+            ControlPacket::Unsuback(unsuback) => Ok(unsuback),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The next message, in the order of arrival; QoS 1 and 2 messages are acknowledged as they
+    /// arrive, and QoS 2 messages come once.
+    ///
+    /// # Errors
+    /// Why the connection ended, after the last message.
+    pub async fn next_message(&mut self) -> Result<Publish, ClientError> {
+        match self.messages.recv().await {
+            Some(message) => Ok(message),
+            None => Err(self.publisher.link.why_ended()),
+        }
+    }
+
+    /// Sends PINGREQ and waits until the server has answered it, and so has handled all before it.
+    pub async fn ping(&self) -> Result<(), ClientError> {
+        let ticket = self.publisher.send_ping()?;
+        self.publisher.until_answered(ticket).await
+    }
+
+    /// Writes what is left, sends DISCONNECT and waits for the server to close.
+    ///
+    /// # Errors
+    /// When the connection had ended before, or the server does not take what is left.
+    pub async fn disconnect(mut self, reason_code: ReasonCode) -> Result<(), ClientError> {
+        let link = &self.publisher.link;
+        let disconnect = ControlPacket::Disconnect(Disconnect { reason_code, properties: Properties::new() });
+        link.send(&mut link.state(), &disconnect)?;
+        let gone = timeout(CLOSING_WAIT, async {
+            link.until(|state| state.out.is_empty().then_some(())).await?;
+            let _ = SockRef::from(link.write.as_ref()).shutdown(Shutdown::Write);
+            while self.messages.recv().await.is_some() {}
+            Ok(())
+        });
+        // A server that keeps its half open is not waited for.
+        gone.await.unwrap_or(Ok(()))
+    }
+
+    fn unexpected(&self, packet: &ControlPacket) -> ClientError {
+        ClientError::Unexpected { target: self.publisher.link.target.clone(), packet: packet.name() }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        let link = &self.publisher.link;
+        // Publishers may live on; the connection does not.
+        let _ = SockRef::from(link.write.as_ref()).shutdown(Shutdown::Both);
+        link.end(ClientError::Closed { target: link.target.clone() });
+    }
+}
+
+impl Publisher {
+    pub fn limits(&self) -> &ServerLimits {
+        &self.link.limits
+    }
+
+    /// Sends a message, waiting for the server's Receive Maximum and for room to write.
+    ///
+    /// `publish` gets its Packet Identifier here.
+    ///
+    /// # Errors
+    /// [`ClientError::Capability`] for what the server does not take: nothing is sent then.
+    pub async fn publish(&self, publish: Publish) -> Result<Receipt, ClientError> {
+        let mut publish = publish;
+        loop {
+            let mut progress = std::pin::pin!(self.link.progress.notified());
+            progress.as_mut().enable();
+            let (waiter, receipt) = match publish.qos {
+                QoS::AtMostOnce => (None, None),
+                QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                    let (sender, receiver) = oneshot::channel();
+                    (Some(Waiter::Receipt(sender)), Some(receiver))
+                }
+            };
+            match self.link.publish(publish, waiter, None) {
+                Ok(_) => return Ok(Receipt(receipt, Arc::clone(&self.link))),
+                Err(TryPublish::Busy(again) | TryPublish::Full(again)) => publish = again,
+                Err(TryPublish::Failed(error)) => return Err(error),
+            }
+            progress.await;
+        }
+    }
+
+    /// Sends a message if that is possible at once, from any thread; `tag` comes back in
+    /// the connection's [`Sink`].
+    ///
+    /// # Errors
+    /// [`TryPublish`] gives the message back where trying again may help.
+    pub fn try_publish(&self, publish: Publish, tag: u64) -> Result<Sent, TryPublish> {
+        self.link.publish(publish, Some(Waiter::Tag(tag)), Some(tag))
+    }
+
+    /// Sends PINGREQ; the ticket is for [`until_answered`](Self::until_answered).
+    pub fn send_ping(&self) -> Result<u64, ClientError> {
+        let mut state = self.link.state();
+        self.link.send_ping(&mut state)
+    }
+
+    /// PINGREQs sent so far: one sent after this is `ticket + 1`.
+    pub fn pings_sent(&self) -> u64 {
+        self.link.state().pings_sent
+    }
+
+    /// Whether the PINGREQ with this ticket was answered.
+    pub fn is_answered(&self, ticket: u64) -> bool {
+        self.link.state().pings_answered >= ticket
+    }
+
+    pub async fn until_answered(&self, ticket: u64) -> Result<(), ClientError> {
+        self.link.until(|state| (state.pings_answered >= ticket).then_some(())).await
+    }
+
+    /// QoS 1 and 2 messages without their last ack.
+    pub fn unacknowledged(&self) -> usize {
+        self.link.state().exchanges.len()
+    }
+
+    /// Bytes that wait for the kernel.
+    pub fn unwritten(&self) -> usize {
+        self.link.state().out.len()
+    }
+
+    /// Returns when something moves next: an ack, bytes written, a ping answered, the end. To be
+    /// created before the condition is checked that it waits for.
+    pub fn progress(&self) -> Notified<'_> {
+        self.link.progress.notified()
+    }
+
+    /// Why the connection has ended, if it has.
+    pub fn ended(&self) -> Option<ClientError> {
+        self.link.state().ended.clone()
+    }
+}
+
+impl Receipt {
+    /// Waits for the last ack: its Reason Code, which may be an error. Success at once for QoS 0.
+    ///
+    /// # Errors
+    /// Why the connection ended before.
+    pub async fn acked(self) -> Result<ReasonCode, ClientError> {
+        let Self(receiver, link) = self;
+        match receiver {
+            None => Ok(ReasonCode::SUCCESS),
+            Some(receiver) => match receiver.await {
+                Ok(Outcome::Acked(reason)) => Ok(reason),
+                Ok(Outcome::Lost(error)) => Err(error),
+                Err(_) => Err(link.why_ended()),
+            },
+        }
+    }
+}
+
+impl Link {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn why_ended(&self) -> ClientError {
+        let ended = self.state().ended.clone();
+        ended.unwrap_or_else(|| ClientError::Closed { target: self.target.clone() })
+    }
+
+    fn publish(
+        &self,
+        mut publish: Publish,
+        waiter: Option<Waiter>,
+        tag: Option<u64>,
+    ) -> Result<Sent, TryPublish> {
+        let mut state = self.state();
+        if let Some(error) = &state.ended {
+            return Err(TryPublish::Failed(error.clone()));
+        }
+        if state.out.len() >= OUT_BYTES {
+            return Err(TryPublish::Full(publish));
+        }
+        if publish.qos != QoS::AtMostOnce && state.exchanges.len() >= usize::from(self.limits.receive_maximum)
+        {
+            return Err(TryPublish::Busy(publish));
+        }
+        let qos = publish.qos;
+        let identifier = match qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => Some(state.next_identifier()),
+        };
+        publish.packet_identifier = identifier;
+        let packet = ControlPacket::Publish(publish);
+        if let ControlPacket::Publish(publish) = &packet {
+            self.check(publish, &packet).map_err(|error| TryPublish::Failed(error.into()))?;
+        }
+        let sent = self.send(&mut state, &packet).map_err(TryPublish::Failed)?;
+        if let (Some(identifier), Some(waiter)) = (identifier, waiter) {
+            state.exchanges.insert(identifier, Exchange { qos, is_released: false, waiter });
+        }
+        if let (Sent::Waiting, Some(tag)) = (sent, tag) {
+            let end = state.offset;
+            state.marks.push_back((end, tag));
+        }
+        Ok(sent)
+    }
+
+    /// Whether the server takes this message at all.
+    fn check(&self, publish: &Publish, packet: &ControlPacket) -> Result<(), Capability> {
+        if publish.qos > self.limits.maximum_qos {
+            return Err(Capability::MaximumQoS(self.limits.maximum_qos));
+        }
+        if publish.retain && !self.limits.retain_available {
+            return Err(Capability::RetainNotAvailable);
+        }
+        match self.limits.maximum_packet_size {
+            Some(limit) if packet.encoded_len(self.protocol) > limit => {
+                Err(Capability::PacketTooLarge { size: packet.encoded_len(self.protocol), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what gets a Packet Identifier and one answer.
+    async fn request(
+        &self,
+        packet: impl FnOnce(PacketIdentifier) -> ControlPacket,
+    ) -> Result<ControlPacket, ClientError> {
+        let answer = {
+            let mut state = self.state();
+            if let Some(error) = &state.ended {
+                return Err(error.clone());
+            }
+            let identifier = state.next_identifier();
+            let (sender, answer) = oneshot::channel();
+            self.send(&mut state, &packet(identifier))?;
+            state.requests.insert(identifier, sender);
+            answer
+        };
+        answer.await.map_err(|_| self.why_ended())
+    }
+
+    fn send_ping(&self, state: &mut State) -> Result<u64, ClientError> {
+        self.send(state, &ControlPacket::Pingreq)?;
+        state.pings_sent += 1;
+        state.ping_sent_at.get_or_insert_with(Instant::now);
+        Ok(state.pings_sent)
+    }
+
+    /// Writes `packet`, or as much of it as the kernel takes; the writing task does the rest.
+    fn send(&self, state: &mut State, packet: &ControlPacket) -> Result<Sent, ClientError> {
+        if let Some(error) = &state.ended {
+            return Err(error.clone());
+        }
+        let had_waiting = !state.out.is_empty();
+        let before = state.out.len();
+        packet.encode(self.protocol, &mut state.out)?;
+        state.offset += (state.out.len() - before) as u64;
+        if had_waiting {
+            return Ok(Sent::Waiting);
+        }
+        self.write_out(state);
+        if state.is_broken {
+            return Err(ClientError::Closed { target: self.target.clone() });
+        }
+        if state.out.is_empty() {
+            return Ok(Sent::Written(state.last_sent));
+        }
+        self.to_write.notify_one();
+        Ok(Sent::Waiting)
+    }
+
+    /// Writes as much of `out` as the kernel takes.
+    fn write_out(&self, state: &mut State) {
+        while !state.out.is_empty() {
+            match self.write.try_write(&state.out) {
+                Ok(count) => {
+                    let _ = state.out.split_to(count);
+                    state.written += count as u64;
+                    state.last_sent = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // The reading task finds out what the server said last, and ends the connection.
+                    debug!(target_url = %self.target, %error, "cannot write");
+                    state.is_broken = true;
+                    state.written += state.out.len() as u64;
+                    state.out.clear();
+                }
+            }
+        }
+        // One long message must not keep its memory for good.
+        if state.out.capacity() > OUT_BYTES {
+            state.out = BytesMut::new();
+        }
+    }
+
+    async fn until<R>(&self, mut found: impl FnMut(&State) -> Option<R>) -> Result<R, ClientError> {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            {
+                let state = self.state();
+                if let Some(found) = found(&state) {
+                    return Ok(found);
+                }
+                if let Some(error) = &state.ended {
+                    return Err(error.clone());
+                }
+            }
+            progress.await;
+        }
+    }
+
+    fn end(&self, error: ClientError) {
+        let (exchanges, error) = {
+            let mut state = self.state();
+            let error = state.ended.get_or_insert(error).clone();
+            state.requests.clear();
+            (std::mem::take(&mut state.exchanges), error)
+        };
+        for exchange in exchanges.into_values() {
+            self.tell(exchange.waiter, Outcome::Lost(error.clone()));
+        }
+        self.progress.notify_waiters();
+        self.to_write.notify_one();
+    }
+
+    fn tell(&self, waiter: Waiter, outcome: Outcome) {
+        match (waiter, &self.sink) {
+            // Whoever published may not wait for it.
+            (Waiter::Receipt(receipt), _) => _ = receipt.send(outcome),
+            (Waiter::Tag(tag), Some(sink)) => sink.ended(tag, outcome),
+            (Waiter::Tag(_), None) => {}
+        }
+    }
+
+    /// Writes what others could not, and sends PINGREQ when nothing else was sent.
+    async fn keep_writing(self: Arc<Self>) {
+        let keep_alive = Duration::from_secs(self.limits.keep_alive.into());
+        loop {
+            let (is_waiting, next_look) = {
+                let mut state = self.state();
+                if state.ended.is_some() {
+                    return;
+                }
+                self.write_out(&mut state);
+                self.tell_written(&mut state);
+                let next_look = match state.ping_sent_at {
+                    Some(sent_at) => sent_at + keep_alive,
+                    None => state.last_sent + keep_alive / 2,
+                };
+                (!state.out.is_empty(), next_look)
+            };
+            self.progress.notify_waiters();
+            let room = async {
+                match is_waiting {
+                    // An error is found by the reading task.
+                    true => _ = self.write.writable().await,
+                    false => self.to_write.notified().await,
+                }
+            };
+            if keep_alive.is_zero() {
+                room.await;
+                continue;
+            }
+            if timeout(next_look.saturating_duration_since(Instant::now()), room).await.is_err() {
+                self.keep_alive(keep_alive);
+            }
+        }
+    }
+
+    fn keep_alive(&self, keep_alive: Duration) {
+        let mut state = self.state();
+        if state.ping_sent_at.is_some_and(|sent_at| sent_at.elapsed() >= keep_alive) {
+            drop(state);
+            let seconds = self.limits.keep_alive;
+            self.end(ClientError::KeepAlive { target: self.target.clone(), seconds });
+            let _ = SockRef::from(self.write.as_ref()).shutdown(Shutdown::Both);
+        } else if state.ping_sent_at.is_none() && state.last_sent.elapsed() >= keep_alive / 2 {
+            // Fails when the connection has just ended, which the loop sees.
+            let _ = self.send_ping(&mut state);
+        }
+    }
+
+    fn tell_written(&self, state: &mut State) {
+        let now = Instant::now();
+        while let Some((end, tag)) = state.marks.front().copied()
+            && end <= state.written
+        {
+            state.marks.pop_front();
+            if let Some(sink) = &self.sink {
+                sink.written(tag, now);
+            }
+        }
+    }
+
+    async fn keep_reading(
+        self: Arc<Self>,
+        mut read: OwnedReadHalf,
+        mut frames: FrameReader,
+        messages: mpsc::Sender<Publish>,
+    ) {
+        let error = loop {
+            match frames.next_frame() {
+                Ok(Some(frame)) => match self.receive(frame.packet, &messages).await {
+                    Ok(()) => continue,
+                    Err(error) => break error,
+                },
+                Ok(None) => {}
+                Err(error) => break ClientError::Malformed { target: self.target.clone(), error },
+            }
+            frames.buffer().reserve(8 << 10);
+            match read.read_buf(frames.buffer()).await {
+                Ok(0) | Err(_) => break ClientError::Closed { target: self.target.clone() },
+                Ok(_) => {}
+            }
+        };
+        self.end(error);
+    }
+
+    async fn receive(
+        &self,
+        packet: ControlPacket,
+        messages: &mpsc::Sender<Publish>,
+    ) -> Result<(), ClientError> {
+        match packet {
+            ControlPacket::Publish(publish) => self.take(publish, messages).await?,
+            ControlPacket::Puback(ack) => self.conclude(ack, QoS::AtLeastOnce),
+            ControlPacket::Pubrec(ack) => self.release(ack)?,
+            ControlPacket::Pubcomp(ack) => self.conclude(ack, QoS::ExactlyOnce),
+            ControlPacket::Pubrel(ack) => {
+                let mut state = self.state();
+                let reason_code = match state.received.remove(&ack.packet_identifier) {
+                    true => ReasonCode::SUCCESS,
+                    false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+                };
+                let packet_identifier = ack.packet_identifier;
+                let properties = Properties::new();
+                self.send(
+                    &mut state,
+                    &ControlPacket::Pubcomp(Ack { packet_identifier, reason_code, properties }),
+                )?;
+            }
+            ControlPacket::Suback(Suback { packet_identifier, .. })
+            | ControlPacket::Unsuback(Unsuback { packet_identifier, .. }) => {
+                let request = self.state().requests.remove(&packet_identifier);
+                if let Some(request) = request {
+                    // Whoever asked may not wait any more.
+                    let _ = request.send(packet);
+                }
+            }
+            ControlPacket::Pingresp => {
+                let mut state = self.state();
+                state.pings_answered += 1;
+                if state.pings_answered >= state.pings_sent {
+                    state.ping_sent_at = None;
+                }
+                drop(state);
+                self.progress.notify_waiters();
+            }
+            ControlPacket::Disconnect(disconnect) => {
+                let reason_code = disconnect.reason_code;
+                return Err(ClientError::Disconnected { target: self.target.clone(), reason_code });
+            }
+            other => {
+                return Err(ClientError::Unexpected { target: self.target.clone(), packet: other.name() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, publish: Publish, messages: &mpsc::Sender<Publish>) -> Result<(), ClientError> {
+        let (qos, identifier) = (publish.qos, publish.packet_identifier);
+        let is_new = match (qos, identifier) {
+            (QoS::ExactlyOnce, Some(identifier)) => self.state().received.insert(identifier),
+            _ => true,
+        };
+        if is_new {
+            // Nobody may want messages any more; the server still gets its acks.
+            let _ = messages.send(publish).await;
+        }
+        let Some(packet_identifier) = identifier else { return Ok(()) };
+        let ack = Ack { packet_identifier, reason_code: ReasonCode::SUCCESS, properties: Properties::new() };
+        let packet = match qos {
+            QoS::AtMostOnce => return Ok(()),
+            QoS::AtLeastOnce => ControlPacket::Puback(ack),
+            QoS::ExactlyOnce => ControlPacket::Pubrec(ack),
+        };
+        self.send(&mut self.state(), &packet).map(|_| ())
+    }
+
+    /// PUBREC: the message is the server's; PUBREL lets it forget the identifier.
+    fn release(&self, ack: Ack) -> Result<(), ClientError> {
+        let packet_identifier = ack.packet_identifier;
+        let mut state = self.state();
+        let reason_code = match state.exchanges.get_mut(&packet_identifier) {
+            Some(exchange) if exchange.qos == QoS::ExactlyOnce => {
+                if ack.reason_code.is_error() {
+                    // Refused: the exchange ends here [MQTT-4.3.3-4].
+                    drop(state);
+                    self.conclude(ack, QoS::ExactlyOnce);
+                    return Ok(());
+                }
+                exchange.is_released = true;
+                ReasonCode::SUCCESS
+            }
+            _ => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        };
+        let properties = Properties::new();
+        let pubrel = ControlPacket::Pubrel(Ack { packet_identifier, reason_code, properties });
+        self.send(&mut state, &pubrel).map(|_| ())
+    }
+
+    /// The last ack of an exchange.
+    fn conclude(&self, ack: Ack, qos: QoS) {
+        let mut state = self.state();
+        let is_expected = state.exchanges.get(&ack.packet_identifier).is_some_and(|exchange| {
+            exchange.qos == qos
+                && (qos == QoS::AtLeastOnce || exchange.is_released || ack.reason_code.is_error())
+        });
+        let ended = if is_expected { state.exchanges.remove(&ack.packet_identifier) } else { None };
+        drop(state);
+        match ended {
+            Some(exchange) => {
+                self.tell(exchange.waiter, Outcome::Acked(ack.reason_code));
+                self.progress.notify_waiters();
+            }
+            None => debug!(identifier = ack.packet_identifier.get(), "ack of nothing we sent"),
+        }
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            out: BytesMut::new(),
+            offset: 0,
+            written: 0,
+            marks: VecDeque::new(),
+            exchanges: HashMap::new(),
+            requests: HashMap::new(),
+            received: HashSet::new(),
+            last_identifier: 0,
+            last_sent: Instant::now(),
+            ping_sent_at: None,
+            pings_sent: 0,
+            pings_answered: 0,
+            is_broken: false,
+            ended: None,
+        }
+    }
+
+    /// One that is not in use: at most Receive Maximum exchanges and a few requests are.
+    fn next_identifier(&mut self) -> PacketIdentifier {
+        loop {
+            self.last_identifier = self.last_identifier.wrapping_add(1);
+            if let Some(identifier) = PacketIdentifier::new(self.last_identifier)
+                && !self.exchanges.contains_key(&identifier)
+                && !self.requests.contains_key(&identifier)
+            {
+                return identifier;
+            }
+        }
+    }
+}
+
+/// A connection after CONNACK.
+struct Connected {
+    stream: TcpStream,
+    frames: FrameReader,
+    limits: ServerLimits,
+}
+
+impl Connected {
+    fn start(self, protocol: ProtocolVersion, target: String, sink: Option<Arc<dyn Sink>>) -> Client {
+        let (read, write) = self.stream.into_split();
+        let link = Arc::new(Link {
+            target,
+            protocol,
+            limits: self.limits,
+            write,
+            state: Mutex::new(State::new()),
+            sink,
+            to_write: Notify::new(),
+            progress: Notify::new(),
+        });
+        let (sender, messages) = mpsc::channel(MESSAGES_WAITING);
+        let reading = tokio::spawn(Arc::clone(&link).keep_reading(read, self.frames, sender));
+        let writing = tokio::spawn(Arc::clone(&link).keep_writing());
+        Client { publisher: Publisher { link }, messages, tasks: [reading, writing] }
+    }
+}
+
+async fn handshake(options: &ClientOptions, target: &str) -> Result<Connected, ClientError> {
+    let unreachable = |error| ClientError::Unreachable { target: target.to_owned(), error: Arc::new(error) };
+    let closed = || ClientError::Closed { target: target.to_owned() };
+    let connect = connect_packet(options)?;
+    let url = &options.url;
+    let mut stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let mut out = BytesMut::new();
+    connect.encode(options.protocol, &mut out)?;
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &out).await.map_err(|_| closed())?;
+    let mut frames = FrameReader::new(PACKET_SIZE_MAX);
+    frames.set_protocol(options.protocol);
+    loop {
+        match frames.next_frame() {
+            Ok(Some(Frame { packet: ControlPacket::Connack(connack), .. })) => {
+                if connack.reason_code != ReasonCode::SUCCESS {
+                    let (target, reason_code) = (target.to_owned(), connack.reason_code);
+                    return Err(ClientError::Refused { target, reason_code });
+                }
+                return Ok(Connected { stream, frames, limits: server_limits(options, &connack) });
+            }
+            Ok(Some(frame)) => {
+                let (target, packet) = (target.to_owned(), frame.packet.name());
+                return Err(ClientError::Unexpected { target, packet });
+            }
+            Ok(None) => {}
+            Err(error) => return Err(ClientError::Malformed { target: target.to_owned(), error }),
+        }
+        frames.buffer().reserve(1 << 10);
+        if stream.read_buf(frames.buffer()).await.map_err(|_| closed())? == 0 {
+            return Err(closed());
+        }
+    }
+}
+
+fn connect_packet(options: &ClientOptions) -> Result<ControlPacket, ClientError> {
+    let text = |field, value: &str| Utf8String::new(value).ok_or(ClientError::Text { field });
+    let username = options.username.as_ref().or(options.url.username.as_ref());
+    let password = options.password.clone().or_else(|| options.url.password.clone().map(Bytes::from));
+    Ok(ControlPacket::Connect(Box::new(Connect {
+        protocol: options.protocol,
+        clean_start: options.clean_start,
+        keep_alive: options.keep_alive,
+        properties: options.properties.clone(),
+        client_identifier: text("the client identifier", &options.client_identifier)?,
+        will: options.will.clone(),
+        username: username.map(|name| text("the user name", name)).transpose()?,
+        password,
+    })))
+}
+
+fn server_limits(options: &ClientOptions, connack: &Connack) -> ServerLimits {
+    let mut limits = ServerLimits {
+        session_present: connack.session_present,
+        assigned_client_identifier: None,
+        receive_maximum: RECEIVE_MAXIMUM_UNSAID,
+        maximum_qos: QoS::ExactlyOnce,
+        retain_available: true,
+        maximum_packet_size: None,
+        keep_alive: options.keep_alive,
+    };
+    for property in connack.properties.iter() {
+        match property {
+            Property::AssignedClientIdentifier(name) => {
+                limits.assigned_client_identifier = Some(name.as_str().to_owned());
+            }
+            Property::ReceiveMaximum(count) => limits.receive_maximum = (*count).max(1),
+            Property::MaximumQoS(0) => limits.maximum_qos = QoS::AtMostOnce,
+            Property::MaximumQoS(1) => limits.maximum_qos = QoS::AtLeastOnce,
+            Property::RetainAvailable(is_available) => limits.retain_available = *is_available,
+            Property::MaximumPacketSize(bytes) => limits.maximum_packet_size = Some(*bytes as usize),
+            Property::ServerKeepAlive(seconds) => limits.keep_alive = *seconds,
+            _ => {}
+        }
+    }
+    limits
+}

@@ -1,0 +1,478 @@
+//! One client of the broker: reading what it sends, writing what it is sent.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io::{self, IoSlice},
+    net::Shutdown,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    time::timeout,
+};
+use tracing::{debug, error, trace, warn};
+
+use super::broker_thread::Shell;
+use crate::{
+    broker::Broker,
+    packet::{ControlPacket, DecodeError, Frame, FrameReader},
+    recording::{CloseCause, Direction},
+    session::ConnectionId,
+    tap::Tap,
+};
+
+/// Packets handed to the broker before other connections get their turn.
+const TURN_PACKETS: usize = 1000;
+
+/// Bytes read before other connections get their turn.
+const TURN_BYTES: usize = 256 << 10;
+
+/// A packet that misses at least so many bytes is read into its own buffer, not through the scratch.
+const DIRECT_BYTES: usize = 16 << 10;
+
+/// The buffer of a long packet grows with what has arrived, at most by so much at once: a length
+/// that was only announced allocates nothing.
+const GROWTH_MAX: usize = 1 << 20;
+
+/// How long a client may take to read what was written before its connection was closed.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a client may take to notice that we closed.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the connection's task and everyone who writes to it share.
+pub(super) struct Link {
+    pub(super) id: ConnectionId,
+    write: OwnedWriteHalf,
+    /// Whether it is in the list of this round.
+    is_dirty: Cell<bool>,
+    /// Whether the kernel's buffer is full: then only the connection's task writes.
+    is_blocked: Cell<bool>,
+    is_identified: Cell<bool>,
+    busy: Cell<bool>,
+    /// Set when the connection is to be closed once its outbox is written.
+    ending: Cell<Option<CloseCause>>,
+    task: RefCell<Option<Waker>>,
+    outgoing: RefCell<Outgoing>,
+}
+
+impl Link {
+    pub(super) fn new(id: ConnectionId, write: OwnedWriteHalf) -> Self {
+        Self {
+            id,
+            write,
+            is_dirty: Cell::new(false),
+            is_blocked: Cell::new(false),
+            is_identified: Cell::new(false),
+            busy: Cell::new(false),
+            ending: Cell::new(None),
+            task: RefCell::default(),
+            outgoing: RefCell::default(),
+        }
+    }
+
+    /// Whether it has to be put on the list of this round: not there yet, and not waiting for room.
+    pub(super) fn make_dirty(&self) -> bool {
+        !self.is_blocked.get() && !self.is_dirty.replace(true)
+    }
+
+    /// It was taken off the list.
+    pub(super) fn leave_round(&self) {
+        self.is_dirty.set(false);
+    }
+
+    /// Notes that it was written to; whether it was quiet before.
+    pub(super) fn note_busy(&self) -> bool {
+        !self.busy.replace(true)
+    }
+
+    /// Whether it was written to since this was last asked.
+    pub(super) fn was_busy(&self) -> bool {
+        self.busy.replace(false)
+    }
+
+    /// The kernel takes no more: the connection's task goes on when it does.
+    pub(super) fn wait_for_room(&self) {
+        self.is_blocked.set(true);
+        self.wake();
+    }
+
+    /// Has the connection's task write what is left and close.
+    pub(super) fn end(&self, cause: CloseCause) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(cause));
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let result = match slices {
+            [only] => self.write.try_write(only),
+            many => self.write.try_write_vectored(many),
+        };
+        match result {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            result => result,
+        }
+    }
+
+    /// Reports the packets whose last byte is among the first `count` of `slices`.
+    pub(super) fn has_written(
+        &self,
+        tap: &Tap,
+        now: Instant,
+        slices: &[IoSlice<'_>],
+        count: usize,
+        is_emptied: bool,
+    ) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        if tap.is_observed() {
+            outgoing.take(slices, count);
+            while let Some(bytes) = outgoing.next_packet() {
+                trace!(connection = %self.id, len = bytes.len(), "sent");
+                tap.packet(now, self.id, Direction::ServerToClient, bytes);
+            }
+        } else if !is_emptied {
+            // An observer may come while the rest of a packet is waiting.
+            outgoing.take(slices, count);
+            while outgoing.next_packet().is_some() {}
+        }
+        if is_emptied {
+            outgoing.clear();
+        }
+    }
+}
+
+/// Cuts what is written into packets again.
+#[derive(Default)]
+struct Outgoing {
+    /// Begins with a packet.
+    bytes: BytesMut,
+}
+
+impl Outgoing {
+    fn take(&mut self, slices: &[IoSlice<'_>], mut count: usize) {
+        self.bytes.reserve(count);
+        for slice in slices {
+            let part = &slice[..count.min(slice.len())];
+            self.bytes.extend_from_slice(part);
+            count -= part.len();
+        }
+    }
+
+    fn next_packet(&mut self) -> Option<bytes::Bytes> {
+        match Frame::size(&self.bytes) {
+            Ok(Some(size)) if size <= self.bytes.len() => Some(self.bytes.split_to(size).freeze()),
+            _ => None,
+        }
+    }
+
+    /// Everything was written: the next byte begins a packet.
+    fn clear(&mut self) {
+        self.bytes = BytesMut::new();
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run(shell: Rc<Shell>, link: Rc<Link>, half: OwnedReadHalf) {
+    let id = link.id;
+    let served = AssertUnwindSafe(serve(&shell, &link, half)).catch_unwind().await;
+    let cause = served.unwrap_or_else(|_| {
+        error!(connection = %id, "serving a connection panicked");
+        shell.broker.borrow_mut().handle_close(shell.now(), id);
+        CloseCause::ServerRst
+    });
+    debug!(connection = %id, ?cause, "closed");
+    shell.settle();
+    shell.close(id, cause);
+}
+
+async fn serve(shell: &Rc<Shell>, link: &Rc<Link>, half: OwnedReadHalf) -> CloseCause {
+    let max_packet_size = shell.broker.borrow().limits().max_packet_size;
+    let mut reading = Reading { half, frames: FrameReader::new(max_packet_size), has_more: false };
+    loop {
+        match poll_fn(|context| poll_turn(shell, link, &mut reading, context)).await {
+            Turn::Observed(count) => {
+                // A future of its own, as the next one: an idle connection does not carry its size.
+                Box::pin(hand_on_observed(shell, link, &mut reading, count)).await;
+            }
+            Turn::Over(cause) => {
+                // The client may have closed its half only, and still read.
+                shell.flush(link);
+                shell.broker.borrow_mut().handle_close(shell.now(), link.id);
+                return cause;
+            }
+            Turn::Ending(cause) => {
+                Box::pin(close(shell, link, &mut reading.half)).await;
+                return cause;
+            }
+        }
+    }
+}
+
+/// The incoming half of a connection.
+struct Reading {
+    half: OwnedReadHalf,
+    frames: FrameReader,
+    /// Whether `frames` may hold whole packets that were left for the next turn.
+    has_more: bool,
+}
+
+/// What a connection's turn came to, when it does not simply wait for more.
+enum Turn {
+    /// So many bytes were read while somebody observes.
+    Observed(usize),
+    /// The peer ended the connection.
+    Over(CloseCause),
+    /// We end it.
+    Ending(CloseCause),
+}
+
+fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mut Context<'_>) -> Poll<Turn> {
+    {
+        let mut task = link.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
+            *task = Some(context.waker().clone());
+        }
+    }
+    while link.is_blocked.get() && link.write.as_ref().poll_write_ready(context).is_ready() {
+        link.is_blocked.set(false);
+        shell.flush(link);
+    }
+    let mut turn_bytes = 0;
+    loop {
+        if let Some(cause) = link.ending.get() {
+            return Poll::Ready(Turn::Ending(cause));
+        }
+        // Acks for a client that reads none must not gather without limit.
+        if link.is_blocked.get() && shell.owes_too_much(link.id) {
+            return Poll::Pending;
+        }
+        let count = if reading.has_more {
+            0
+        } else {
+            match ready!(poll_read(shell, reading, context)) {
+                Ok(0) => return Poll::Ready(Turn::Over(CloseCause::ClientFin)),
+                Ok(count) => count,
+                Err(error) => {
+                    trace!(connection = %link.id, %error, "cannot read");
+                    return Poll::Ready(Turn::Over(CloseCause::ClientRst));
+                }
+            }
+        };
+        if shell.tap.is_observed() {
+            return Poll::Ready(Turn::Observed(count));
+        }
+        hand_on(shell, link, reading, count);
+        turn_bytes += count;
+        if reading.has_more || turn_bytes >= TURN_BYTES {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+    }
+}
+
+/// Appends what the socket has to the reader's buffer; how much it was.
+fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let buffer = reading.frames.buffer();
+    if let Ok(Some(size)) = Frame::size(buffer)
+        && size >= buffer.len() + DIRECT_BYTES
+    {
+        let missing = size - buffer.len();
+        buffer.reserve(missing.min(buffer.len().clamp(DIRECT_BYTES, GROWTH_MAX)));
+        return pin!(reading.half.read_buf(buffer)).poll(context);
+    }
+    let mut scratch = shell.scratch.borrow_mut();
+    let mut read = ReadBuf::new(&mut scratch);
+    ready!(Pin::new(&mut reading.half).poll_read(context, &mut read))?;
+    let read = read.filled();
+    if buffer.is_empty() {
+        // Just as long: payloads that somebody keeps are slices of it.
+        *buffer = BytesMut::from(read);
+    } else {
+        buffer.extend_from_slice(read);
+    }
+    Poll::Ready(Ok(read.len()))
+}
+
+/// Hands the packets that are whole to the broker; `count` bytes were read for them.
+fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, count: usize) {
+    let now = shell.now();
+    let mut published = [0; 3];
+    let mut broker = shell.broker.borrow_mut();
+    reading.has_more = true;
+    for _ in 0..TURN_PACKETS {
+        match reading.frames.next_frame() {
+            Ok(Some(frame)) => {
+                note(shell, link, &frame.packet, &mut published);
+                broker.handle_packet(now, link.id, frame.packet);
+            }
+            Ok(None) => {
+                reading.has_more = false;
+                release_buffer(reading.frames.buffer());
+                break;
+            }
+            Err(error) => {
+                reading.has_more = false;
+                refuse_malformed(&mut broker, now, link, reading, &error);
+                break;
+            }
+        }
+    }
+    drop(broker);
+    shell.metrics.received(now, count as u64, published);
+    shell.has_read(count);
+}
+
+/// As [`hand_on`], telling the observers first.
+async fn hand_on_observed(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, count: usize) {
+    let now = shell.now();
+    let mut packets = Vec::new();
+    let mut malformed = None;
+    reading.has_more = true;
+    while packets.len() < TURN_PACKETS {
+        match reading.frames.next_frame() {
+            Ok(Some(Frame { bytes, packet })) => {
+                shell.tap.packet(now, link.id, Direction::ClientToServer, bytes);
+                packets.push(packet);
+            }
+            Ok(None) => {
+                reading.has_more = false;
+                release_buffer(reading.frames.buffer());
+                break;
+            }
+            Err(error) => {
+                reading.has_more = false;
+                let rest = reading.frames.take_rest();
+                shell.tap.raw(now, link.id, Direction::ClientToServer, rest);
+                malformed = Some(error);
+                break;
+            }
+        }
+    }
+    shell.tap.ready().await;
+    let mut published = [0; 3];
+    {
+        let mut broker = shell.broker.borrow_mut();
+        for packet in packets {
+            note(shell, link, &packet, &mut published);
+            broker.handle_packet(now, link.id, packet);
+        }
+        if let Some(error) = malformed {
+            refuse_malformed(&mut broker, now, link, reading, &error);
+        }
+    }
+    shell.metrics.received(now, count as u64, published);
+    shell.has_read(count);
+}
+
+/// What the shell itself wants to know of a packet.
+fn note(shell: &Shell, link: &Link, packet: &ControlPacket, published: &mut [u64; 3]) {
+    match packet {
+        ControlPacket::Publish(publish) => published[publish.qos as usize] += 1,
+        ControlPacket::Connect(connect) if !link.is_identified.replace(true) => {
+            trace!(connection = %link.id, client = %connect.client_identifier, "CONNECT");
+            shell.tap.identify(link.id, connect.client_identifier.as_str(), connect.protocol);
+        }
+        _ => trace!(connection = %link.id, packet = packet.name(), "received"),
+    }
+}
+
+/// The broker says it to the client; here it is said to the operator, and the connection ends
+/// whatever the broker makes of it.
+fn refuse_malformed(broker: &mut Broker, now: Instant, link: &Link, reading: &Reading, error: &DecodeError) {
+    warn!(connection = %link.id, %error, "malformed packet");
+    link.end(CloseCause::ServerFin);
+    // A CONNECT that is malformed behind its version is answered in that version.
+    if let Some(protocol) = reading.frames.protocol() {
+        broker.set_protocol(link.id, protocol);
+    }
+    broker.handle_malformed(now, link.id, error);
+}
+
+/// Lets go of the memory of what was read: a connection that is idle, or has just the beginning of
+/// a packet, keeps none of it alive.
+fn release_buffer(buffer: &mut BytesMut) {
+    if buffer.len() < DIRECT_BYTES {
+        *buffer = BytesMut::from(&buffer[..]);
+    }
+}
+
+/// Writes what is left, closes our half and waits for the client to have seen it.
+async fn close(shell: &Rc<Shell>, link: &Link, half: &mut OwnedReadHalf) {
+    let written = async {
+        loop {
+            shell.flush(link);
+            if !shell.has_unwritten(link.id) || link.write.as_ref().writable().await.is_err() {
+                return;
+            }
+        }
+    };
+    if timeout(CLOSING_WAIT, written).await.is_err() {
+        debug!(connection = %link.id, "the client does not read; closing all the same");
+    }
+    let now = shell.now();
+    shell.broker.borrow_mut().handle_close(now, link.id);
+    shell.settle();
+    // Closing with bytes unread would send RST, and the client might lose what was written last.
+    if SockRef::from(link.write.as_ref()).shutdown(Shutdown::Write).is_ok() {
+        let mut sink = [0; 4096];
+        let _ = timeout(LINGER, async { while matches!(half.read(&mut sink).await, Ok(1..)) {} }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packets(writes: &[&[&[u8]]]) -> Vec<Vec<u8>> {
+        let mut outgoing = Outgoing::default();
+        let mut packets = Vec::new();
+        for write in writes {
+            let slices: Vec<_> = write.iter().map(|part| IoSlice::new(part)).collect();
+            outgoing.take(&slices, write.iter().map(|part| part.len()).sum());
+            packets.extend(std::iter::from_fn(|| outgoing.next_packet()).map(|bytes| bytes.to_vec()));
+        }
+        packets
+    }
+
+    #[test]
+    fn what_is_written_is_cut_into_packets_wherever_the_writes_end() {
+        let stream = [0xd0, 0, 0x40, 2, 0, 9, 0x30, 5, 0, 1, b'a', b'x', b'y', 0xd0, 0];
+        let whole = packets(&[&[&stream]]);
+        assert_eq!(whole.iter().map(Vec::len).collect::<Vec<_>>(), [2, 4, 7, 2]);
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                let parts = (&stream[..first], &stream[first..second], &stream[second..]);
+                assert_eq!(packets(&[&[parts.0], &[parts.1, parts.2]]), whole, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_bytes_that_were_written_count() {
+        let mut outgoing = Outgoing::default();
+        let slices = [IoSlice::new(&[0xd0, 0, 0xd0]), IoSlice::new(&[0, 0xd0, 0])];
+        outgoing.take(&slices, 3);
+        assert!(outgoing.next_packet().is_some());
+        assert_eq!(outgoing.next_packet(), None);
+        outgoing.take(&[IoSlice::new(&[0])], 1);
+        assert_eq!(outgoing.next_packet().as_deref(), Some(&[0xd0, 0][..]));
+    }
+}

@@ -1,0 +1,928 @@
+//! The proxy: a [`Relay`] per client between its socket and one to the real broker.
+//!
+//! Relays live on a few threads of their own, each with a single-threaded runtime; a relay stays on
+//! the thread that it was given to, is one task, and shares nothing with others but the counters
+//! and the list of who is connected. Bytes go from one socket's `read` to the other's `write` in the
+//! same poll; nothing is read while the other side cannot take what was read before. How one side
+//! ends its connection (FIN, RST), the other is shown too.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::{pending, poll_fn},
+    io,
+    net::{Shutdown, SocketAddr, TcpListener},
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc as std_mpsc,
+    },
+    task::{Context, Poll, ready},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, mpsc, oneshot},
+    task::{LocalSet, spawn_local},
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    listener::{Gate, accept, reset_on_close},
+    refusal::{Seen, refuse},
+    url::MqttUrl,
+};
+use crate::{
+    broker::BrokerEvent,
+    metrics::Metrics,
+    packet::{
+        ControlPacket, Disconnect, Frame, Properties, ProtocolVersion, ReasonCode, SubscriptionOptions,
+    },
+    recording::{CloseCause, ConnectionInfo, Direction},
+    relay::{Forward, Identity, Relay, RelayLimits, Report},
+    session::ConnectionId,
+    tap::Tap,
+};
+
+/// Each read's size at most; shared by the relays of a thread.
+const SCRATCH_BYTES: usize = 128 << 10;
+
+/// Reads that one direction may do before others get their turn.
+const TURN_READS: usize = 4;
+
+/// Sockets on their way to another thread.
+const HANDED_OVER: usize = 256;
+
+/// Clients over `max_connections` that are told so at the same time; further ones are just closed.
+const REFUSALS_AT_ONCE: usize = 64;
+
+/// How long a client may take to notice that its connection has ended.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long relays get to end when the proxy stops.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+pub struct ProxyOptions {
+    /// Credentials in it are not used: clients authenticate themselves.
+    pub upstream: MqttUrl,
+    pub max_connections: usize,
+    /// For name resolution and TCP together.
+    pub connect_timeout: Duration,
+    /// Threads that relays are spread over; 0 is one per core.
+    pub threads: usize,
+    pub limits: RelayLimits,
+    /// Nobody is accepted before it is open.
+    pub gate: Gate,
+    pub tap: Tap,
+    pub metrics: Arc<Metrics>,
+    /// Told on the relays' threads: must not block.
+    pub on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
+}
+
+/// What an operator may want to see.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProxyEvent {
+    ClientConnected {
+        connection: ConnectionId,
+        client_identifier: String,
+        protocol: ProtocolVersion,
+    },
+    /// Only for connections whose client sent a CONNECT.
+    ClientDisconnected {
+        connection: ConnectionId,
+        client_identifier: String,
+        cause: CloseCause,
+    },
+    UpstreamUnreachable {
+        connection: ConnectionId,
+        error: String,
+    },
+}
+
+impl ProxyEvent {
+    /// The same in the broker's words, where it has them: a watcher sees clients come and go
+    /// whichever serves them.
+    pub fn into_broker_event(self) -> Option<BrokerEvent> {
+        match self {
+            Self::ClientConnected { connection, client_identifier, protocol } => {
+                // What the CONNACK will say is not known yet.
+                let session_present = false;
+                Some(BrokerEvent::ClientConnected {
+                    connection,
+                    client_identifier,
+                    protocol,
+                    session_present,
+                })
+            }
+            Self::ClientDisconnected { connection, client_identifier, cause } => {
+                let reason = match cause {
+                    CloseCause::ClientFin | CloseCause::ServerFin => ReasonCode::SUCCESS,
+                    CloseCause::Timeout => ReasonCode::KEEP_ALIVE_TIMEOUT,
+                    CloseCause::Proxy => ReasonCode::ADMINISTRATIVE_ACTION,
+                    _ => ReasonCode::UNSPECIFIED_ERROR,
+                };
+                Some(BrokerEvent::ClientDisconnected { connection, client_identifier, reason })
+            }
+            Self::UpstreamUnreachable { .. } => None,
+        }
+    }
+}
+
+/// A client as an operator sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxiedClient {
+    pub connection: ConnectionId,
+    pub peer: SocketAddr,
+    pub connected_at: Instant,
+    /// `None` until its CONNECT was read, and for bytes that are no MQTT.
+    pub identity: Option<Identity>,
+    pub subscriptions: usize,
+}
+
+/// A subscription that the upstream granted while we looked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxiedSubscription {
+    pub client_identifier: String,
+    pub filter: String,
+    pub options: SubscriptionOptions,
+    pub subscription_identifier: Option<u32>,
+}
+
+/// Figures since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyStats {
+    pub clients_connected: u64,
+    pub subscriptions_active: u64,
+    /// Connections that were refused because the upstream could not be reached.
+    pub upstream_failures: u64,
+}
+
+/// The proxy's clients, from any thread.
+///
+/// The proxy stops when the last handle is dropped.
+#[derive(Clone)]
+pub struct ProxyHandle {
+    shared: Arc<Shared>,
+    _stop: Arc<DropGuard>,
+}
+
+/// What all relays share.
+struct Shared {
+    upstream: MqttUrl,
+    max_connections: usize,
+    connect_timeout: Duration,
+    limits: RelayLimits,
+    gate: Gate,
+    tap: Tap,
+    metrics: Arc<Metrics>,
+    on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
+    clients: Mutex<HashMap<ConnectionId, Entry>>,
+    next_id: AtomicU64,
+    refusing: AtomicUsize,
+    upstream_failures: AtomicU64,
+    stop: CancellationToken,
+    /// Relay threads that still run.
+    running: AtomicUsize,
+    stopped: CancellationToken,
+}
+
+/// One client, for operators.
+struct Entry {
+    peer: SocketAddr,
+    connected_at: Instant,
+    identity: Option<Identity>,
+    subscriptions: Vec<(String, SubscriptionOptions, Option<u32>)>,
+    /// Ends the relay; taken by whoever does.
+    end: Option<oneshot::Sender<ReasonCode>>,
+}
+
+/// Starts relays for what `listeners` accept.
+///
+/// # Errors
+/// When the system refuses a thread, or an event queue for it.
+pub fn spawn_proxy(listeners: Vec<TcpListener>, options: ProxyOptions) -> io::Result<ProxyHandle> {
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
+        threads => threads,
+    };
+    let shared = Arc::new(Shared {
+        upstream: options.upstream,
+        max_connections: options.max_connections,
+        gate: options.gate,
+        connect_timeout: options.connect_timeout,
+        limits: options.limits,
+        tap: options.tap,
+        metrics: options.metrics,
+        on_event: options.on_event,
+        clients: Mutex::default(),
+        next_id: AtomicU64::new(1),
+        refusing: AtomicUsize::new(0),
+        upstream_failures: AtomicU64::new(0),
+        stop: CancellationToken::new(),
+        running: AtomicUsize::new(threads),
+        stopped: CancellationToken::new(),
+    });
+    let mut others = Vec::new();
+    for number in 1..threads {
+        let (sender, accepted) = mpsc::channel(HANDED_OVER);
+        spawn_thread(number, Arc::clone(&shared), Vec::new(), Vec::new(), accepted)?;
+        others.push(sender);
+    }
+    let (_, nothing) = mpsc::channel(1);
+    spawn_thread(0, Arc::clone(&shared), listeners, others, nothing)?;
+    let stop = Arc::new(shared.stop.clone().drop_guard());
+    Ok(ProxyHandle { shared, _stop: stop })
+}
+
+impl ProxyHandle {
+    pub fn upstream(&self) -> &MqttUrl {
+        &self.shared.upstream
+    }
+
+    /// In the order they connected.
+    pub fn clients(&self) -> Vec<ProxiedClient> {
+        let mut clients: Vec<_> = self
+            .shared
+            .clients()
+            .iter()
+            .map(|(id, entry)| ProxiedClient {
+                connection: *id,
+                peer: entry.peer,
+                connected_at: entry.connected_at,
+                identity: entry.identity.clone(),
+                subscriptions: entry.subscriptions.len(),
+            })
+            .collect();
+        clients.sort_by_key(|client| client.connection);
+        clients
+    }
+
+    /// By client identifier, then by filter.
+    pub fn subscriptions(&self) -> Vec<ProxiedSubscription> {
+        let clients = self.shared.clients();
+        let mut subscriptions: Vec<_> = clients
+            .values()
+            .flat_map(|entry| {
+                let client_identifier = entry.identity.as_ref().map_or("", |who| &who.client_identifier);
+                entry.subscriptions.iter().map(move |(filter, options, identifier)| ProxiedSubscription {
+                    client_identifier: client_identifier.to_owned(),
+                    filter: filter.clone(),
+                    options: *options,
+                    subscription_identifier: *identifier,
+                })
+            })
+            .collect();
+        drop(clients);
+        subscriptions.sort_by(|one, other| {
+            (&one.client_identifier, &one.filter).cmp(&(&other.client_identifier, &other.filter))
+        });
+        subscriptions
+    }
+
+    /// Ends the connections of a client; whether there was one. A MQTT 5 client is told `reason` where
+    /// that does not cut a packet in two; its Will is the upstream's to send.
+    pub fn disconnect(&self, client_identifier: &str, reason: ReasonCode) -> bool {
+        let mut clients = self.shared.clients();
+        let ends: Vec<_> = clients
+            .values_mut()
+            .filter(|entry| {
+                entry.identity.as_ref().is_some_and(|who| who.client_identifier == client_identifier)
+            })
+            .filter_map(|entry| entry.end.take())
+            .collect();
+        drop(clients);
+        // A relay that ended by itself meanwhile counts as ended too.
+        let was_connected = !ends.is_empty();
+        for end in ends {
+            let _ = end.send(reason);
+        }
+        was_connected
+    }
+
+    pub fn stats(&self) -> ProxyStats {
+        let clients = self.shared.clients();
+        ProxyStats {
+            clients_connected: clients.len() as u64,
+            subscriptions_active: clients.values().map(|entry| entry.subscriptions.len() as u64).sum(),
+            upstream_failures: self.shared.upstream_failures.load(Relaxed),
+        }
+    }
+
+    /// Stops accepting and ends every relay: MQTT 5 clients are told Server shutting down.
+    pub async fn shut_down(&self) {
+        self.shared.stop.cancel();
+        self.stopped().await;
+    }
+
+    /// Returns once all threads have ended, for whatever reason.
+    pub async fn stopped(&self) {
+        self.shared.stopped.cancelled().await;
+    }
+}
+
+impl Shared {
+    fn clients(&self) -> MutexGuard<'_, HashMap<ConnectionId, Entry>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's socket on its way to the thread that relays it.
+struct Accepted {
+    id: ConnectionId,
+    stream: std::net::TcpStream,
+    end: oneshot::Receiver<ReasonCode>,
+}
+
+fn spawn_thread(
+    number: usize,
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    others: Vec<mpsc::Sender<Accepted>>,
+    accepted: mpsc::Receiver<Accepted>,
+) -> io::Result<()> {
+    let (started, has_started) = std_mpsc::sync_channel(1);
+    thread::Builder::new().name(format!("relay-{number}")).spawn(move || {
+        let run = || -> io::Result<_> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let context = runtime.enter();
+            let listeners: io::Result<Vec<_>> =
+                listeners.into_iter().map(tokio::net::TcpListener::from_std).collect();
+            drop(context);
+            Ok((runtime, listeners?))
+        };
+        // However this ends, whoever waits for it is told.
+        let _running = Running(Arc::clone(&shared));
+        match run() {
+            Ok((runtime, listeners)) => {
+                let _ = started.send(Ok(()));
+                LocalSet::new().block_on(&runtime, serve(shared, listeners, others, accepted));
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+    })?;
+    has_started.recv().map_err(io::Error::other)?
+}
+
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Relaxed) == 1 {
+            self.0.stopped.cancel();
+        }
+    }
+}
+
+/// What the relays of one thread share.
+struct RelayThread {
+    shared: Arc<Shared>,
+    /// Filled by one read at a time and never kept.
+    scratch: RefCell<Box<[u8]>>,
+    relays: Cell<usize>,
+    ended: Notify,
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    listeners: Vec<tokio::net::TcpListener>,
+    others: Vec<mpsc::Sender<Accepted>>,
+    mut accepted: mpsc::Receiver<Accepted>,
+) {
+    let stop = shared.stop.clone();
+    let thread = Rc::new(RelayThread {
+        shared,
+        scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+        relays: Cell::new(0),
+        ended: Notify::new(),
+    });
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| spawn_local(Rc::clone(&thread).accept_from(listener, others.clone())))
+        .collect();
+    drop(others);
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => break,
+            // The thread that accepts is handed nothing.
+            Some(next) = accepted.recv() => next,
+            else => {
+                stop.cancelled().await;
+                break;
+            }
+        };
+        match TcpStream::from_std(next.stream) {
+            Ok(stream) => thread.start(next.id, stream, next.end),
+            Err(error) => {
+                warn!(connection = %next.id, %error, "cannot serve a connection");
+                thread.forget(next.id, CloseCause::Proxy);
+            }
+        }
+    }
+    for task in &accepting {
+        task.abort();
+    }
+    if !accepting.is_empty() {
+        // This is the thread that accepts: from here on no relay is added.
+        let ends: Vec<_> =
+            thread.shared.clients().values_mut().filter_map(|entry| entry.end.take()).collect();
+        for end in ends {
+            let _ = end.send(ReasonCode::SERVER_SHUTTING_DOWN);
+        }
+    }
+    let all_ended = async {
+        while thread.relays.get() > 0 {
+            thread.ended.notified().await;
+        }
+    };
+    let _ = timeout(SHUTDOWN_WAIT, all_ended).await;
+}
+
+impl RelayThread {
+    async fn accept_from(
+        self: Rc<Self>,
+        listener: tokio::net::TcpListener,
+        others: Vec<mpsc::Sender<Accepted>>,
+    ) {
+        let mut turn = 0;
+        self.shared.gate.opened().await;
+        loop {
+            let (stream, peer) = accept(&listener).await;
+            let shared = &self.shared;
+            if shared.clients().len() >= shared.max_connections {
+                self.turn_away(stream, peer);
+                continue;
+            }
+            let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
+            let (end, ending) = oneshot::channel();
+            let now = Instant::now();
+            let info = ConnectionInfo {
+                peer: Some(peer.to_string()),
+                listener: listener.local_addr().ok().map(|address| address.to_string()),
+                transport: "tcp".to_owned(),
+                upstream: Some(shared.upstream.to_string()),
+                ..ConnectionInfo::default()
+            };
+            // Reported here, so that connections open in the order of their numbers.
+            shared.tap.open(now, id, info);
+            shared.metrics.connection_opened();
+            let entry =
+                Entry { peer, connected_at: now, identity: None, subscriptions: Vec::new(), end: Some(end) };
+            shared.clients().insert(id, entry);
+            turn = (turn + 1) % (others.len() + 1);
+            match (turn.checked_sub(1), &others) {
+                (None, _) => self.start(id, stream, ending),
+                (Some(other), others) => {
+                    match stream.into_std() {
+                        // The other thread has ended only if all do.
+                        Ok(stream) => _ = others[other].send(Accepted { id, stream, end: ending }).await,
+                        Err(error) => {
+                            warn!(connection = %id, %error, "cannot hand a connection over");
+                            self.forget(id, CloseCause::Proxy);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        shared.metrics.connection_refused();
+        debug!(%peer, limit = shared.max_connections, "too many connections");
+        if shared.refusing.fetch_add(1, Relaxed) >= REFUSALS_AT_ONCE {
+            shared.refusing.fetch_sub(1, Relaxed);
+            return;
+        }
+        spawn_local(async move {
+            refuse(stream, ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
+            shared.refusing.fetch_sub(1, Relaxed);
+        });
+    }
+
+    fn start(self: &Rc<Self>, id: ConnectionId, client: TcpStream, end: oneshot::Receiver<ReasonCode>) {
+        let thread = Rc::clone(self);
+        thread.relays.set(thread.relays.get() + 1);
+        spawn_local(async move {
+            let relayed = std::panic::AssertUnwindSafe(thread.serve_client(id, client, end)).catch_unwind();
+            let cause = relayed.await.unwrap_or_else(|_| {
+                error!(connection = %id, "a relay panicked");
+                CloseCause::Proxy
+            });
+            thread.relays.set(thread.relays.get() - 1);
+            thread.forget(id, cause);
+            thread.ended.notify_one();
+        });
+    }
+
+    fn forget(&self, id: ConnectionId, cause: CloseCause) {
+        let shared = &self.shared;
+        debug!(connection = %id, ?cause, "closed");
+        if let Some(entry) = shared.clients().remove(&id) {
+            shared.metrics.subscriptions_changed(0, -(entry.subscriptions.len() as i64));
+            if let Some(who) = entry.identity {
+                let client_identifier = who.client_identifier;
+                (shared.on_event)(ProxyEvent::ClientDisconnected {
+                    connection: id,
+                    client_identifier,
+                    cause,
+                });
+            }
+        }
+        shared.tap.close(Instant::now(), id, cause);
+        shared.metrics.connection_closed();
+    }
+
+    async fn serve_client(
+        &self,
+        id: ConnectionId,
+        client: TcpStream,
+        mut end: oneshot::Receiver<ReasonCode>,
+    ) -> CloseCause {
+        let shared = &self.shared;
+        let connecting = timeout(shared.connect_timeout, connect(&shared.upstream));
+        let server = tokio::select! {
+            connected = connecting => connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            _ = told_to_end(&mut end) => return CloseCause::Proxy,
+        };
+        match server {
+            Ok(server) => self.relay(id, client, server, end).await,
+            Err(error) => {
+                warn!(connection = %id, upstream = %shared.upstream, %error, "cannot reach the upstream");
+                shared.upstream_failures.fetch_add(1, Relaxed);
+                shared.metrics.connection_refused();
+                let error = error.to_string();
+                (shared.on_event)(ProxyEvent::UpstreamUnreachable { connection: id, error });
+                self.refuse(id, client).await;
+                CloseCause::Proxy
+            }
+        }
+    }
+
+    /// Tells a client that there is no server for it.
+    async fn refuse(&self, id: ConnectionId, client: TcpStream) {
+        let shared = &self.shared;
+        let (tap, metrics) = (&shared.tap, &shared.metrics);
+        refuse(client, ReasonCode::SERVER_UNAVAILABLE, |seen| {
+            let now = Instant::now();
+            match seen {
+                Seen::Connect(connect) => {
+                    tap.identify(id, connect.client_identifier.as_str(), connect.protocol);
+                }
+                Seen::Bytes { direction, is_packet, bytes } => {
+                    match direction {
+                        Direction::ClientToServer => metrics.received(now, bytes.len() as u64, [0; 3]),
+                        Direction::ServerToClient => metrics.sent(bytes.len() as u64),
+                    }
+                    match is_packet {
+                        _ if !tap.is_observed() => {}
+                        true => tap.packet(now, id, direction, bytes),
+                        false => tap.raw(now, id, direction, bytes),
+                    }
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn relay(
+        &self,
+        id: ConnectionId,
+        client: TcpStream,
+        server: TcpStream,
+        mut end: oneshot::Receiver<ReasonCode>,
+    ) -> CloseCause {
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let core = RefCell::new(Relay::new(self.shared.limits));
+        let mut up = Pump::new(self, id, &core, Direction::ClientToServer, from_client, &to_server);
+        let mut down = Pump::new(self, id, &core, Direction::ServerToClient, from_server, &to_client);
+        let ended = {
+            let (mut going_up, mut going_down) = (pin!(up.run()), pin!(down.run()));
+            let mut told = pin!(told_to_end(&mut end));
+            let (mut up_end, mut down_end) = (None, None);
+            let mut first = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut going_up, if up_end.is_none() => {
+                        up_end = Some(ended);
+                        match ended {
+                            PumpEnd::Fin => _ = first.get_or_insert(CloseCause::ClientFin),
+                            PumpEnd::Reset => break Ended::Reset(*first.get_or_insert(CloseCause::ClientRst)),
+                            // The server is gone: what it sent last is still on its way down.
+                            PumpEnd::Blocked => {}
+                        }
+                    }
+                    ended = &mut going_down, if down_end.is_none() => {
+                        down_end = Some(ended);
+                        match ended {
+                            PumpEnd::Fin => _ = first.get_or_insert(CloseCause::ServerFin),
+                            PumpEnd::Reset => break Ended::Reset(*first.get_or_insert(CloseCause::ServerRst)),
+                            PumpEnd::Blocked => {}
+                        }
+                    }
+                    reason = &mut told => break Ended::Told(reason),
+                }
+                if let (Some(up_end), Some(_)) = (up_end, down_end) {
+                    // Neither side takes bytes any more and neither said why: they were reset.
+                    let cause = first.unwrap_or(CloseCause::ServerRst);
+                    break Ended::Both { cause, has_unread: up_end == PumpEnd::Blocked };
+                }
+            }
+        };
+        if let Ended::Told(reason) = ended
+            && !down.is_writing
+        {
+            self.tell(id, &core, reason, &to_client).await;
+        }
+        // What is held of packets that will never be whole has nowhere to go, but it did arrive.
+        for pump in [&mut up, &mut down] {
+            pump.finish();
+        }
+        match ended {
+            Ended::Reset(cause) => {
+                // Dropping the halves would say FIN first.
+                for half in [to_client, to_server] {
+                    reset_on_close(half.as_ref());
+                    half.forget();
+                }
+                cause
+            }
+            Ended::Both { cause, has_unread } => {
+                if has_unread {
+                    // Closing with bytes unread would send RST and lose what the server said last.
+                    drain(&mut up.from).await;
+                }
+                cause
+            }
+            Ended::Told(_) => {
+                let _ = SockRef::from(to_client.as_ref()).shutdown(Shutdown::Write);
+                drain(&mut up.from).await;
+                CloseCause::Proxy
+            }
+        }
+    }
+
+    /// Sends an MQTT 5 client a DISCONNECT of our own, if it is between two packets.
+    async fn tell(
+        &self,
+        id: ConnectionId,
+        core: &RefCell<Relay>,
+        reason_code: ReasonCode,
+        to_client: &OwnedWriteHalf,
+    ) {
+        let direction = Direction::ServerToClient;
+        let is_told = {
+            let core = core.borrow();
+            core.identity().is_some_and(|who| who.protocol == ProtocolVersion::V5)
+                && core.is_between_packets(direction)
+        };
+        let disconnect = ControlPacket::Disconnect(Disconnect { reason_code, properties: Properties::new() });
+        if is_told && let Ok(frame) = Frame::encode(disconnect, ProtocolVersion::V5) {
+            self.shared.metrics.sent(frame.bytes.len() as u64);
+            if self.shared.tap.is_observed() {
+                self.shared.tap.packet(Instant::now(), id, direction, frame.bytes.clone());
+            }
+            let _ = timeout(LINGER, write_all(to_client, &frame.bytes)).await;
+        }
+    }
+
+    /// Tells observers and operators what a relay found.
+    fn report(&self, id: ConnectionId, at: Instant, reports: &mut Vec<Report>, core: &mut Relay) {
+        let shared = &self.shared;
+        for report in reports.drain(..) {
+            match report {
+                Report::Identified { client_identifier, protocol } => {
+                    info!(connection = %id, client = %client_identifier, "connected");
+                    shared.tap.identify(id, &client_identifier, protocol);
+                    if let Some(entry) = shared.clients().get_mut(&id) {
+                        entry.identity = core.identity().cloned();
+                    }
+                    let connection = id;
+                    (shared.on_event)(ProxyEvent::ClientConnected {
+                        connection,
+                        client_identifier,
+                        protocol,
+                    });
+                }
+                Report::Packet { direction, bytes } => shared.tap.packet(at, id, direction, bytes),
+                Report::Raw { direction, bytes } => shared.tap.raw(at, id, direction, bytes),
+            }
+        }
+    }
+
+    fn count(&self, id: ConnectionId, at: Instant, direction: Direction, bytes: usize, core: &mut Relay) {
+        let shared = &self.shared;
+        let counts = core.take_counts();
+        match direction {
+            Direction::ClientToServer => shared.metrics.received(at, bytes as u64, counts.published),
+            Direction::ServerToClient => {
+                shared.metrics.sent(bytes as u64);
+                shared.metrics.delivered(counts.delivered);
+            }
+        }
+        if counts.is_renamed
+            && let Some(entry) = shared.clients().get_mut(&id)
+        {
+            entry.identity = core.identity().cloned();
+        }
+        if counts.subscribed > 0 || counts.subscriptions != 0 {
+            shared.metrics.subscriptions_changed(counts.subscribed, counts.subscriptions);
+            if let Some(entry) = shared.clients().get_mut(&id) {
+                entry.subscriptions = core
+                    .subscriptions()
+                    .iter()
+                    .map(|(filter, granted)| {
+                        (filter.clone(), granted.options, granted.subscription_identifier)
+                    })
+                    .collect();
+            }
+        }
+    }
+}
+
+/// How a relay ended.
+enum Ended {
+    /// One side sent RST.
+    Reset(CloseCause),
+    /// Both directions are over; `has_unread` if the client may have sent what nobody took.
+    Both { cause: CloseCause, has_unread: bool },
+    /// By an operator, or because the proxy stops.
+    Told(ReasonCode),
+}
+
+/// How a direction ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PumpEnd {
+    /// The side that was read closed its half, and the other was told.
+    Fin,
+    /// The side that was read sent RST.
+    Reset,
+    /// The side that is written to takes nothing any more.
+    Blocked,
+}
+
+/// One direction of a relay.
+struct Pump<'a> {
+    thread: &'a RelayThread,
+    id: ConnectionId,
+    core: &'a RefCell<Relay>,
+    direction: Direction,
+    from: OwnedReadHalf,
+    to: &'a OwnedWriteHalf,
+    reports: Vec<Report>,
+    /// Whether a packet may have been written in part.
+    is_writing: bool,
+}
+
+/// What a read came to, when it is not yet passed on.
+enum Step {
+    /// To be passed on, after the observers are ready if there are any.
+    Pass(Bytes),
+    Fin,
+    Reset,
+    Blocked,
+}
+
+impl<'a> Pump<'a> {
+    fn new(
+        thread: &'a RelayThread,
+        id: ConnectionId,
+        core: &'a RefCell<Relay>,
+        direction: Direction,
+        from: OwnedReadHalf,
+        to: &'a OwnedWriteHalf,
+    ) -> Self {
+        Self { thread, id, core, direction, from, to, reports: Vec::new(), is_writing: false }
+    }
+
+    async fn run(&mut self) -> PumpEnd {
+        loop {
+            let bytes = match poll_fn(|context| self.poll_step(context)).await {
+                Step::Pass(bytes) => bytes,
+                Step::Fin => {
+                    let rest = self.finish();
+                    if !rest.is_empty() && self.pass(rest).await.is_err() {
+                        return PumpEnd::Blocked;
+                    }
+                    // A side that is gone needs not to be told.
+                    let _ = SockRef::from(self.to.as_ref()).shutdown(Shutdown::Write);
+                    return PumpEnd::Fin;
+                }
+                Step::Reset => {
+                    let rest = self.finish();
+                    let _ = self.to.try_write(&rest);
+                    return PumpEnd::Reset;
+                }
+                Step::Blocked => return PumpEnd::Blocked,
+            };
+            if self.pass(bytes).await.is_err() {
+                return PumpEnd::Blocked;
+            }
+        }
+    }
+
+    /// Reads and passes on until there is no more to read, the other side takes no more, or there is
+    /// something to wait for.
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        let tap = &self.thread.shared.tap;
+        for _ in 0..TURN_READS {
+            let mut scratch = self.thread.scratch.borrow_mut();
+            let mut read = ReadBuf::new(&mut scratch);
+            if ready!(Pin::new(&mut self.from).poll_read(context, &mut read)).is_err() {
+                return Poll::Ready(Step::Reset);
+            }
+            let read = read.filled();
+            if read.is_empty() {
+                return Poll::Ready(Step::Fin);
+            }
+            let now = Instant::now();
+            let is_observed = tap.is_observed();
+            let mut core = self.core.borrow_mut();
+            let forward = core.receive(self.direction, read, is_observed, &mut self.reports);
+            self.thread.report(self.id, now, &mut self.reports, &mut core);
+            self.thread.count(self.id, now, self.direction, read.len(), &mut core);
+            let bytes = match forward {
+                Forward::Received if is_observed => Bytes::copy_from_slice(read),
+                Forward::Received => match self.to.try_write(read) {
+                    Ok(count) if count == read.len() => continue,
+                    Ok(count) => Bytes::copy_from_slice(&read[count..]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Bytes::copy_from_slice(read),
+                    Err(_) => return Poll::Ready(Step::Blocked),
+                },
+                Forward::Bytes(bytes) => bytes,
+            };
+            // An observer may have to make what it saw durable even when nothing is passed on.
+            return Poll::Ready(Step::Pass(bytes));
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    async fn pass(&mut self, bytes: Bytes) -> io::Result<()> {
+        let tap = &self.thread.shared.tap;
+        if tap.is_observed() {
+            tap.ready().await;
+        }
+        self.is_writing = true;
+        write_all(self.to, &bytes).await?;
+        self.is_writing = false;
+        Ok(())
+    }
+
+    /// Reports what is held of a packet that will never be whole; what of it was not passed on.
+    fn finish(&mut self) -> Bytes {
+        let is_observed = self.thread.shared.tap.is_observed();
+        let mut core = self.core.borrow_mut();
+        let rest = core.finish(self.direction, is_observed, &mut self.reports);
+        self.thread.report(self.id, Instant::now(), &mut self.reports, &mut core);
+        rest
+    }
+}
+
+async fn connect(upstream: &MqttUrl) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Returns why, when an operator ends this relay or the proxy stops.
+async fn told_to_end(end: &mut oneshot::Receiver<ReasonCode>) -> ReasonCode {
+    match end.await {
+        Ok(reason) => reason,
+        // Nobody can say so any more.
+        Err(_) => pending().await,
+    }
+}
+
+async fn write_all(to: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads on until the peer has seen that we closed, for a bounded time.
+async fn drain(from: &mut OwnedReadHalf) {
+    let mut sink = [0; 4096];
+    let _ = timeout(LINGER, async { while matches!(from.read(&mut sink).await, Ok(1..)) {} }).await;
+}

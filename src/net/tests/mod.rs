@@ -1,0 +1,202 @@
+//! The shell with real sockets on 127.0.0.1.
+//!
+//! Nothing here waits for time to pass: what is awaited comes, or [`soon`] fails the test.
+
+mod broker;
+mod proxy;
+mod replay;
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{BrokerHandle, BrokerOptions, Client, ClientOptions, Gate, MqttUrl, bind, spawn_broker};
+use crate::{
+    broker::Limits,
+    metrics::Metrics,
+    packet::{
+        Connect, ControlPacket, Frame, FrameReader, Properties, ProtocolVersion, Publish, QoS, Subscription,
+        SubscriptionOptions, TopicFilter, TopicName, Utf8String,
+    },
+    tap::{Observation, Observer, Tap},
+};
+
+/// What a slow machine may need; only a failing test takes it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
+}
+
+struct TestBroker {
+    address: SocketAddr,
+    handle: BrokerHandle,
+    metrics: Arc<Metrics>,
+    tap: Tap,
+}
+
+impl TestBroker {
+    fn start(limits: Limits, max_connections: usize) -> Self {
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (metrics, tap) = (Arc::new(Metrics::new()), Tap::new());
+        let options = BrokerOptions {
+            limits,
+            max_connections,
+            seed: 1,
+            gate: Gate::open_already(),
+            tap: tap.clone(),
+            metrics: Arc::clone(&metrics),
+            on_event: Box::new(|_| {}),
+        };
+        let handle = spawn_broker(vec![listener], options).expect("a thread");
+        Self { address, handle, metrics, tap }
+    }
+
+    fn new() -> Self {
+        Self::start(Limits::default(), 1000)
+    }
+
+    async fn client(&self, name: &str, protocol: ProtocolVersion) -> Client {
+        soon(Client::connect(ClientOptions { protocol, ..options(self.address, name) })).await.expect(name)
+    }
+
+    async fn raw(&self) -> Raw {
+        Raw::connect(self.address).await
+    }
+}
+
+fn url(address: SocketAddr) -> MqttUrl {
+    format!("mqtt://{address}").parse().expect("an address")
+}
+
+fn options(address: SocketAddr, name: &str) -> ClientOptions {
+    ClientOptions::new(url(address), name)
+}
+
+/// A socket, and packets on it.
+struct Raw {
+    stream: TcpStream,
+    frames: FrameReader,
+}
+
+impl Raw {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = soon(TcpStream::connect(address)).await.expect("a connection");
+        Self::new(stream)
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        let mut frames = FrameReader::new(usize::MAX);
+        frames.set_protocol(ProtocolVersion::V311);
+        Self { stream, frames }
+    }
+
+    async fn login(address: SocketAddr, name: &str, protocol: ProtocolVersion) -> Self {
+        let mut raw = Self::connect(address).await;
+        raw.frames.set_protocol(protocol);
+        raw.send(connect(name, protocol), protocol).await;
+        assert!(matches!(raw.packet().await, Some(ControlPacket::Connack(_))));
+        raw
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        soon(self.stream.write_all(bytes)).await.expect("written");
+    }
+
+    async fn send(&mut self, packet: ControlPacket, protocol: ProtocolVersion) {
+        let frame = Frame::encode(packet, protocol).expect("encodes");
+        self.write(&frame.bytes).await;
+    }
+
+    /// `None` at the end of the stream.
+    async fn packet(&mut self) -> Option<ControlPacket> {
+        loop {
+            if let Some(frame) = self.frames.next_frame().expect("a packet") {
+                return Some(frame.packet);
+            }
+            if soon(self.stream.read_buf(self.frames.buffer())).await.expect("read") == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        soon(self.stream.read_exact(&mut bytes)).await.expect("read");
+        bytes
+    }
+
+    async fn read_to_end(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        soon(self.stream.read_to_end(&mut bytes)).await.expect("FIN, not RST");
+        bytes
+    }
+}
+
+fn connect(name: &str, protocol: ProtocolVersion) -> ControlPacket {
+    ControlPacket::Connect(Box::new(Connect {
+        protocol,
+        clean_start: true,
+        keep_alive: 0,
+        properties: Properties::new(),
+        client_identifier: Utf8String::new(name).expect("short"),
+        will: None,
+        username: None,
+        password: None,
+    }))
+}
+
+fn publish(topic: &str, qos: QoS, payload: impl Into<Bytes>) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(TopicName::parse(topic).expect(topic)),
+        packet_identifier: None,
+        properties: Properties::new(),
+        payload: payload.into(),
+    }
+}
+
+fn filters(filter: &str, qos: QoS) -> Vec<Subscription> {
+    let filter = TopicFilter::parse(filter).expect(filter);
+    vec![Subscription { filter, options: SubscriptionOptions { qos, ..Default::default() } }]
+}
+
+/// Keeps everything that is observed.
+#[derive(Default)]
+struct Log(Mutex<Vec<Observation>>);
+
+impl Observer for Log {
+    fn observe(&self, observation: &Observation) {
+        self.0.lock().expect("no panic").push(observation.clone());
+    }
+}
+
+impl Log {
+    fn take(&self) -> Vec<Observation> {
+        std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+}
+
+/// Polls `found` until it finds something: for what no event tells of.
+async fn until<R>(mut found: impl FnMut() -> Option<R>) -> R {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < give_up, "it never happened");
+        tokio::task::yield_now().await;
+    }
+}
