@@ -2,7 +2,9 @@
 
 pub mod broker;
 pub mod config;
+pub mod control;
 pub mod event;
+pub mod gateway;
 pub mod metrics;
 pub mod net;
 pub mod packet;

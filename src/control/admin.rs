@@ -1,0 +1,52 @@
+//! The rpcs of `Admin`: the server itself.
+
+use super::{
+    Control, ControlError, ControlStream,
+    fields::Fields,
+    pb, time,
+    watch::{self, EventFilter},
+};
+
+impl Control {
+    pub async fn get_server_info(&self, _: pb::GetServerInfoRequest) -> Result<pb::ServerInfo, ControlError> {
+        let parts = self.parts();
+        let source = parts.server.as_ref().map(|server| server.source());
+        let text = |address: Option<std::net::SocketAddr>| {
+            address.map(|address| address.to_string()).unwrap_or_default()
+        };
+        let mode = match &source {
+            None => pb::ServerMode::Unspecified,
+            Some(source) if source.upstream.is_some() => pb::ServerMode::Proxy,
+            Some(_) => pb::ServerMode::Broker,
+        };
+        Ok(pb::ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: mode.into(),
+            upstream: source.and_then(|source| source.upstream).unwrap_or_default(),
+            mqtt_address: text(parts.addresses.mqtt),
+            http_address: text(parts.addresses.http),
+            grpc_address: text(parts.addresses.grpc),
+            started_at: Some(time::timestamp(self.started_at())),
+            uptime: Some(time::duration(self.uptime())),
+            pid: std::process::id(),
+            store_path: parts.store.path.display().to_string(),
+        })
+    }
+
+    pub async fn watch_events(
+        &self,
+        request: pb::WatchEventsRequest,
+    ) -> Result<ControlStream<pb::ServerEvent>, ControlError> {
+        let mut fields = Fields::new();
+        let filter = EventFilter::checked(&mut fields, &request);
+        fields.finish()?;
+        Ok(self.until_stopped(watch::events(self.clone(), filter)))
+    }
+
+    pub async fn shutdown(&self, _: pb::ShutdownRequest) -> Result<pb::ShutdownResponse, ControlError> {
+        self.server()?;
+        tracing::info!("asked to shut down");
+        self.parts().stop.cancel();
+        Ok(pb::ShutdownResponse {})
+    }
+}

@@ -1,0 +1,82 @@
+//! The own broker, as the control plane sees it.
+
+use std::time::Duration;
+
+use super::{
+    ControlError, Messages, MqttServer, pb,
+    server::{self, next_client_identifier},
+};
+use crate::{
+    broker::{ClientView, SubscriptionView},
+    net::{BrokerHandle, ClientOptions, MqttUrl, Stopped},
+    packet::{QoS, ReasonCode, TopicFilter},
+    recording::RecordingSource,
+    session::ApplicationMessage,
+};
+
+/// The broker of this process.
+pub struct BrokerServer {
+    broker: BrokerHandle,
+    /// Where it listens; `Subscribe` connects there like any other subscriber.
+    url: MqttUrl,
+}
+
+impl BrokerServer {
+    pub fn new(broker: BrokerHandle, url: MqttUrl) -> Self {
+        Self { broker, url }
+    }
+}
+
+impl From<Stopped> for ControlError {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopping
+    }
+}
+
+#[tonic::async_trait]
+impl MqttServer for BrokerServer {
+    fn source(&self) -> RecordingSource {
+        RecordingSource::broker()
+    }
+
+    async fn publish(
+        &self,
+        mut message: ApplicationMessage,
+        expiry: Option<u32>,
+    ) -> Result<pb::PublishResponse, ControlError> {
+        let run = self.broker.run(move |broker, now| {
+            message.expires_at = expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
+            broker.publish(now, message)
+        });
+        Ok(pb::PublishResponse { receivers: Some(run.await?.receivers as u64), reason_code: 0 })
+    }
+
+    async fn subscribe(
+        &self,
+        filters: Vec<TopicFilter>,
+        qos: QoS,
+        skip_retained: bool,
+    ) -> Result<Messages, ControlError> {
+        let options = ClientOptions::new(self.url.clone(), next_client_identifier("subscribe"));
+        server::subscribe(options, filters, qos, skip_retained).await
+    }
+
+    async fn clients(&self) -> Result<Vec<ClientView>, ControlError> {
+        Ok(self.broker.run(|broker, _| broker.clients()).await?)
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionView>, ControlError> {
+        Ok(self.broker.run(|broker, _| broker.subscriptions()).await?)
+    }
+
+    async fn disconnect(
+        &self,
+        client_identifier: String,
+        reason: ReasonCode,
+        with_will: bool,
+    ) -> Result<bool, ControlError> {
+        let run =
+            self.broker.run(move |broker, now| broker.disconnect(now, &client_identifier, reason, with_will));
+        Ok(run.await?)
+    }
+}

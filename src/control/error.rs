@@ -1,0 +1,134 @@
+//! Why the control plane refuses, and how gRPC says so.
+
+use std::fmt;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// The domain of the reasons in `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "mockforge";
+
+/// Why an rpc failed. Becomes a [`Status`] that carries `ErrorInfo` (reason, domain) and, for bad input, `BadRequest`
+/// with the path of each field.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("{}", Listed(.0))]
+    BadFields(Vec<BadField>),
+    #[error("no MQTT server runs in this process: start one with `mockforge serve --mqtt`")]
+    NoServer,
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("{0} is switched off here")]
+    Unsupported(&'static str),
+    #[error("no client {client_id:?} {what}")]
+    ClientNotFound { client_id: String, what: &'static str },
+    #[error("upstream {upstream}: {what}")]
+    UpstreamUnavailable { upstream: String, what: String },
+    #[error("{0}")]
+    RecordingNotFound(String),
+    #[error("a recording called {name:?} exists already")]
+    RecordingExists { name: String },
+    #[error("recording {name:?} is still being made")]
+    RecordingActive { name: String },
+    #[error("recording {name:?} is not being made by this server")]
+    RecordingEnded { name: String },
+    #[error("the file is no recording: {0}")]
+    BadFile(String),
+    #[error("the store can't be used: {0}")]
+    Store(String),
+    #[error("{0}")]
+    StoreLocked(String),
+    #[error("{0}")]
+    StoreDamaged(String),
+    #[error("{0}")]
+    RecordingDamaged(String),
+    #[error("no replay {id:?}")]
+    ReplayNotFound { id: String },
+    #[error("{limit} replays are running already")]
+    TooManyReplays { limit: usize },
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What is wrong with which field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// From the request message: `spec.selection.topics[1]`.
+    pub path: String,
+    pub what: String,
+}
+
+struct Listed<'a>(&'a [BadField]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, field) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            let colon = if field.path.is_empty() { "" } else { ": " };
+            write!(f, "{separator}{}{colon}{}", field.path, field.what)?;
+        }
+        Ok(())
+    }
+}
+
+impl ControlError {
+    pub fn bad_field(path: impl Into<String>, what: impl fmt::Display) -> Self {
+        Self::BadFields(vec![BadField { path: path.into(), what: what.to_string() }])
+    }
+
+    pub fn code(&self) -> Code {
+        match self {
+            Self::BadFields(_) | Self::BadFile(_) => Code::InvalidArgument,
+            Self::NoServer | Self::RecordingActive { .. } | Self::RecordingEnded { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Unsupported(_) => Code::Unimplemented,
+            Self::ClientNotFound { .. } | Self::RecordingNotFound(_) | Self::ReplayNotFound { .. } => {
+                Code::NotFound
+            }
+            Self::RecordingExists { .. } => Code::AlreadyExists,
+            Self::UpstreamUnavailable { .. } | Self::Stopping | Self::Store(_) | Self::StoreLocked(_) => {
+                Code::Unavailable
+            }
+            Self::RecordingDamaged(_) | Self::StoreDamaged(_) => Code::DataLoss,
+            Self::TooManyReplays { .. } => Code::ResourceExhausted,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// What a program goes by; stays when texts change.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BadFields(_) => "BAD_FIELD",
+            Self::NoServer => "NO_SERVER",
+            Self::Stopping => "STOPPING",
+            Self::Unsupported(_) => "UNSUPPORTED",
+            Self::ClientNotFound { .. } => "CLIENT_NOT_FOUND",
+            Self::UpstreamUnavailable { .. } => "UPSTREAM_UNAVAILABLE",
+            Self::RecordingNotFound(_) => "RECORDING_NOT_FOUND",
+            Self::RecordingExists { .. } => "RECORDING_EXISTS",
+            Self::RecordingActive { .. } => "RECORDING_ACTIVE",
+            Self::RecordingEnded { .. } => "RECORDING_ENDED",
+            Self::BadFile(_) => "BAD_FILE",
+            Self::Store(_) => "STORE_UNAVAILABLE",
+            Self::StoreLocked(_) => "STORE_LOCKED",
+            Self::StoreDamaged(_) => "STORE_DAMAGED",
+            Self::RecordingDamaged(_) => "RECORDING_DAMAGED",
+            Self::ReplayNotFound { .. } => "REPLAY_NOT_FOUND",
+            Self::TooManyReplays { .. } => "TOO_MANY_REPLAYS",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+}
+
+impl From<ControlError> for Status {
+    fn from(error: ControlError) -> Self {
+        let mut details = ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, []);
+        if let ControlError::BadFields(fields) = &error {
+            let violations: Vec<_> =
+                fields.iter().map(|field| FieldViolation::new(&field.path, &field.what)).collect();
+            details.set_bad_request(violations);
+        }
+        Self::with_error_details(error.code(), error.to_string(), details)
+    }
+}

@@ -1,0 +1,203 @@
+//! Every management action, once: a method per rpc, which gRPC, REST and the command line all call.
+//!
+//! This is the only place that decides anything for an operator. Requests are checked field by field; errors carry a
+//! reason and the path of each bad field. Without a server the calls about recordings and replays work all the same.
+
+mod admin;
+mod broker;
+mod broker_server;
+mod error;
+mod fields;
+mod lossy;
+mod page;
+pub mod pb;
+mod properties;
+mod proxy_server;
+mod recorded_event;
+mod recordings;
+mod replays;
+mod server;
+mod summary;
+mod time;
+mod watch;
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+pub use broker_server::BrokerServer;
+pub use error::{BadField, ControlError, ERROR_DOMAIN};
+pub use lossy::Entry;
+pub use proxy_server::ProxyServer;
+pub use replays::ReplaySource;
+pub use server::{Messages, MqttServer};
+
+use self::{recordings::Recorders, replays::ReplayList};
+use crate::{
+    event::EventBus,
+    metrics::Metrics,
+    store::{Store, StoreOptions},
+    tap::Tap,
+};
+
+/// What one request or answer may have in bytes, over gRPC and as JSON in a request.
+pub const MESSAGE_MAX: usize = 16 << 20;
+
+/// What a stream of answers is.
+pub type ControlStream<T> = Pin<Box<dyn Stream<Item = Result<T, ControlError>> + Send>>;
+
+/// What the control plane works on.
+pub struct ControlParts {
+    /// The MQTT server of this process, if there is one.
+    pub server: Option<Arc<dyn MqttServer>>,
+    /// The point that all of its traffic passes.
+    pub tap: Tap,
+    pub metrics: Arc<Metrics>,
+    pub events: EventBus,
+    /// Opened when first needed.
+    pub store: StoreOptions,
+    pub addresses: Addresses,
+    /// Cancelled by `Shutdown`, and by whoever stops the server: streams end then.
+    pub stop: CancellationToken,
+}
+
+/// Where this process listens, with the ports in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub mqtt: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
+}
+
+impl ControlParts {
+    /// Parts of a process without a server: recordings and replays work, the rest answers so.
+    pub fn alone(store: StoreOptions) -> Self {
+        Self {
+            server: None,
+            tap: Tap::new(),
+            metrics: Arc::new(Metrics::new()),
+            events: EventBus::new(),
+            store,
+            addresses: Addresses::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// The control plane of this process; clones share it.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: ControlParts,
+    store: OnceCell<Store>,
+    recorders: Recorders,
+    replays: ReplayList,
+    started: Instant,
+    started_at: SystemTime,
+}
+
+impl Control {
+    pub fn new(parts: ControlParts) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                parts,
+                store: OnceCell::new(),
+                recorders: Recorders::default(),
+                replays: ReplayList::default(),
+                started: Instant::now(),
+                started_at: SystemTime::now(),
+            }),
+        }
+    }
+
+    /// Ends what was begun: replays are cancelled, recordings completed, the store is closed.
+    ///
+    /// To be awaited when the traffic has ended and before the process does.
+    pub async fn close(&self) {
+        self.parts().stop.cancel();
+        self.cancel_replays().await;
+        self.complete_recordings().await;
+        if let Some(store) = self.inner.store.get().cloned() {
+            // Fails only when the store's own code panicked, which was reported where it did.
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        }
+    }
+
+    /// Cancelled when somebody asked for a shutdown.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.parts().stop
+    }
+
+    /// Whether an MQTT server runs in this process.
+    pub fn has_server(&self) -> bool {
+        self.parts().server.is_some()
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.parts().metrics
+    }
+
+    /// All figures as Prometheus text.
+    pub async fn metrics_text(&self) -> String {
+        self.inner.recorders.count(self.metrics());
+        self.metrics().render().await
+    }
+
+    fn parts(&self) -> &ControlParts {
+        &self.inner.parts
+    }
+
+    fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    fn started_at(&self) -> SystemTime {
+        self.inner.started_at
+    }
+
+    /// Runs `f` with the store, where it may block.
+    async fn with_store<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Store) -> Result<R, ControlError> + Send + 'static,
+    ) -> Result<R, ControlError> {
+        let open = || async {
+            let options = self.parts().store.clone();
+            let store = blocking(move || Ok(Store::open(options)?)).await?;
+            if store.moved_aside().is_some() {
+                self.metrics().store_moved_aside();
+            }
+            Ok::<_, ControlError>(store)
+        };
+        let store = self.inner.store.get_or_try_init(open).await?.clone();
+        blocking(move || f(&store)).await
+    }
+
+    /// Ends a stream when the server stops.
+    fn until_stopped<T: 'static>(
+        &self,
+        stream: impl Stream<Item = Result<T, ControlError>> + Send + 'static,
+    ) -> ControlStream<T> {
+        let stop = self.parts().stop.clone();
+        Box::pin(stream.take_until(stop.cancelled_owned()))
+    }
+}
+
+/// Runs `f` on a thread that may block.
+async fn blocking<R: Send + 'static>(
+    f: impl FnOnce() -> Result<R, ControlError> + Send + 'static,
+) -> Result<R, ControlError> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(error) => Err(ControlError::Internal(format!("a task failed: {error}"))),
+    }
+}

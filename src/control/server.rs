@@ -1,0 +1,121 @@
+//! What the control plane needs of a running MQTT server, be it a broker or a proxy.
+
+use std::{pin::Pin, time::SystemTime};
+
+use futures_util::{Stream, stream};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    ControlError,
+    lossy::{self, Entry},
+    pb, properties, time,
+};
+use crate::{
+    broker::{ClientView, SubscriptionView},
+    net::{Client, ClientOptions},
+    packet::{
+        Properties, Publish, QoS, ReasonCode, RetainHandling, Subscription, SubscriptionOptions, TopicFilter,
+    },
+    recording::RecordingSource,
+    session::ApplicationMessage,
+};
+
+/// Messages of a subscription, until the server stops.
+pub type Messages = Pin<Box<dyn Stream<Item = Entry<pb::Message>> + Send>>;
+
+/// A running MQTT server.
+#[tonic::async_trait]
+pub trait MqttServer: Send + Sync {
+    /// What a recording of its traffic says of where that came from.
+    fn source(&self) -> RecordingSource;
+
+    /// Publishes `message`; an expiry in seconds still stands apart from it.
+    async fn publish(
+        &self,
+        message: ApplicationMessage,
+        expiry: Option<u32>,
+    ) -> Result<pb::PublishResponse, ControlError>;
+
+    /// Subscribes; answers once the subscription is in force.
+    async fn subscribe(
+        &self,
+        filters: Vec<TopicFilter>,
+        qos: QoS,
+        skip_retained: bool,
+    ) -> Result<Messages, ControlError>;
+
+    /// Sessions, connected or not.
+    async fn clients(&self) -> Result<Vec<ClientView>, ControlError>;
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionView>, ControlError>;
+
+    /// Closes a client's connection; whether there was one.
+    async fn disconnect(
+        &self,
+        client_identifier: String,
+        reason: ReasonCode,
+        with_will: bool,
+    ) -> Result<bool, ControlError>;
+}
+
+/// A client identifier of our own that no device has.
+pub fn next_client_identifier(purpose: &str) -> String {
+    format!("mockforge-{purpose}-{}", ulid::Ulid::new())
+}
+
+/// Messages that a slow reader of a subscription may fall behind before it misses some.
+const QUEUE_MESSAGES: usize = 4096;
+const QUEUE_BYTES: usize = 16 << 20;
+
+/// Subscribes with a connection of its own, which ends with the stream.
+pub async fn subscribe(
+    options: ClientOptions,
+    filters: Vec<TopicFilter>,
+    qos: QoS,
+    skip_retained: bool,
+) -> Result<Messages, ControlError> {
+    let upstream = options.url.to_string();
+    let unavailable = |error: &dyn std::fmt::Display| ControlError::UpstreamUnavailable {
+        upstream: upstream.clone(),
+        what: error.to_string(),
+    };
+    // 3.1.1 has no Retain Handling, but every broker of today speaks 5.
+    let mut client = Client::connect(options).await.map_err(|error| unavailable(&error))?;
+    let retain_handling = if skip_retained { RetainHandling::DoNotSend } else { RetainHandling::Send };
+    let options = SubscriptionOptions { qos, retain_handling, ..SubscriptionOptions::default() };
+    let subscriptions: Vec<_> =
+        filters.iter().map(|filter| Subscription { filter: filter.clone(), options }).collect();
+    let suback =
+        client.subscribe(subscriptions, Properties::new()).await.map_err(|error| unavailable(&error))?;
+    for (index, reason) in suback.reason_codes.iter().enumerate() {
+        if reason.is_error() {
+            return Err(ControlError::bad_field(
+                format!("filter[{index}]"),
+                format_args!("the broker refuses it: {} (0x{:02x})", reason.name(), reason.0),
+            ));
+        }
+    }
+    let (sender, receiver) = lossy::channel(QUEUE_MESSAGES, QUEUE_BYTES);
+    let reading = tokio::spawn(async move {
+        while let Ok(publish) = client.next_message().await {
+            let size = publish.payload.len();
+            sender.offer(message(publish), size);
+        }
+    });
+    let reading = AbortOnDropHandle::new(reading);
+    Ok(Box::pin(stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
+        let entry = receiver.next().await?;
+        Some((entry, (receiver, reading)))
+    })))
+}
+
+fn message(publish: Publish) -> pb::Message {
+    pb::Message {
+        topic: publish.topic.map(|topic| topic.as_str().to_owned()).unwrap_or_default(),
+        qos: publish.qos as u32,
+        retain: publish.retain,
+        properties: properties::shown(&publish.properties),
+        payload: publish.payload,
+        received_at: Some(time::timestamp(SystemTime::now())),
+    }
+}

@@ -1,0 +1,395 @@
+//! What is in a recording: connections, topics, packet types, counted in one pass over its events.
+//!
+//! Memory grows with the connections that are open at the same time, not with the recording: what an answer has no room
+//! for is counted and forgotten. So that the most talkative topics are known at the end, more are counted than shown.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use prost::Message;
+
+use super::{
+    pb,
+    recorded_event::{close_cause, packet_type},
+};
+use crate::{
+    packet::{ControlPacket, Publish},
+    recording::{Connection, Connections, Direction, Event, EventKind, Seen},
+};
+
+const CONNECTIONS_MAX: usize = 1000;
+const TOPICS_MAX: usize = 1000;
+const MARKS_MAX: usize = 100;
+/// Encoded bytes of each list, so that all of them fit into the 4 MiB that gRPC clients take unless told otherwise.
+const LIST_BYTES_MAX: usize = 1 << 20;
+/// Topics that are counted.
+const TOPICS_TOLD_MAX: usize = 100_000;
+/// Bytes of their names.
+const NAMES_MAX: usize = 16 << 20;
+
+/// Counts over the events of a recording, which it has to see in their order.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Those that are open, with what it takes to read their packets.
+    connections: Connections,
+    /// Packets of those, by number.
+    packets: HashMap<u32, u64>,
+    /// The most talkative ones that have ended.
+    ended: Vec<pb::ConnectionSummary>,
+    connections_left_out: u64,
+    topics: Topics,
+    packet_types: BTreeMap<pb::PacketType, Counts>,
+    raw: u64,
+    marks: Vec<String>,
+    marks_bytes: usize,
+    marks_left_out: u64,
+    gaps: u64,
+    missing: pb::CaptureGap,
+    /// Offset of the last event.
+    span: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    client_to_server: u64,
+    server_to_client: u64,
+}
+
+impl Summary {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn add(&mut self, event: &Event) {
+        self.span = event.at;
+        let seen = self.connections.follow(event);
+        match &event.kind {
+            EventKind::Open(_) => {}
+            EventKind::Packet { direction, bytes } => {
+                *self.packets.entry(event.connection).or_default() += 1;
+                let kind = packet_type(bytes).unwrap_or_default();
+                self.packet_types.entry(kind).or_default().add(*direction);
+                if let Some(Seen { packet: Ok(ControlPacket::Publish(publish)), topic }) = &seen {
+                    let topic = topic.as_ref().map_or("", |topic| topic.as_str());
+                    self.topics.add(topic, *direction, publish);
+                }
+            }
+            EventKind::Raw { .. } => self.raw += 1,
+            EventKind::Close(_) => self.end(event.connection),
+            EventKind::Mark(label) => self.mark(label),
+            EventKind::Gap { events, bytes } => {
+                self.gaps += 1;
+                self.missing.events += events;
+                self.missing.bytes += bytes;
+            }
+        }
+    }
+
+    fn end(&mut self, number: u32) {
+        let packets = self.packets.remove(&number).unwrap_or_default();
+        if let Some(connection) = self.connections.get(number) {
+            self.ended.push(connection_summary(number, connection, packets));
+        }
+        self.connections.forget_client(number);
+        // Rarely, because it sorts.
+        if self.ended.len() >= 2 * CONNECTIONS_MAX {
+            self.connections_left_out += keep_most(&mut self.ended);
+        }
+    }
+
+    fn mark(&mut self, label: &str) {
+        self.marks_bytes += label.len();
+        if self.marks.len() < MARKS_MAX && self.marks_bytes <= LIST_BYTES_MAX {
+            self.marks.push(label.to_owned());
+        } else {
+            self.marks_left_out += 1;
+        }
+    }
+
+    pub fn finish(self) -> pb::RecordingSummary {
+        let mut connections = self.ended;
+        connections.extend(self.connections.into_sorted().into_iter().map(|(number, connection)| {
+            let packets = self.packets.get(&number).copied().unwrap_or_default();
+            connection_summary(number, &connection, packets)
+        }));
+        let connections_left_out = self.connections_left_out + keep_most(&mut connections);
+        connections.sort_by_key(|connection| connection.number);
+        let untold_messages = self.topics.untold;
+        let (topics, topics_left_out) = self.topics.finish(self.span);
+        let packet_types = self.packet_types.into_iter().map(|(kind, counts)| pb::PacketTypeSummary {
+            r#type: kind.into(),
+            client_to_server: counts.client_to_server,
+            server_to_client: counts.server_to_client,
+        });
+        pb::RecordingSummary {
+            connections,
+            connections_left_out,
+            topics,
+            topics_left_out,
+            untold_messages,
+            packet_types: packet_types.collect(),
+            raw: self.raw,
+            marks: self.marks,
+            marks_left_out: self.marks_left_out,
+            gaps: self.gaps,
+            missing: (self.gaps > 0).then_some(self.missing),
+        }
+    }
+}
+
+fn connection_summary(number: u32, connection: &Connection, packets: u64) -> pb::ConnectionSummary {
+    pb::ConnectionSummary {
+        number,
+        client_id: connection.client().map(str::to_owned),
+        peer: connection.info.peer.clone().unwrap_or_default(),
+        protocol: connection.protocol.map_or(0, |protocol| protocol as i32),
+        packets,
+        close: connection.closed.map_or(0, |(_, cause)| close_cause(cause).into()),
+    }
+}
+
+/// Keeps the connections with the most packets, as many as an answer holds. Returns how many are left out.
+fn keep_most(connections: &mut Vec<pb::ConnectionSummary>) -> u64 {
+    connections.sort_by_key(|connection| (Reverse(connection.packets), connection.number));
+    cut(connections, CONNECTIONS_MAX)
+}
+
+/// Cuts `items` to what an answer holds. Returns how many are left out.
+fn cut(items: &mut Vec<impl Message>, len_max: usize) -> u64 {
+    let mut bytes = 0;
+    let fitting = items.iter().take(len_max).take_while(|item| {
+        bytes += item.encoded_len();
+        bytes <= LIST_BYTES_MAX
+    });
+    let len = fitting.count();
+    let left_out = items.len() - len;
+    items.truncate(len);
+    left_out as u64
+}
+
+/// PUBLISH packets by topic.
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<Box<str>, Topic>,
+    names_len: usize,
+    /// Packets of topics that there was no room for.
+    untold: u64,
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    counts: Counts,
+    payload_bytes: u64,
+    qos_max: u32,
+    retained: u64,
+}
+
+impl Topics {
+    fn add(&mut self, name: &str, direction: Direction, publish: &Publish) {
+        if let Some(topic) = self.by_name.get_mut(name) {
+            return topic.add(direction, publish);
+        }
+        if self.by_name.len() == TOPICS_TOLD_MAX || self.names_len + name.len() > NAMES_MAX {
+            self.untold += 1;
+            return;
+        }
+        self.names_len += name.len();
+        self.by_name.entry(name.into()).or_default().add(direction, publish);
+    }
+
+    /// Most messages first, and how many topics are left out.
+    fn finish(self, span: Duration) -> (Vec<pb::TopicSummary>, u64) {
+        let mut topics: Vec<_> = self.by_name.into_iter().collect();
+        topics.sort_unstable_by(|(name, topic), (other_name, other)| {
+            other.counts.sum().cmp(&topic.counts.sum()).then_with(|| name.cmp(other_name))
+        });
+        let mut topics = topics.into_iter().map(|(name, topic)| topic.shown(name.into(), span)).collect();
+        let left_out = cut(&mut topics, TOPICS_MAX);
+        (topics, left_out)
+    }
+}
+
+impl Topic {
+    fn add(&mut self, direction: Direction, publish: &Publish) {
+        self.counts.add(direction);
+        self.payload_bytes += publish.payload.len() as u64;
+        self.qos_max = self.qos_max.max(publish.qos as u32);
+        self.retained += u64::from(publish.retain);
+    }
+
+    fn shown(self, topic: String, span: Duration) -> pb::TopicSummary {
+        let messages = self.counts.sum() as f64;
+        pb::TopicSummary {
+            topic,
+            client_to_server: self.counts.client_to_server,
+            server_to_client: self.counts.server_to_client,
+            payload_bytes: self.payload_bytes,
+            qos_max: self.qos_max,
+            retained: self.retained,
+            messages_per_second: if span.is_zero() { 0.0 } else { messages / span.as_secs_f64() },
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, direction: Direction) {
+        match direction {
+            Direction::ClientToServer => self.client_to_server += 1,
+            Direction::ServerToClient => self.server_to_client += 1,
+        }
+    }
+
+    fn sum(self) -> u64 {
+        self.client_to_server + self.server_to_client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        packet::{ProtocolVersion, QoS},
+        recording::{
+            CloseCause,
+            sample::{connack, connect, events, from_client, from_server, identified, open, publish},
+        },
+    };
+
+    /// Each kind with its offset in microseconds and its connection.
+    fn summary(kinds: impl IntoIterator<Item = (u64, u32, EventKind)>) -> pb::RecordingSummary {
+        let mut summary = Summary::new();
+        events(kinds).iter().for_each(|event| summary.add(event));
+        summary.finish()
+    }
+
+    fn message(topic: &str) -> EventKind {
+        from_client(publish(Some(topic), b"on", Vec::new()))
+    }
+
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+
+    #[test]
+    fn connections_topics_and_packet_types_are_counted() {
+        let retained = crate::packet::Publish { retain: true, ..publish(Some("a/b"), b"four", Vec::new()) };
+        let summary = summary([
+            (0, 1, open()),
+            (0, 1, connect("dev", V5)),
+            (0, 1, connack(false, V5)),
+            (0, 1, message("a")),
+            (0, 1, message("a/b")),
+            (0, 1, from_server(identified(retained, QoS::AtLeastOnce, 1, false))),
+            (0, 1, EventKind::Raw { direction: Direction::ClientToServer, bytes: vec![0].into() }),
+            (0, 0, EventKind::Mark("half".to_owned())),
+            (0, 0, EventKind::Gap { events: 2, bytes: 30 }),
+            (0, 0, EventKind::Gap { events: 1, bytes: 12 }),
+            (0, 1, EventKind::Close(CloseCause::ClientFin)),
+            (500_000, 2, open()),
+        ]);
+        let counts = |kind: pb::PacketType, client_to_server, server_to_client| pb::PacketTypeSummary {
+            r#type: kind.into(),
+            client_to_server,
+            server_to_client,
+        };
+        let peer = || "127.0.0.1:40000".to_owned();
+        let expected = pb::RecordingSummary {
+            connections: vec![
+                pb::ConnectionSummary {
+                    number: 1,
+                    client_id: Some("dev".to_owned()),
+                    peer: peer(),
+                    protocol: pb::ProtocolVersion::V50.into(),
+                    packets: 5,
+                    close: pb::CloseCause::ClientFin.into(),
+                },
+                pb::ConnectionSummary { number: 2, peer: peer(), ..Default::default() },
+            ],
+            topics: vec![
+                pb::TopicSummary {
+                    topic: "a/b".to_owned(),
+                    client_to_server: 1,
+                    server_to_client: 1,
+                    payload_bytes: 6,
+                    qos_max: 1,
+                    retained: 1,
+                    messages_per_second: 4.0,
+                },
+                pb::TopicSummary {
+                    topic: "a".to_owned(),
+                    client_to_server: 1,
+                    payload_bytes: 2,
+                    messages_per_second: 2.0,
+                    ..Default::default()
+                },
+            ],
+            packet_types: vec![
+                counts(pb::PacketType::Connect, 1, 0),
+                counts(pb::PacketType::Connack, 0, 1),
+                counts(pb::PacketType::Publish, 2, 1),
+            ],
+            raw: 1,
+            marks: vec!["half".to_owned()],
+            gaps: 2,
+            missing: Some(pb::CaptureGap { events: 3, bytes: 42 }),
+            ..Default::default()
+        };
+        assert_eq!(summary, expected);
+    }
+
+    #[test]
+    fn nothing_is_counted_in_an_empty_recording() {
+        assert_eq!(summary([]), pb::RecordingSummary::default());
+    }
+
+    #[test]
+    fn the_topics_with_the_most_messages_are_shown() {
+        let once = (0..1500).map(|n| (0, 1, message(&format!("t/{n:04}"))));
+        let again = (1499..1500).map(|n| (0, 1, message(&format!("t/{n:04}"))));
+        let summary = summary([(0, 1, connect("dev", V5))].into_iter().chain(once).chain(again));
+        assert_eq!((summary.topics.len(), summary.topics_left_out), (1000, 500));
+        let names: Vec<_> = summary.topics.iter().take(2).map(|topic| topic.topic.as_str()).collect();
+        assert_eq!(names, ["t/1499", "t/0000"]);
+        assert_eq!(summary.topics[0].messages_per_second, 0.0);
+    }
+
+    #[test]
+    fn topics_without_room_are_not_told_apart() {
+        let name = |n: usize| format!("{n:060000}");
+        let long = (0..300).map(|n| (0, 1, message(&name(n))));
+        let again = [(0, 1, message(&name(0)))];
+        let summary = summary([(0, 1, connect("dev", V5))].into_iter().chain(long).chain(again));
+        let told = NAMES_MAX / 60_000;
+        assert_eq!(summary.topics.len() + summary.topics_left_out as usize, told);
+        assert_eq!(summary.untold_messages as usize, 300 - told);
+        assert_eq!(summary.topics[0].client_to_server, 2);
+        assert!(summary.encoded_len() <= 2 << 20);
+    }
+
+    #[test]
+    fn the_connections_with_the_most_packets_are_shown_by_number() {
+        let connections = (1..=5000).flat_map(|number| {
+            let messages = usize::from(number % 10 == 0);
+            [(0, number, open()), (0, number, connect("dev", V5))]
+                .into_iter()
+                .chain((0..messages).map(move |_| (0, number, message("t"))))
+                .chain((number < 4990).then_some((0, number, EventKind::Close(CloseCause::Timeout))))
+        });
+        let summary = summary(connections);
+        assert_eq!((summary.connections.len(), summary.connections_left_out), (1000, 4000));
+        assert!(summary.connections.is_sorted_by_key(|connection| connection.number));
+        let most = summary.connections.iter().filter(|connection| connection.packets == 2);
+        assert_eq!(most.count(), 500);
+        let last = summary.connections.last().unwrap();
+        assert_eq!((last.number, last.close()), (5000, pb::CloseCause::Unspecified));
+    }
+
+    #[test]
+    fn the_first_marks_are_shown() {
+        let mark = |n: u32| (0, 0, EventKind::Mark(n.to_string()));
+        let summary = summary((0..130).map(mark));
+        assert_eq!((summary.marks.len(), summary.marks_left_out), (100, 30));
+        assert_eq!(summary.marks[99], "99");
+    }
+}

@@ -1,0 +1,303 @@
+//! The generated service traits: every rpc is one line that carries request and answer.
+
+use std::pin::Pin;
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::control::{
+    Control, ControlError, ControlStream, MESSAGE_MAX,
+    pb::{
+        self, admin_server::AdminServer, broker_server::BrokerServer, recordings_server::RecordingsServer,
+        replays_server::ReplaysServer,
+    },
+};
+
+/// Lets messages of the size that REST lets through in and out.
+macro_rules! sized {
+    ($server:expr) => {
+        $server.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
+    };
+}
+
+/// Every service with health and reflection. Carries requests in this process as well as from a port.
+pub fn routes(control: Control) -> Routes {
+    let health = health(&control);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
+    Routes::new(sized!(BrokerServer::new(control.clone())))
+        .add_service(sized!(RecordingsServer::new(control.clone())))
+        .add_service(sized!(ReplaysServer::new(control.clone())))
+        .add_service(sized!(AdminServer::new(control)))
+        .add_service(health)
+        .add_service(v1.expect("build.rs wrote the descriptors"))
+        .add_service(v1alpha.expect("build.rs wrote the descriptors"))
+        .prepare()
+}
+
+/// The names of our services, as health and reflection say them.
+pub const SERVICES: [&str; 4] = [
+    pb::broker_server::SERVICE_NAME,
+    pb::recordings_server::SERVICE_NAME,
+    pb::replays_server::SERVICE_NAME,
+    pb::admin_server::SERVICE_NAME,
+];
+
+/// Whether a service can do its work here: `Broker` needs a server.
+pub fn is_serving(control: &Control, service: &str) -> bool {
+    let stopping = control.stop().is_cancelled();
+    !stopping && (service != pb::broker_server::SERVICE_NAME || control.has_server())
+}
+
+fn health(
+    control: &Control,
+) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    let (reporter, server) = tonic_health::server::health_reporter();
+    report(control, &reporter).now_or_never().expect("nobody else has the reporter yet");
+    let control = control.clone();
+    // Without a runtime there is nobody to ask either.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            control.stop().cancelled().await;
+            report(&control, &reporter).await;
+        });
+    }
+    server
+}
+
+async fn report(control: &Control, reporter: &HealthReporter) {
+    let status = |serving| if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    reporter.set_service_status("", status(!control.stop().is_cancelled())).await;
+    for service in SERVICES {
+        reporter.set_service_status(service, status(is_serving(control, service))).await;
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+async fn unary<T>(answer: impl Future<Output = Result<T, ControlError>>) -> Result<Response<T>, Status> {
+    Ok(Response::new(answer.await?))
+}
+
+async fn streaming<T: 'static>(
+    answers: impl Future<Output = Result<ControlStream<T>, ControlError>>,
+) -> Result<Response<Answers<T>>, Status> {
+    let answers = answers.await?.map(|answer| answer.map_err(Status::from));
+    Ok(Response::new(Box::pin(answers)))
+}
+
+#[tonic::async_trait]
+impl pb::broker_server::Broker for Control {
+    async fn publish(
+        &self,
+        request: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        unary(Control::publish(self, request.into_inner())).await
+    }
+
+    type SubscribeStream = Answers<pb::SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        streaming(Control::subscribe(self, request.into_inner())).await
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<pb::ListSubscriptionsRequest>,
+    ) -> Result<Response<pb::ListSubscriptionsResponse>, Status> {
+        unary(Control::list_subscriptions(self, request.into_inner())).await
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<pb::GetStatsRequest>,
+    ) -> Result<Response<pb::GetStatsResponse>, Status> {
+        unary(Control::get_stats(self, request.into_inner())).await
+    }
+
+    async fn list_clients(
+        &self,
+        request: Request<pb::ListClientsRequest>,
+    ) -> Result<Response<pb::ListClientsResponse>, Status> {
+        unary(Control::list_clients(self, request.into_inner())).await
+    }
+
+    async fn get_client(
+        &self,
+        request: Request<pb::GetClientRequest>,
+    ) -> Result<Response<pb::Client>, Status> {
+        unary(Control::get_client(self, request.into_inner())).await
+    }
+
+    async fn disconnect_client(
+        &self,
+        request: Request<pb::DisconnectClientRequest>,
+    ) -> Result<Response<pb::DisconnectClientResponse>, Status> {
+        unary(Control::disconnect_client(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::recordings_server::Recordings for Control {
+    async fn start_recording(
+        &self,
+        request: Request<pb::StartRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::start_recording(self, request.into_inner())).await
+    }
+
+    async fn stop_recording(
+        &self,
+        request: Request<pb::StopRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::stop_recording(self, request.into_inner())).await
+    }
+
+    async fn mark_recording(
+        &self,
+        request: Request<pb::MarkRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::mark_recording(self, request.into_inner())).await
+    }
+
+    async fn get_recording(
+        &self,
+        request: Request<pb::GetRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::get_recording(self, request.into_inner())).await
+    }
+
+    async fn get_summary(
+        &self,
+        request: Request<pb::GetSummaryRequest>,
+    ) -> Result<Response<pb::RecordingSummary>, Status> {
+        unary(Control::get_summary(self, request.into_inner())).await
+    }
+
+    async fn list_recordings(
+        &self,
+        request: Request<pb::ListRecordingsRequest>,
+    ) -> Result<Response<pb::ListRecordingsResponse>, Status> {
+        unary(Control::list_recordings(self, request.into_inner())).await
+    }
+
+    async fn delete_recording(
+        &self,
+        request: Request<pb::DeleteRecordingRequest>,
+    ) -> Result<Response<pb::DeleteRecordingResponse>, Status> {
+        unary(Control::delete_recording(self, request.into_inner())).await
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        unary(Control::list_events(self, request.into_inner())).await
+    }
+
+    type TailEventsStream = Answers<pb::TailEventsResponse>;
+
+    async fn tail_events(
+        &self,
+        request: Request<pb::TailEventsRequest>,
+    ) -> Result<Response<Self::TailEventsStream>, Status> {
+        streaming(Control::tail_events(self, request.into_inner())).await
+    }
+
+    type ExportRecordingStream = Answers<pb::google::api::HttpBody>;
+
+    async fn export_recording(
+        &self,
+        request: Request<pb::ExportRecordingRequest>,
+    ) -> Result<Response<Self::ExportRecordingStream>, Status> {
+        streaming(Control::export_recording(self, request.into_inner())).await
+    }
+
+    async fn import_recording(
+        &self,
+        request: Request<Streaming<pb::ImportRecordingRequest>>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::import_recording(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::replays_server::Replays for Control {
+    async fn create_replay(
+        &self,
+        request: Request<pb::CreateReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::create_replay(self, request.into_inner())).await
+    }
+
+    async fn get_replay(
+        &self,
+        request: Request<pb::GetReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::get_replay(self, request.into_inner())).await
+    }
+
+    async fn list_replays(
+        &self,
+        request: Request<pb::ListReplaysRequest>,
+    ) -> Result<Response<pb::ListReplaysResponse>, Status> {
+        unary(Control::list_replays(self, request.into_inner())).await
+    }
+
+    type WatchReplayStream = Answers<pb::Replay>;
+
+    async fn watch_replay(
+        &self,
+        request: Request<pb::WatchReplayRequest>,
+    ) -> Result<Response<Self::WatchReplayStream>, Status> {
+        streaming(Control::watch_replay(self, request.into_inner())).await
+    }
+
+    async fn cancel_replay(
+        &self,
+        request: Request<pb::CancelReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::cancel_replay(self, request.into_inner())).await
+    }
+
+    async fn plan_replay(
+        &self,
+        request: Request<pb::PlanReplayRequest>,
+    ) -> Result<Response<pb::ReplayPlan>, Status> {
+        unary(Control::plan_replay(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::admin_server::Admin for Control {
+    async fn get_server_info(
+        &self,
+        request: Request<pb::GetServerInfoRequest>,
+    ) -> Result<Response<pb::ServerInfo>, Status> {
+        unary(Control::get_server_info(self, request.into_inner())).await
+    }
+
+    type WatchEventsStream = Answers<pb::ServerEvent>;
+
+    async fn watch_events(
+        &self,
+        request: Request<pb::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        streaming(Control::watch_events(self, request.into_inner())).await
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<pb::ShutdownRequest>,
+    ) -> Result<Response<pb::ShutdownResponse>, Status> {
+        unary(Control::shutdown(self, request.into_inner())).await
+    }
+}

@@ -1,0 +1,21 @@
+//! `GET /__mockforge/health`: whether the process and each of its services can work.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use super::grpc::{SERVICES, is_serving};
+use crate::control::Control;
+
+/// 200 while the server serves, 503 once it is stopping; the same words as `grpc.health.v1`.
+pub fn health(control: &Control) -> Response {
+    let word = |serving| if serving { "SERVING" } else { "NOT_SERVING" };
+    let serving = !control.stop().is_cancelled();
+    let services: Map<String, Value> = SERVICES
+        .into_iter()
+        .map(|service| (service.to_owned(), word(is_serving(control, service)).into()))
+        .collect();
+    let status = if serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({"status": word(serving), "services": services}).to_string();
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}

@@ -1,0 +1,245 @@
+//! REST by the proto's `google.api.http` annotations: every request becomes a gRPC call in this process.
+//!
+//! There is no handler per rpc and no second description of the API. Answers are JSON; server streams are SSE for
+//! `Accept: text/event-stream`, else NDJSON; an rpc that speaks `google.api.HttpBody` is a plain download or upload.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    response::{IntoResponse, Response, sse},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future::ready, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use tonic::{Status, client::Grpc, service::Routes};
+
+use super::{
+    binding::{BadBinding, Binding, BodyField, Found, find},
+    codec::DynamicCodec,
+    json,
+    status::{Refusal, status_json},
+};
+use crate::control::MESSAGE_MAX;
+
+/// The REST twin of gRPC routes.
+#[derive(Clone)]
+pub struct Rest {
+    bindings: Arc<[Binding]>,
+    routes: Routes,
+}
+
+type Answers = std::pin::Pin<Box<dyn Stream<Item = Result<DynamicMessage, Status>> + Send>>;
+
+impl Rest {
+    /// # Errors
+    /// [`BadBinding`] when the pool holds an rpc that can't be served.
+    pub fn new(pool: &DescriptorPool, routes: Routes) -> Result<Self, BadBinding> {
+        Ok(Self { bindings: Binding::all(pool)?.into(), routes })
+    }
+
+    pub async fn handle(&self, request: Request) -> Response {
+        self.answer(request).await.unwrap_or_else(IntoResponse::into_response)
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
+        let (parts, body) = request.into_parts();
+        let (binding, captures) = match find(&self.bindings, &parts.method, parts.uri.path()) {
+            Found::Binding(binding, captures) => (binding, captures),
+            Found::OtherMethods(methods) => return Ok(method_not_allowed(&parts, &methods)),
+            Found::Nothing => {
+                return Err(Status::not_found(format!("nothing is at {}", parts.uri.path())).into());
+            }
+        };
+        let mut message = DynamicMessage::new(binding.rpc.input());
+        for (name, value) in &captures {
+            json::read_parameter(&mut message, name, value)?;
+        }
+        let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        for (name, value) in query {
+            json::read_parameter(&mut message, &name, &value)?;
+        }
+        if binding.rpc.is_client_streaming() {
+            return self.upload(binding, message, body).await;
+        }
+        read_body(&mut message, binding, body).await?;
+        self.call(binding, message, &parts.headers).await
+    }
+
+    async fn call(
+        &self,
+        binding: &Binding,
+        message: DynamicMessage,
+        headers: &HeaderMap,
+    ) -> Result<Response, Refusal> {
+        let output = binding.rpc.output();
+        let (path, codec) = (grpc_path(binding)?, DynamicCodec(output.clone()));
+        let request = tonic::Request::new(message);
+        let mut grpc = self.grpc();
+        if !binding.rpc.is_server_streaming() {
+            let answer = grpc.unary(request, path, codec).await?;
+            return Ok(json_response(json::write(answer.get_ref())));
+        }
+        let answers: Answers = Box::pin(grpc.server_streaming(request, path, codec).await?.into_inner());
+        if output.full_name() == HTTP_BODY {
+            return download(answers).await;
+        }
+        let answers = answers.map(|answer| answer.map(|message| json::write(&message)));
+        Ok(if wants_events(headers) { events(answers) } else { lines(answers) })
+    }
+
+    /// Sends a request's body in pieces, the first together with what stood in path and query.
+    async fn upload(
+        &self,
+        binding: &Binding,
+        mut message: DynamicMessage,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        let BodyField::Field(field) = &binding.body else {
+            return Err(Status::unimplemented("this call streams its request: use gRPC").into());
+        };
+        let (field, input) = (field.clone(), binding.rpc.input());
+        let failed = Arc::new(Mutex::new(None));
+        let failure = failed.clone();
+        let pieces = body.into_data_stream().scan((), move |(), piece| {
+            ready(
+                piece
+                    .map_err(|error| {
+                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    })
+                    .ok(),
+            )
+        });
+        // One piece at least, so that an empty body arrives as an empty file.
+        let pieces = stream::once(async { Bytes::new() }).chain(pieces);
+        let messages = pieces.map(move |piece| {
+            if let Value::Message(file) = message.get_field_mut(&field) {
+                file.set_field_by_name("data", Value::Bytes(piece));
+            }
+            std::mem::replace(&mut message, DynamicMessage::new(input.clone()))
+        });
+        let codec = DynamicCodec(binding.rpc.output());
+        let answer =
+            self.grpc().client_streaming(tonic::Request::new(messages), grpc_path(binding)?, codec).await;
+        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(Status::invalid_argument(format!("the body ended early: {error}")).into());
+        }
+        Ok(json_response(json::write(answer?.get_ref())))
+    }
+
+    fn grpc(&self) -> Grpc<Routes> {
+        Grpc::new(self.routes.clone())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+}
+
+const HTTP_BODY: &str = "google.api.HttpBody";
+
+fn grpc_path(binding: &Binding) -> Result<http::uri::PathAndQuery, Refusal> {
+    let path = http::uri::PathAndQuery::try_from(binding.grpc_path());
+    path.map_err(|error| Status::internal(error.to_string()).into())
+}
+
+async fn read_body(message: &mut DynamicMessage, binding: &Binding, body: Body) -> Result<(), Refusal> {
+    let bytes = Limited::new(body, MESSAGE_MAX).collect().await.map_err(|error| {
+        match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => Refusal {
+                status: Status::resource_exhausted(format!("the body is longer than {MESSAGE_MAX} bytes")),
+                http: Some(StatusCode::PAYLOAD_TOO_LARGE),
+            },
+            None => Status::invalid_argument(format!("the body ended early: {error}")).into(),
+        }
+    })?;
+    let bytes = bytes.to_bytes();
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| Status::invalid_argument(format!("the body is no UTF-8: {error}")))?;
+    match &binding.body {
+        BodyField::Absent => return Err(Status::invalid_argument("this call takes no body").into()),
+        BodyField::Whole => json::read(message, text, "")?,
+        BodyField::Field(field) => {
+            if let Value::Message(inner) = message.get_field_mut(field) {
+                json::read(inner, text, field.name())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+// ---- answers
+
+fn json_response(text: String) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+}
+
+fn method_not_allowed(parts: &Parts, methods: &[http::Method]) -> Response {
+    let names = |method: &http::Method| match method.as_str() {
+        "GET" => "GET, HEAD".to_owned(),
+        name => name.to_owned(),
+    };
+    let allowed = methods.iter().map(names).collect::<Vec<_>>().join(", ");
+    let refusal = Refusal {
+        status: Status::unimplemented(format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method)),
+        http: Some(StatusCode::METHOD_NOT_ALLOWED),
+    };
+    let mut response = refusal.into_response();
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+/// Server-sent events; an error is the last one, called `error`.
+fn events(answers: impl Stream<Item = Result<String, Status>> + Send + 'static) -> Response {
+    let events = answers.map(|answer| {
+        Ok::<_, Infallible>(match answer {
+            Ok(text) => sse::Event::default().data(text),
+            Err(status) => sse::Event::default().event("error").data(status_json(&status)),
+        })
+    });
+    sse::Sse::new(events).keep_alive(sse::KeepAlive::default()).into_response()
+}
+
+/// A line each; an error is the last one, `{"error": {…}}`.
+fn lines(answers: impl Stream<Item = Result<String, Status>> + Send + 'static) -> Response {
+    let lines = answers.map(|answer| {
+        Ok::<_, Infallible>(match answer {
+            Ok(text) => text + "\n",
+            Err(status) => format!("{{\"error\":{}}}\n", status_json(&status)),
+        })
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response()
+}
+
+/// The pieces' bytes, one after the other. An error before the first is an answer; a later one breaks the download off.
+async fn download(mut answers: Answers) -> Result<Response, Refusal> {
+    let text = |message: &DynamicMessage| {
+        let kind = message.get_field_by_name("content_type")?;
+        kind.as_str().filter(|kind| !kind.is_empty()).map(ToOwned::to_owned)
+    };
+    let first = answers.next().await.transpose()?;
+    let kind = first.as_ref().and_then(text).and_then(|kind| HeaderValue::try_from(kind).ok());
+    let kind = kind.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let pieces = stream::iter(first.map(Ok)).chain(answers).map(|piece| {
+        piece.map(|mut message| match message.take_field_by_name("data") {
+            Some(Value::Bytes(bytes)) => bytes,
+            _ => Bytes::new(),
+        })
+    });
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces)).into_response())
+}

@@ -1,0 +1,498 @@
+//! The gateway before a real broker, called without a port.
+
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::*;
+use crate::{
+    broker::Limits,
+    control::{Addresses, BrokerServer, ControlParts},
+    event::{EventBus, What},
+    metrics::Metrics,
+    net::{BrokerOptions, Client, ClientOptions, Gate, bind, spawn_broker},
+    packet::{QoS, Subscription, SubscriptionOptions, TopicFilter},
+    store::StoreOptions,
+    tap::Tap,
+};
+
+/// A broker with its control plane.
+struct Server {
+    control: Control,
+    gateway: Gateway,
+    mqtt: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::start_with(Access::default())
+    }
+
+    fn start_with(access: Access) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = bind("127.0.0.1", 0).unwrap();
+        let mqtt = listener.local_addr().unwrap();
+        let (tap, events) = (Tap::new(), EventBus::new());
+        let metrics = std::sync::Arc::new(Metrics::new());
+        let bus = events.clone();
+        let options = BrokerOptions {
+            limits: Limits::default(),
+            max_connections: 100,
+            seed: 1,
+            gate: Gate::open_already(),
+            tap: tap.clone(),
+            metrics: metrics.clone(),
+            on_event: Box::new(move |event| bus.emit(What::Broker(event))),
+        };
+        let broker = spawn_broker(vec![listener], options).unwrap();
+        let figures = broker.clone();
+        metrics.attach_broker(Box::new(move || {
+            let figures = figures.clone();
+            Box::pin(async move { figures.run(|broker, _| broker.stats()).await.ok() })
+        }));
+        let url = format!("mqtt://{mqtt}").parse().unwrap();
+        let control = Control::new(ControlParts {
+            server: Some(std::sync::Arc::new(BrokerServer::new(broker, url))),
+            tap,
+            metrics,
+            events,
+            store: StoreOptions::new(folder.path()),
+            addresses: Addresses { mqtt: Some(mqtt), http: None, grpc: None },
+            stop: CancellationToken::new(),
+        });
+        let gateway = Gateway::new(control.clone(), access).unwrap();
+        Self { control, gateway, mqtt, _folder: folder }
+    }
+
+    /// Parts of a process without a server.
+    fn alone() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let control = Control::new(ControlParts::alone(StoreOptions::new(folder.path())));
+        let gateway = Gateway::new(control.clone(), Access::default()).unwrap();
+        Self { control, gateway, mqtt: ([127, 0, 0, 1], 1).into(), _folder: folder }
+    }
+
+    async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Response {
+        let request = Request::builder().method(method).uri(format!("http://localhost:3000{path}"));
+        self.gateway.http().oneshot(request.body(body.into()).unwrap()).await.unwrap()
+    }
+
+    async fn json(&self, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
+        let (parts, body) = self.send(method, path, body).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let value = serde_json::from_slice(&body);
+        (parts.status, value.unwrap_or_else(|_| panic!("no JSON: {}", body.escape_ascii())))
+    }
+
+    async fn ok(&self, method: &str, path: &str, body: impl Into<Body>) -> Value {
+        let (status, value) = self.json(method, path, body).await;
+        assert_eq!(status, StatusCode::OK, "{method} {path}: {value}");
+        value
+    }
+
+    /// Status, reason and message of a refusal.
+    async fn refusal(&self, method: &str, path: &str, body: impl Into<Body>) -> (u16, String, String) {
+        let (status, value) = self.json(method, path, body).await;
+        let reason = value["details"][0]["reason"].as_str().unwrap_or_default().to_owned();
+        (status.as_u16(), reason, value["message"].as_str().unwrap().to_owned())
+    }
+
+    async fn client(&self, client_identifier: &str) -> Client {
+        let url = format!("mqtt://{}", self.mqtt).parse().unwrap();
+        Client::connect(ClientOptions::new(url, client_identifier)).await.unwrap()
+    }
+
+    async fn subscriber(&self, client_identifier: &str, filter: &str) -> Client {
+        let client = self.client(client_identifier).await;
+        let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+        let subscription = Subscription { filter: TopicFilter::parse(filter).unwrap(), options };
+        client.subscribe(vec![subscription], Default::default()).await.unwrap();
+        client
+    }
+}
+
+async fn text(response: Response) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// The next piece of a streamed answer.
+async fn piece(body: &mut Body) -> String {
+    let frame = body.frame().await.expect("the stream goes on").unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn the_guides_curl_calls_answer() {
+    let server = Server::start();
+    let mut subscriber = server.subscriber("app", "sensors/#").await;
+    let body = r#"{
+    "topic": "sensors/device1/temp",
+    "payload": {"value": 25.5},
+    "qos": 1,
+    "retain": false
+  }"#;
+    let published = server.ok("POST", "/__mockforge/mqtt/publish", body).await;
+    assert_eq!(published, json!({"receivers": 1, "reason_code": 0}));
+    let message = subscriber.next_message().await.unwrap();
+    assert_eq!(message.payload, Bytes::from_static(br#"{"value":25.5}"#));
+    assert_eq!((message.topic.unwrap().as_str(), message.qos), ("sensors/device1/temp", QoS::AtLeastOnce));
+
+    let subscriptions = server.ok("GET", "/__mockforge/mqtt/subscriptions", "").await;
+    assert_eq!(subscriptions["subscriptions"][0]["filter"], "sensors/#");
+    assert_eq!(subscriptions["subscriptions"][0]["client_id"], "app");
+    assert_eq!(subscriptions["total_size"], 1);
+
+    let stats = server.ok("GET", "/__mockforge/mqtt/stats", "").await;
+    assert_eq!(stats["active_connections"], 1);
+    assert_eq!(stats["subscriptions_active"], 1);
+    assert_eq!(stats["messages_delivered"]["qos1"], 1);
+}
+
+#[tokio::test]
+async fn payloads_arrive_byte_for_byte_and_are_streamed_as_they_were() {
+    let server = Server::start();
+    let answer = server.send("GET", "/__mockforge/mqtt/messages/stream?filter=%23&qos=2", "").await;
+    assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+    let mut body = answer.into_body();
+    for (payload, seen) in [
+        (r#""payload": {"z": 9007199254740993, "a": 1.0}"#, r#""payload":{"z":9007199254740993,"a":1.0}"#),
+        (r#""payload": "on""#, r#""payload":"on""#),
+        (r#""payload_base64": "AP8=""#, r#""payload_base64":"AP8=""#),
+        (r#""payload": null"#, r#""payload":"""#),
+    ] {
+        let request = format!(r#"{{"topic": "t", "qos": 2, {payload}}}"#);
+        server.ok("POST", "/__mockforge/mqtt/publish", request).await;
+        let line = piece(&mut body).await;
+        assert!(line.contains(seen), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn properties_reach_subscribers() {
+    let server = Server::start();
+    let mut subscriber = server.subscriber("app", "#").await;
+    let properties = json!({
+        "content_type": "text/plain", "response_topic": "reply", "correlation_data": "AQI=",
+        "message_expiry_interval": "30s", "user_properties": [{"name": "k", "value": "v"}, {"name": "k", "value": "w"}]
+    });
+    let request = json!({"topic": "t", "payload": "x", "properties": properties}).to_string();
+    server.ok("POST", "/__mockforge/mqtt/publish", request).await;
+    let shown = format!("{:?}", subscriber.next_message().await.unwrap().properties);
+    for part in
+        ["text/plain", "\"reply\"", "\\x01\\x02", "UserProperty(\"k\", \"v\")", "UserProperty(\"k\", \"w\")"]
+    {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(
+        shown.contains("MessageExpiryInterval(30)") || shown.contains("MessageExpiryInterval(29)"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn bad_requests_name_the_field_and_the_reason() {
+    let server = Server::start();
+    let publish = "/__mockforge/mqtt/publish";
+    let bad = |message: &str| (400, "BAD_FIELD".to_owned(), message.to_owned());
+    assert_eq!(
+        server.refusal("POST", publish, r#"{"topic": "a/#", "qos": 3}"#).await,
+        bad("topic: wildcard '#' in a topic name; qos: QoS is 0, 1 or 2, not 3")
+    );
+    assert_eq!(server.refusal("POST", publish, r#"{"topik": "a"}"#).await, bad("topik: no such field"));
+    assert_eq!(
+        server.refusal("GET", "/__mockforge/mqtt/clients?page_token=%21", "").await,
+        bad("page_token: is no token of this list")
+    );
+    assert_eq!(server.refusal("GET", "/__mockforge/mqtt/stats?x=1", "").await, bad("x: no such field"));
+    assert_eq!(
+        server.refusal("DELETE", "/__mockforge/mqtt/clients/x?reason_code=4", "").await,
+        bad("reason_code: is a code from 128 to 162 that a server may send, not 4")
+    );
+    let spec = r#"{"recording": "r", "target": "mqtt://localhost"}"#;
+    let (status, reason, message) = server.refusal("POST", "/__mockforge/replays", spec).await;
+    assert_eq!((status, reason.as_str()), (404, "RECORDING_NOT_FOUND"), "{message}");
+}
+
+#[tokio::test]
+async fn unknown_paths_methods_and_long_bodies_are_refused_in_json() {
+    let server = Server::start();
+    let (status, _, message) = server.refusal("GET", "/__mockforge/nothing", "").await;
+    assert_eq!((status, message.as_str()), (404, "nothing is at /__mockforge/nothing"));
+    let response = server.send("GET", "/__mockforge/mqtt/publish", "").await;
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(response.headers()["allow"], "POST");
+    let long = vec![b' '; crate::control::MESSAGE_MAX + 1];
+    let (status, ..) = server.refusal("POST", "/__mockforge/mqtt/publish", long).await;
+    assert_eq!(status, 413);
+}
+
+#[tokio::test]
+async fn clients_are_listed_and_disconnected() {
+    let server = Server::start();
+    let mut client = server.subscriber("dev/1", "a").await;
+    let listed = server.ok("GET", "/__mockforge/mqtt/clients", "").await;
+    assert_eq!(listed["clients"][0]["client_id"], "dev/1");
+    assert_eq!(listed["clients"][0]["protocol"], "PROTOCOL_VERSION_V5_0");
+    let one = server.ok("GET", "/__mockforge/mqtt/clients/dev%2F1", "").await;
+    assert_eq!((&one["connected"], &one["subscriptions"]), (&json!(true), &json!(1)));
+    server.ok("DELETE", "/__mockforge/mqtt/clients/dev%2F1", "").await;
+    let error = client.next_message().await.unwrap_err().to_string();
+    assert!(error.contains("administrative action"), "{error}");
+    let (status, reason, _) = server.refusal("GET", "/__mockforge/mqtt/clients/nobody", "").await;
+    assert_eq!((status, reason.as_str()), (404, "CLIENT_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn a_recording_is_made_listed_exported_imported_and_replayed() {
+    let server = Server::start();
+    let started = server.ok("POST", "/__mockforge/recordings", r#"{"name": "orders"}"#).await;
+    assert_eq!(started["state"], "RECORDING_STATE_RECORDING");
+    let (status, reason, _) =
+        server.refusal("POST", "/__mockforge/recordings", r#"{"name": "orders"}"#).await;
+    assert_eq!((status, reason.as_str()), (409, "RECORDING_EXISTS"));
+
+    let tail = server.send("GET", "/__mockforge/recordings/orders/events:tail", "").await;
+    let device = server.client("dev").await;
+    for number in 0..3 {
+        let payload = Bytes::from(format!("{{\"n\":{number}}}"));
+        device.publish(publish("t/1", payload)).await.unwrap().acked().await.unwrap();
+    }
+    let first = piece(&mut tail.into_body()).await;
+    assert!(first.contains(r#""opened":"#), "{first}");
+    let marked = server.ok("POST", "/__mockforge/recordings/orders:mark", r#"{"label": "half"}"#).await;
+    assert_eq!(marked["name"], "orders");
+    let (status, reason, _) = server.refusal("DELETE", "/__mockforge/recordings/orders", "").await;
+    assert_eq!((status, reason.as_str()), (400, "RECORDING_ACTIVE"));
+    let stopped = server.ok("POST", "/__mockforge/recordings/orders:stop", "").await;
+    assert_eq!(stopped["state"], "RECORDING_STATE_COMPLETE");
+    assert_eq!(stopped["source"]["kind"], "RECORDING_SOURCE_KIND_BROKER");
+    let (status, reason, _) = server.refusal("POST", "/__mockforge/recordings/orders:stop", "").await;
+    assert_eq!((status, reason.as_str()), (400, "RECORDING_ENDED"));
+
+    let page = "/__mockforge/recordings/orders/events?filter.types=PACKET_TYPE_PUBLISH&page_size=2";
+    let events = server.ok("GET", page, "").await;
+    let payloads = |events: &Value| -> Vec<Value> {
+        let events = events["events"].as_array().unwrap().iter();
+        events.map(|event| event["packet"]["publish"]["payload"].clone()).collect()
+    };
+    assert_eq!(payloads(&events), [json!({"n": 0}), json!({"n": 1})]);
+    let next = format!("{page}&page_token={}", events["next_page_token"].as_str().unwrap());
+    let events = server.ok("GET", &next, "").await;
+    assert_eq!(payloads(&events), [json!({"n": 2})]);
+    assert_eq!(events["next_page_token"], "");
+
+    let summary = server.ok("GET", "/__mockforge/recordings/orders/summary", "").await;
+    assert_eq!(summary["connections"][0]["client_id"], "dev");
+    assert_eq!((&summary["topics"][0]["topic"], &summary["marks"]), (&json!("t/1"), &json!(["half"])));
+    assert_eq!(summary["topics"][0]["client_to_server"], 3);
+
+    let exported = server.send("GET", "/__mockforge/recordings/orders:export", "").await;
+    assert_eq!(exported.headers()["content-type"], "application/json");
+    let file = text(exported).await;
+    assert!(file.contains("mockforge.mqtt.session"), "{file}");
+    let imported = server.ok("POST", "/__mockforge/recordings:import?name=again", file.clone()).await;
+    assert_eq!((&imported["name"], &imported["sha256"]), (&json!("again"), &stopped["sha256"]));
+    let (status, reason, message) =
+        server.refusal("POST", "/__mockforge/recordings:import?name=bad", file[..200].to_owned()).await;
+    assert_eq!((status, reason.as_str()), (400, "BAD_FILE"), "{message}");
+    let listed = server.ok("GET", "/__mockforge/recordings?page_size=1", "").await;
+    assert_eq!((&listed["total_size"], &listed["recordings"][0]["name"]), (&json!(2), &json!("orders")));
+
+    let plan = server.ok("POST", "/__mockforge/replays:plan", r#"{"recording": "again"}"#).await;
+    assert_eq!((&plan["messages"], &plan["topics"][0]["count"]), (&json!(3), &json!(3)));
+    let mut subscriber = server.subscriber("app", "#").await;
+    let replay = server.ok("POST", "/__mockforge/replays", r#"{"recording": "again", "speed": 0}"#).await;
+    let watched = text(
+        server
+            .send("GET", &format!("/__mockforge/replays/{}:watch", replay["id"].as_str().unwrap()), "")
+            .await,
+    )
+    .await;
+    let last: Value = serde_json::from_str(watched.lines().last().unwrap()).unwrap();
+    assert_eq!(last["state"], "REPLAY_STATE_COMPLETED", "{last}");
+    assert_eq!((&last["verdict"], &last["exit_code"]), (&json!("REPLAY_VERDICT_PASSED"), &json!(0)));
+    assert_eq!(last["report"]["sent"], 3);
+    for number in 0..3 {
+        let message = subscriber.next_message().await.unwrap();
+        assert_eq!(message.payload, Bytes::from(format!("{{\"n\":{number}}}")));
+    }
+    server.ok("DELETE", "/__mockforge/recordings/orders", "").await;
+    let (status, reason, _) = server.refusal("GET", "/__mockforge/recordings/orders", "").await;
+    assert_eq!((status, reason.as_str()), (404, "RECORDING_NOT_FOUND"));
+    server.control.close().await;
+}
+
+#[tokio::test]
+async fn events_are_watched_as_server_sent_events() {
+    let server = Server::start();
+    let request = Request::get(
+        "/__mockforge/events?kinds=EVENT_KIND_CLIENT_CONNECTED&kinds=EVENT_KIND_SUBSCRIBED\
+         &kinds=EVENT_KIND_PACKET&types=PACKET_TYPE_PUBLISH&kinds=EVENT_KIND_CLIENT_DISCONNECTED",
+    )
+    .header("accept", "text/event-stream");
+    let answer = server.gateway.http().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut body = answer.into_body();
+    let client = server.subscriber("dev", "a/+").await;
+    client.publish(publish("b", Bytes::from_static(b"12345"))).await.unwrap().acked().await.unwrap();
+    client.disconnect(crate::packet::ReasonCode::SUCCESS).await.unwrap();
+    let mut events = Vec::new();
+    while events.len() < 4 {
+        let event = piece(&mut body).await;
+        let data = event.strip_prefix("data: ").unwrap_or_else(|| panic!("{event}"));
+        events.push(serde_json::from_str::<Value>(data.trim()).unwrap());
+    }
+    assert_eq!(events[0]["client_connected"]["client_id"], "dev");
+    assert_eq!(events[1]["subscribed"]["filter"], "a/+");
+    assert_eq!(events[1]["subscribed"]["qos"], 1);
+    let packet = &events[2]["packet"];
+    assert_eq!((&packet["topic"], &packet["payload_size"]), (&json!("b"), &json!(5)));
+    assert_eq!(packet["direction"], "DIRECTION_CLIENT_TO_SERVER");
+    assert_eq!(events[3]["client_disconnected"]["reason_code"], 0);
+}
+
+#[tokio::test]
+async fn a_recordings_states_are_told_to_watchers_and_streams_end_with_the_server() {
+    let server = Server::start();
+    let request =
+        pb::WatchEventsRequest { kinds: vec![pb::EventKind::Recording.into()], ..Default::default() };
+    let mut events = server.control.watch_events(request).await.unwrap();
+    server.ok("POST", "/__mockforge/recordings", r#"{"name": "r"}"#).await;
+    server.ok("POST", "/__mockforge/shutdown", "").await;
+    let mut states = Vec::new();
+    while let Some(event) = events.next().await {
+        if let Some(pb::server_event::Event::Recording(recording)) = event.unwrap().event {
+            states.push(recording.state());
+        }
+    }
+    assert!(states.is_empty() || states == [pb::RecordingState::Recording], "{states:?}");
+    assert!(server.control.stop().is_cancelled());
+    server.control.close().await;
+    let health = server.send("GET", "/__mockforge/health", "").await;
+    assert_eq!(health.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn without_a_server_recordings_work_and_the_rest_says_so() {
+    let server = Server::alone();
+    let (status, reason, message) = server.refusal("GET", "/__mockforge/mqtt/stats", "").await;
+    assert_eq!((status, reason.as_str()), (400, "NO_SERVER"), "{message}");
+    let listed = server.ok("GET", "/__mockforge/recordings", "").await;
+    assert_eq!(listed["recordings"], json!([]));
+    let health = server.ok("GET", "/__mockforge/health", "").await;
+    assert_eq!(health["services"]["mockforge.mqtt.v1.Broker"], "NOT_SERVING");
+    assert_eq!(health["services"]["mockforge.mqtt.v1.Recordings"], "SERVING");
+    let (_, reason, _) =
+        server.refusal("POST", "/__mockforge/replays:plan", r#"{"recording": "none"}"#).await;
+    assert_eq!(reason, "RECORDING_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let server = Server::start();
+    let answer = server.send("GET", "/__mockforge/metrics", "").await;
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(text(answer).await.contains("mqtt_connections_total{status=\"active\"} 0"));
+}
+
+#[tokio::test]
+async fn generated_clients_work_in_process_and_errors_keep_their_details() {
+    let server = Server::start();
+    let mut broker = pb::broker_client::BrokerClient::new(routes(server.control.clone()));
+    let status: Status =
+        broker.publish(pb::PublishRequest { topic: "+".to_owned(), ..Default::default() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "BAD_FIELD");
+    assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "topic");
+}
+
+#[tokio::test]
+async fn both_ports_serve_grpc_with_health_and_reflection_until_shutdown() {
+    let server = Server::start_with(Access { token: Some("secret".to_owned()), any_host: false });
+    let (http, grpc) = (listener().await, listener().await);
+    let addresses = [http.local_addr().unwrap(), grpc.local_addr().unwrap()];
+    let stop = CancellationToken::new();
+    let served =
+        tokio::spawn(serve(server.gateway.clone(), Some(http), Some(grpc), stop.clone().cancelled_owned()));
+    for address in addresses {
+        let channel =
+            tonic::transport::Endpoint::new(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let mut admin = pb::admin_client::AdminClient::new(channel.clone());
+        let refused = admin.get_server_info(pb::GetServerInfoRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        let mut request = tonic::Request::new(pb::GetServerInfoRequest {});
+        request.metadata_mut().insert("authorization", "Bearer secret".parse().unwrap());
+        let info = admin.get_server_info(request).await.unwrap().into_inner();
+        assert_eq!((info.mode(), info.mqtt_address), (pb::ServerMode::Broker, server.mqtt.to_string()));
+
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+        let service = "mockforge.mqtt.v1.Broker".to_owned();
+        let answer = health.check(tonic_health::pb::HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(answer.into_inner().status, 1);
+
+        let mut reflection =
+            tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
+        let ask = tonic_reflection::pb::v1::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(
+                tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(
+                    String::new(),
+                ),
+            ),
+        };
+        let mut request = tonic::Request::new(tokio_stream::once(ask));
+        request.metadata_mut().insert("authorization", "Bearer secret".parse().unwrap());
+        let mut answers = reflection.server_reflection_info(request).await.unwrap().into_inner();
+        let answer = format!("{:?}", answers.next().await.unwrap().unwrap());
+        for service in grpc::SERVICES {
+            assert!(answer.contains(service), "{service} in {answer}");
+        }
+    }
+    stop.cancel();
+    served.await.unwrap().unwrap();
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn publish(topic: &str, payload: Bytes) -> crate::packet::Publish {
+    crate::packet::Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: Some(crate::packet::TopicName::parse(topic).unwrap()),
+        packet_identifier: None,
+        properties: Default::default(),
+        payload,
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_like_get_without_the_body() {
+    let server = Server::start();
+    for path in ["/__mockforge/health", "/__mockforge/metrics", "/__mockforge/recordings"] {
+        let get = server.send("GET", path, "").await;
+        let head = server.send("HEAD", path, "").await;
+        assert_eq!((head.status(), get.status()), (StatusCode::OK, StatusCode::OK), "{path}");
+        assert_eq!(head.headers()["content-type"], get.headers()["content-type"], "{path}");
+        assert_eq!(head.into_body().collect().await.unwrap().to_bytes(), "", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_no_field_is_said_without_one() {
+    let server = Server::start();
+    let (_, _, message) = server.refusal("POST", "/__mockforge/recordings", "no JSON").await;
+    assert!(message.starts_with("expected a JSON object"), "{message}");
+}
