@@ -11,6 +11,15 @@ pub mod packet;
 pub mod recorder;
 pub mod recording;
 pub mod relay;
+pub mod server;
 pub mod session;
 pub mod store;
 pub mod tap;
+
+pub use config::Config;
+pub use server::Server;
+
+/// The path at which users find the figures of a server.
+pub mod mqtt {
+    pub use crate::metrics;
+}

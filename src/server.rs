@@ -1,0 +1,381 @@
+//! The composition root: a checked [`Config`] becomes listeners, a broker or a proxy, and the control
+//! plane before them. Decides nothing.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinHandle},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::{
+    broker::BrokerEvent,
+    config::{Config, ListenConfig, MqttConfig},
+    control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer},
+    event::{EventBus, What},
+    gateway::{self, Access, BadBinding, Gateway},
+    metrics::Metrics,
+    net::{
+        BadUrl, BrokerHandle, BrokerOptions, Gate, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, bind,
+        spawn_broker, spawn_proxy,
+    },
+    store::StoreOptions,
+    tap::Tap,
+};
+
+/// For name resolution and TCP together; then the client is told that there is no server.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server that listens: whoever connects after [`bind`](Self::bind) waits, and is served once it
+/// [runs](Self::run). What is asked of its [`control`](Self::control) before, such as to record, is
+/// in force for the first client.
+pub struct Server {
+    control: Control,
+    gateway: Gateway,
+    http: Option<TcpListener>,
+    grpc: Option<TcpListener>,
+    mqtt: Option<Mqtt>,
+    gate: Gate,
+    addresses: Addresses,
+}
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("cannot listen for {what} on {address}: {error}")]
+    Listen { what: &'static str, address: String, error: io::Error },
+    #[error("mqtt.upstream: {0}")]
+    Upstream(#[from] BadUrl),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    #[error("control plane: {0}")]
+    Gateway(#[from] BadBinding),
+}
+
+/// The threads that move MQTT bytes.
+enum Mqtt {
+    Broker(BrokerHandle),
+    Proxy(ProxyHandle),
+}
+
+impl Server {
+    /// Listens on every address that `config` enables.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on; then nothing was started.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let upstream = config.mqtt.upstream.as_deref().map(str::parse::<MqttUrl>).transpose()?;
+        let listen = |what, host: &str, port| {
+            bind(host, port).map_err(|error| BindError::Listen {
+                what,
+                address: format!("{host}:{port}"),
+                error,
+            })
+        };
+        let mqtt_listener = match &config.mqtt {
+            MqttConfig { enabled: true, host, port, .. } => Some(listen("MQTT", host, *port)?),
+            _ => None,
+        };
+        let control_listener = |what, of: &ListenConfig| match of.enabled {
+            true => {
+                let listener = TcpListener::from_std(listen(what, &of.host, of.port)?);
+                listener.map(Some).map_err(|error| BindError::Listen { what, address: of.address(), error })
+            }
+            false => Ok(None),
+        };
+        let http = control_listener("HTTP", &config.http)?;
+        let grpc = control_listener("gRPC", &config.grpc)?;
+        let addresses = Addresses {
+            mqtt: mqtt_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            http: http.as_ref().and_then(|listener| listener.local_addr().ok()),
+            grpc: grpc.as_ref().and_then(|listener| listener.local_addr().ok()),
+        };
+        let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
+        let gate = Gate::default();
+        let mqtt = match (mqtt_listener, upstream) {
+            (None, _) => None,
+            (Some(listener), None) => {
+                Some(Mqtt::Broker(start_broker(listener, &config.mqtt, &gate, &tap, &metrics, &events)?))
+            }
+            (Some(listener), Some(upstream)) => {
+                Some(Mqtt::Proxy(start_proxy(listener, upstream, &config, &gate, &tap, &metrics, &events)?))
+            }
+        };
+        let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
+            match (mqtt, addresses.mqtt) {
+                (Mqtt::Broker(broker), Some(address)) => {
+                    Arc::new(BrokerServer::new(broker.clone(), MqttUrl::of_listener(address)))
+                }
+                (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
+                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone())),
+            }
+        });
+        metrics.make_latest();
+        let control = Control::new(ControlParts {
+            server,
+            tap,
+            metrics,
+            events,
+            store: StoreOptions {
+                flush_interval: config.store.flush_interval,
+                recorder_memory: config.recorder.memory_bytes,
+                ..StoreOptions::new(&config.store.path)
+            },
+            addresses,
+            stop: CancellationToken::new(),
+        });
+        let is_exposed =
+            [addresses.http, addresses.grpc].into_iter().flatten().any(|address| !address.ip().is_loopback());
+        let access = Access { token: config.api_token, any_host: is_exposed };
+        let gateway = Gateway::new(control.clone(), access)?;
+        let shown = |address: Option<SocketAddr>| address.map(tracing::field::display);
+        info!(
+            mqtt = shown(addresses.mqtt),
+            http = shown(addresses.http),
+            grpc = shown(addresses.grpc),
+            "listening"
+        );
+        Ok(Self { control, gateway, http, grpc, mqtt, gate, addresses })
+    }
+
+    /// Where it listens, with the ports in use.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Runs until `shutdown` completes, somebody asks for it over the API, or the MQTT threads end.
+    ///
+    /// Then clients are disconnected, recordings completed, calls under way answered: each for a
+    /// bounded time.
+    ///
+    /// # Errors
+    /// When the control plane's listeners fail, or the MQTT threads ended by themselves.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> io::Result<()> {
+        self.run_traffic(shutdown).await.close().await
+    }
+
+    /// The first half of [`run`](Self::run): returns when MQTT has ended, while recordings go on and
+    /// the control plane still answers.
+    pub(crate) async fn run_traffic(self, shutdown: impl Future<Output = ()> + Send) -> Quiet {
+        let Self { control, gateway, http, grpc, mqtt, gate, .. } = self;
+        gate.open();
+        let stop = control.stop().clone();
+        let stopping = stop.clone();
+        let serving = gateway::serve(gateway, http, grpc, async move { stopping.cancelled().await });
+        let mut serving = tokio::spawn(serving);
+        let mqtt_stopped = async {
+            match &mqtt {
+                Some(Mqtt::Broker(broker)) => broker.stopped().await,
+                Some(Mqtt::Proxy(proxy)) => proxy.stopped().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut failed = None;
+        let mut served = None;
+        tokio::select! {
+            () = shutdown => {}
+            () = stop.cancelled() => {}
+            () = mqtt_stopped => {
+                error!("the MQTT threads ended");
+                failed = Some(io::Error::other("the MQTT threads ended"));
+            }
+            result = &mut serving => served = Some(result),
+        }
+        info!("shutting down");
+        // Traffic first, so that recordings hold all of it.
+        match &mqtt {
+            Some(Mqtt::Broker(broker)) => broker.shut_down().await,
+            Some(Mqtt::Proxy(proxy)) => proxy.shut_down().await,
+            None => {}
+        }
+        Quiet { control, serving, served, failed }
+    }
+}
+
+/// A server whose MQTT has ended.
+pub(crate) struct Quiet {
+    control: Control,
+    serving: JoinHandle<io::Result<()>>,
+    /// What `serving` came to, if that is why the server ended.
+    served: Option<Result<io::Result<()>, JoinError>>,
+    failed: Option<io::Error>,
+}
+
+impl Quiet {
+    /// Completes recordings and ends the control plane.
+    pub(crate) async fn close(self) -> io::Result<()> {
+        self.control.close().await;
+        let served = match self.served {
+            Some(served) => served,
+            None => self.serving.await,
+        };
+        match self.failed {
+            Some(error) => Err(error),
+            None => served.map_err(io::Error::other)?,
+        }
+    }
+}
+
+fn start_broker(
+    listener: std::net::TcpListener,
+    config: &MqttConfig,
+    gate: &Gate,
+    tap: &Tap,
+    metrics: &Arc<Metrics>,
+    events: &EventBus,
+) -> Result<BrokerHandle, BindError> {
+    let events = events.clone();
+    let options = BrokerOptions {
+        limits: config.limits.clone(),
+        max_connections: config.max_connections,
+        // Its last 80 bits are random.
+        seed: ulid::Ulid::new().0 as u64,
+        gate: gate.clone(),
+        tap: tap.clone(),
+        metrics: Arc::clone(metrics),
+        on_event: Box::new(move |event| {
+            log(&event);
+            events.emit(What::Broker(event));
+        }),
+    };
+    let broker = spawn_broker(vec![listener], options).map_err(BindError::Thread)?;
+    let asked = broker.downgrade();
+    metrics.attach_broker(Box::new(move || {
+        let broker = asked.upgrade();
+        Box::pin(async move { broker?.run(|broker, _| broker.stats()).await.ok() })
+    }));
+    Ok(broker)
+}
+
+fn start_proxy(
+    listener: std::net::TcpListener,
+    upstream: MqttUrl,
+    config: &Config,
+    gate: &Gate,
+    tap: &Tap,
+    metrics: &Arc<Metrics>,
+    events: &EventBus,
+) -> Result<ProxyHandle, BindError> {
+    let events = events.clone();
+    let options = ProxyOptions {
+        upstream,
+        max_connections: config.mqtt.max_connections,
+        connect_timeout: UPSTREAM_TIMEOUT,
+        threads: 0,
+        limits: RelayLimits { record: config.recorder.packet_bytes, ..RelayLimits::default() },
+        gate: gate.clone(),
+        tap: tap.clone(),
+        metrics: Arc::clone(metrics),
+        on_event: Box::new(move |event| {
+            if let Some(event) = event.into_broker_event() {
+                events.emit(What::Broker(event));
+            }
+        }),
+    };
+    spawn_proxy(vec![listener], options).map_err(BindError::Thread)
+}
+
+fn log(event: &BrokerEvent) {
+    match event {
+        BrokerEvent::ClientConnected { connection, client_identifier, protocol, .. } => {
+            info!(%connection, client = %client_identifier, protocol = protocol.name(), "connected");
+        }
+        BrokerEvent::ClientDisconnected { connection, client_identifier, reason } => {
+            info!(%connection, client = %client_identifier, reason = reason.name(), "disconnected");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        sync::oneshot,
+    };
+
+    use super::*;
+    use crate::{
+        config::{Flag, Sources},
+        net::{Client, ClientError, ClientOptions},
+    };
+
+    fn config(folder: &std::path::Path, more: &[(&'static str, String)]) -> Config {
+        let flag = |key, value: String| Flag { key, name: "--test", value };
+        let mut flags = vec![
+            flag("mqtt.enabled", "true".to_owned()),
+            flag("mqtt.host", "127.0.0.1".to_owned()),
+            flag("mqtt.port", "0".to_owned()),
+            flag("http.port", "0".to_owned()),
+            flag("grpc.port", "0".to_owned()),
+            flag("store.path", folder.to_str().expect("text").to_owned()),
+        ];
+        flags.extend(more.iter().map(|(key, value)| flag(key, value.clone())));
+        Config::load(Sources { flags, ..Sources::default() }).expect("valid settings")
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_server_serves_mqtt_and_its_figures_until_it_is_told_to_stop() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Server::bind(config(folder.path(), &[])).await.expect("free ports");
+        let Addresses { mqtt: Some(mqtt), http: Some(http), grpc: Some(_) } = server.addresses() else {
+            panic!("{:?}", server.addresses());
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async move { _ = stopped.await }));
+        let mut client =
+            Client::connect(ClientOptions::new(MqttUrl::of_listener(mqtt), "one")).await.expect("connected");
+        let metrics = get(http, "/__mockforge/metrics").await;
+        assert!(metrics.contains("\nmqtt_connections_total{status=\"active\"} 1\n"), "{metrics}");
+        assert!(!folder.path().join("store").exists(), "the store is opened when it is first needed");
+        stop.send(()).expect("it runs");
+        assert!(matches!(client.next_message().await, Err(ClientError::Disconnected { .. })));
+        running.await.expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_a_server_with_an_upstream() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let upstream = Server::bind(config(folder.path(), &[])).await.expect("free ports");
+        let at = upstream.addresses().mqtt.expect("enabled");
+        let settings = config(folder.path(), &[("mqtt.upstream", format!("mqtt://{at}"))]);
+        let proxy = Server::bind(settings).await.expect("free ports");
+        let url = MqttUrl::of_listener(proxy.addresses().mqtt.expect("enabled"));
+        let control = upstream.control().clone();
+        for server in [upstream, proxy] {
+            tokio::spawn(server.run(std::future::pending()));
+        }
+        let client = Client::connect(ClientOptions::new(url, "through")).await.expect("connected");
+        client.ping().await.expect("answered");
+        let clients = control.list_clients(Default::default()).await.expect("a broker").clients;
+        assert_eq!(clients[0].client_id, "through");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let taken = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound");
+        let _held = std::net::TcpListener::bind(taken).expect("still free");
+        let settings = config(folder.path(), &[("mqtt.port", taken.port().to_string())]);
+        let Err(error) = Server::bind(settings).await else { panic!("bound twice") };
+        assert!(error.to_string().starts_with(&format!("cannot listen for MQTT on {taken}: ")), "{error}");
+    }
+}
