@@ -1,0 +1,145 @@
+//! A server, or a `Control` without one, in this process.
+
+use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    exit::{Exit, Failure},
+    record,
+    transport::Transport,
+};
+use crate::{
+    config::Config,
+    control::{
+        Control, ControlParts,
+        pb::{GetServerInfoRequest, Recording, ServerInfo, StartRecordingRequest},
+    },
+    server::Server,
+    store::StoreOptions,
+};
+
+/// A server of our own that runs until it is stopped.
+pub struct Host {
+    transport: Transport,
+    info: ServerInfo,
+    /// Cancelled when MQTT has ended.
+    ended: CancellationToken,
+    /// Ends MQTT; `None` once it was asked to.
+    stop_traffic: Option<oneshot::Sender<()>>,
+    /// Ends the rest.
+    stop: oneshot::Sender<()>,
+    run: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Host {
+    /// # Errors
+    /// [`Exit::Usage`] when an address can't be bound.
+    pub async fn start(config: Config) -> Result<Self, Failure> {
+        Self::run(Self::bind(config).await?).await
+    }
+
+    /// The same, with a recording that misses nothing: it is there before the first client.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start) and of StartRecording.
+    pub async fn start_recording(
+        config: Config,
+        request: StartRecordingRequest,
+    ) -> Result<(Self, Recording), Failure> {
+        let server = Self::bind(config).await?;
+        let recording = record::start(&Transport::to_server(server.control()), request).await?;
+        Ok((Self::run(server).await?, recording))
+    }
+
+    async fn bind(config: Config) -> Result<Server, Failure> {
+        Server::bind(config).await.map_err(|error| Failure::new(Exit::Usage, error))
+    }
+
+    async fn run(server: Server) -> Result<Self, Failure> {
+        let transport = Transport::to_server(server.control());
+        let ended = CancellationToken::new();
+        let (stop_traffic, traffic_stopped) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let traffic_ended = ended.clone();
+        let run = tokio::spawn(async move {
+            let shutdown = async {
+                // Sent or dropped, it means the same.
+                let _ = traffic_stopped.await;
+            };
+            let server = server.run_traffic(shutdown).await;
+            traffic_ended.cancel();
+            let _ = stopped.await;
+            Ok(server.close().await?)
+        });
+        let info = transport.admin().get_server_info(GetServerInfoRequest {}).await?.into_inner();
+        Ok(Self { transport, info, ended, stop_traffic: Some(stop_traffic), stop, run })
+    }
+
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub fn info(&self) -> &ServerInfo {
+        &self.info
+    }
+
+    /// Completes when MQTT has ended: by [`stop_traffic`](Self::stop_traffic), or by itself because
+    /// an operator told it to over the API, or because it failed.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Disconnects the clients, and returns when nothing is sent or received any more. Recordings
+    /// go on, and requests are answered, until [`stop`](Self::stop).
+    pub async fn stop_traffic(&mut self) {
+        // Gone if the server ended before.
+        if let Some(stop) = self.stop_traffic.take() {
+            let _ = stop.send(());
+        }
+        self.ended().await;
+    }
+
+    /// # Errors
+    /// What made the server fail.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.stop_traffic().await;
+        let _ = self.stop.send(());
+        match self.run.await {
+            Ok(ran) => Ok(ran?),
+            Err(panic) => Err(Failure::new(Exit::Failed, panic)),
+        }
+    }
+}
+
+/// The running server that the settings name, else the store's folder, for what is in it.
+pub async fn find_or_store_alone(config: &Config) -> Result<Transport, Failure> {
+    find_or_store(config, true).await
+}
+
+/// The same for adding to it: goes on with a new store where there is a damaged one.
+pub async fn find_or_store_to_add(config: &Config) -> Result<Transport, Failure> {
+    find_or_store(config, false).await
+}
+
+async fn find_or_store(config: &Config, for_reading: bool) -> Result<Transport, Failure> {
+    match Transport::find(config).await? {
+        Some((transport, _)) => Ok(transport),
+        None => {
+            let store = StoreOptions { for_reading, ..store_options(config) };
+            Ok(Transport::alone(Control::new(ControlParts::alone(store))))
+        }
+    }
+}
+
+/// A `Control` without a server. It opens the store once it is asked for something in it.
+pub fn alone(config: &Config) -> Control {
+    Control::new(ControlParts::alone(store_options(config)))
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        flush_interval: config.store.flush_interval,
+        recorder_memory: config.recorder.memory_bytes,
+        ..StoreOptions::new(&config.store.path)
+    }
+}

@@ -1,0 +1,301 @@
+//! The command line: builds requests from arguments and prints answers. It decides nothing.
+
+mod broker;
+mod config;
+mod duration;
+mod exit;
+mod file;
+mod host;
+mod output;
+mod progress;
+mod record;
+mod recordings;
+mod replay;
+mod report;
+mod serve;
+mod session_file;
+mod signal;
+mod summary;
+mod transport;
+
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+pub use self::exit::{Exit, Failure};
+use self::{output::Format, signal::Signals, transport::Transport};
+use crate::config::{Config, ConfigFile, Flag, Sources};
+
+/// Tests MQTT systems with real traffic: a test broker, a recording proxy and a replayer
+#[derive(Debug, clap::Parser)]
+#[command(name = "mockforge", version, propagate_version = true)]
+pub struct Arguments {
+    /// What is printed: text for people, JSON for programs
+    #[arg(short = 'o', long = "format", value_name = "FORMAT", global = true, default_value = "text", help_heading = GLOBAL)]
+    format: Format,
+    /// The settings file [default: mockforge.yaml here or in one of five parent folders]
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
+    config: Option<PathBuf>,
+    /// The running server to talk to, host:port of its gRPC or HTTP interface [default: what the
+    /// settings say]
+    #[arg(long, value_name = "ADDR", global = true, help_heading = GLOBAL)]
+    server: Option<String>,
+    /// Log level or filter, such as debug or info,mockforge::net=trace
+    #[arg(long, value_name = "FILTER", global = true, help_heading = GLOBAL)]
+    log: Option<String>,
+    /// Log more; twice, everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "log", help_heading = GLOBAL)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Over the options that every command takes.
+const GLOBAL: &str = "Global options";
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run a broker, or a proxy before one
+    Serve(serve::ServeArgs),
+    /// Record, replay, look into and talk to MQTT
+    #[command(subcommand)]
+    Mqtt(Mqtt),
+    /// Recordings of the running server, or of the store's folder when none runs
+    #[command(subcommand)]
+    Recordings(recordings::Command),
+    /// Settings of file, environment and flags
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Mqtt {
+    /// Capture traffic into a file
+    Record(record::RecordArgs),
+    /// Play a recording again, to any broker
+    Replay(replay::ReplayArgs),
+    /// Say whether a server runs, and how it is
+    Status,
+    /// Figures of the running server
+    Stats,
+    /// Clients of the running server
+    Clients(broker::ClientsArgs),
+    /// Publish a message through the running server
+    Publish(broker::PublishArgs),
+    /// Print messages of the running server as they come
+    Subscribe(broker::SubscribeArgs),
+}
+
+/// Runs the one command that was typed. Logs go to standard error, results to standard output.
+///
+/// # Errors
+/// With the exit code that stands for what went wrong.
+pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let config = Config::load(arguments.sources())?;
+    start_logging(arguments.log_filter(&config))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let (format, server) = (arguments.format, arguments.server.as_deref());
+    let signals = Signals::install()?;
+    match arguments.command {
+        Command::Serve(_) if server.is_some() => {
+            Err(Failure::usage("serve starts a server; --server is for talking to one"))
+        }
+        Command::Serve(args) => serve::run(args, config, format, &signals).await,
+        Command::Mqtt(command) => mqtt(command, server, config, format, &signals).await,
+        Command::Recordings(command) => {
+            let transport = match server {
+                Some(server) => Transport::connect(Some(server), &config).await?.0,
+                None if command.adds() => host::find_or_store_to_add(&config).await?,
+                None => host::find_or_store_alone(&config).await?,
+            };
+            let outcome = recordings::run(command, &transport, format).await;
+            transport.close().await;
+            outcome
+        }
+        Command::Config(command) => config::run(&command, &config, format),
+    }
+}
+
+async fn mqtt(
+    command: Mqtt,
+    server: Option<&str>,
+    config: Config,
+    format: Format,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    match command {
+        Mqtt::Record(args) => return record::run(args, server, config, format, signals).await,
+        Mqtt::Replay(args) => return replay::run(args, server, &config, format, signals).await,
+        _ => {}
+    }
+    let (transport, info) = Transport::connect(server, &config).await?;
+    match command {
+        Mqtt::Status => broker::status(&transport, &info, format).await,
+        Mqtt::Stats => broker::stats(&transport, format).await,
+        Mqtt::Clients(args) => broker::clients(&transport, &args, format).await,
+        Mqtt::Publish(args) => broker::publish(&transport, args, format).await,
+        Mqtt::Subscribe(args) => broker::subscribe(&transport, args, format, signals).await,
+        Mqtt::Record(_) | Mqtt::Replay(_) => unreachable!("they find their servers themselves"),
+    }
+}
+
+impl Arguments {
+    fn sources(&self) -> Sources {
+        let mut flags = match &self.command {
+            Command::Serve(args) => args.flags(),
+            Command::Mqtt(Mqtt::Record(args)) => args.flags(),
+            _ => Vec::new(),
+        };
+        let level = match self.verbose {
+            0 => self.log.clone().map(|filter| ("--log", filter)),
+            1 => Some(("-v", "debug".to_owned())),
+            _ => Some(("-vv", "trace".to_owned())),
+        };
+        flags.extend(level.map(|(name, value)| Flag { key: "log.level", name, value }));
+        let mut sources = Sources::of_process(self.config.clone(), flags);
+        if self.works_without_settings_file() && self.config.is_none() {
+            sources.file = ConfigFile::None;
+        }
+        sources
+    }
+
+    /// Unless told otherwise, only `serve` says what goes on.
+    fn log_filter<'a>(&self, config: &'a Config) -> &'a str {
+        let serves = matches!(&self.command, Command::Serve(_));
+        if serves || config.is_said("log.level") { &config.log.level } else { "warn" }
+    }
+
+    /// So that a settings file for another version or another purpose is no hindrance.
+    fn works_without_settings_file(&self) -> bool {
+        matches!(&self.command, Command::Mqtt(Mqtt::Replay(args)) if !args.needs_settings_file())
+    }
+}
+
+fn start_logging(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("log.level {filter:?}: {error}")))?;
+    // Tests run several commands in one process; the first one's logging stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::is_terminal())
+        .try_init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_guide_is_taken_as_printed() {
+        for line in [
+            "mockforge serve --mqtt",
+            "mockforge serve --mqtt --mqtt-port 1884",
+            "mockforge serve --mqtt --mqtt-tls",
+            "mockforge mqtt record --output mqtt-session.json",
+            "mockforge mqtt replay --input mqtt-session.json --speed 2.0",
+            "mockforge mqtt status",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        assert_eq!(
+            parse("mockforge --server a:1 recordings export b").unwrap().server,
+            parse("mockforge recordings export b --server a:1").unwrap().server,
+        );
+        for line in ["mockforge -o json mqtt status", "mockforge mqtt status -o json"] {
+            assert_eq!(parse(line).unwrap().format, Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_flag_is_exit_code_2() {
+        for line in [
+            "mockforge mqtt replay --input a --speed fast",
+            "mockforge mqtt replay",
+            "mockforge mqtt replay --input a --recording b",
+            "mockforge mqtt record",
+            "mockforge mqtt replay --input a --loop 0",
+            "mockforge mqtt replay --input a --topic a/#/b",
+            "mockforge mqtt replay --input a --target mqtts://b",
+            "mockforge mqtt record --output a --duration 30",
+            "mockforge mqtt publish a b --qos 3",
+            "mockforge nonsense",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_by_name() {
+        let arguments = parse("mockforge serve --mqtt --mqtt-tls").unwrap();
+        let Command::Serve(args) = &arguments.command else { unreachable!("it was typed") };
+        let sources = Sources { flags: args.flags(), ..Sources::default() };
+        assert_eq!(
+            Config::load(sources).unwrap_err().to_string(),
+            "--mqtt-tls: mqtt.tls.enabled is not supported by this version yet"
+        );
+    }
+
+    #[test]
+    fn replaying_a_file_needs_no_settings_file() {
+        assert!(parse("mockforge mqtt replay --input a").unwrap().works_without_settings_file());
+        assert!(!parse("mockforge mqtt replay --recording a").unwrap().works_without_settings_file());
+    }
+
+    #[test]
+    fn commands_that_do_not_serve_log_warnings_only() {
+        let config = Config::default();
+        assert_eq!(parse("mockforge serve --mqtt").unwrap().log_filter(&config), "info");
+        assert_eq!(parse("mockforge mqtt replay --input a").unwrap().log_filter(&config), "warn");
+        let arguments = parse("mockforge mqtt replay --input a -v").unwrap();
+        let config = Config::load(Sources { environment: Vec::new(), ..arguments.sources() }).unwrap();
+        assert_eq!(arguments.log_filter(&config), "debug");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_go_together_or_comes_later_is_refused_by_name() {
+        for (line, text) in [
+            (
+                "mockforge mqtt replay --input a --mode client",
+                "--mode client is not supported by this version yet",
+            ),
+            (
+                "mockforge mqtt replay --input a --verify payload",
+                "--verify other than none is not supported by this version yet",
+            ),
+            (
+                "mockforge mqtt replay --input a --server b",
+                "--input is played by this process; with --server, say --recording",
+            ),
+            (
+                "mockforge mqtt record --output a --server b --upstream mqtt://c",
+                "--server records a running server; --upstream, --listen and --store start one: say one or the other",
+            ),
+        ] {
+            let arguments = parse(line).unwrap();
+            let server = arguments.server.as_deref();
+            let Command::Mqtt(command) = arguments.command else { unreachable!("it was typed") };
+            let signals = Signals::install().unwrap();
+            let failure = mqtt(command, server, Config::default(), Format::Text, &signals).await.unwrap_err();
+            assert_eq!((failure.exit, failure.error.to_string().as_str()), (Exit::Usage, text), "{line}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What commands print on standard output: text for people, JSON for programs.
+
+use std::{
+    io::{self, Write},
+    sync::LazyLock,
+};
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{control::pb, gateway};
+
+/// What `-o` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Prints `text` and a line's end.
+///
+/// # Errors
+/// If standard output is closed.
+pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_ref().as_bytes())?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+/// Whether a person watches standard error; progress is drawn there.
+pub fn is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr())
+}
+
+/// `message`, of the contract's type `name`, in the JSON that REST speaks.
+pub fn json(name: &str, message: &impl Message) -> Box<RawValue> {
+    static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(pb::DESCRIPTORS).expect("the build made it"));
+    let descriptor = POOL
+        .get_message_by_name(&format!("mockforge.mqtt.v1.{name}"))
+        .expect("commands name types of the contract");
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .expect("it was encoded from the same contract");
+    RawValue::from_string(gateway::json::write(&message)).expect("the gateway writes JSON")
+}
+
+/// Prints a value as one line of JSON.
+///
+/// # Errors
+/// If standard output is closed.
+pub fn json_line(value: &impl Serialize) -> io::Result<()> {
+    line(serde_json::to_string(value)?)
+}
+
+/// Columns as wide as their widest cell, two spaces between; the first row is the heading.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// `1 packet`, `2 packets`.
+pub fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// `812 B`, `56.2 KiB`.
+pub fn bytes(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{size:.1} {unit}") }
+}
+
+/// RFC 3339 in UTC, to the second; `-` without a time.
+pub fn time(time: Option<&prost_types::Timestamp>) -> String {
+    time.and_then(|time| jiff::Timestamp::new(time.seconds, 0).ok())
+        .map_or_else(|| "-".to_owned(), |time| time.to_string())
+}
+
+/// The name of a value of an enum of the contract without its type's prefix, in lower case:
+/// `RECORDING_STATE_COMPLETE` is `complete`.
+pub fn short(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_spaces() {
+        let rows = [["ID", "NAME"], ["1", "orders"], ["12", ""]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|&c| c.to_owned()).collect()).collect();
+        assert_eq!(table(&rows), "ID  NAME\n1   orders\n12");
+    }
+
+    #[test]
+    fn json_has_the_protos_field_names_and_numbers() {
+        let recording = pb::Recording { id: "01J".into(), events: u64::MAX, ..Default::default() };
+        let value: serde_json::Value = serde_json::from_str(json("Recording", &recording).get()).unwrap();
+        assert_eq!(value["events"], u64::MAX);
+        assert_eq!(value["state"], "RECORDING_STATE_UNSPECIFIED");
+        assert_eq!(value["tool_version"], "");
+    }
+
+    #[test]
+    fn sizes_are_shown_with_a_fitting_unit() {
+        assert_eq!([bytes(812), bytes(57_550), bytes(1 << 20)], ["812 B", "56.2 KiB", "1.0 MiB"]);
+    }
+}

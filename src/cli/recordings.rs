@@ -1,0 +1,296 @@
+//! `recordings ls | show | export | import | rm`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    broker::{PAGE, state},
+    duration,
+    exit::{Exit, Failure},
+    file::NewFile,
+    output::{self, Format, json},
+    summary,
+    transport::Transport,
+};
+use crate::control::pb;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// List recordings in the order they were started
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Say what is in a recording
+    Show {
+        /// Id or name
+        recording: String,
+    },
+    /// Write a recording to a file
+    Export {
+        /// Id or name
+        recording: String,
+        /// The file; without it, standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Add a file to the recordings
+    Import {
+        /// The file, as `mqtt record` or `recordings export` write it
+        file: PathBuf,
+        /// Its name from now on; without it, the one in the file
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Delete recordings for good
+    Rm {
+        /// Ids or names
+        #[arg(required = true)]
+        recordings: Vec<String>,
+    },
+}
+
+impl Command {
+    /// Whether it has use for an empty store.
+    pub fn adds(&self) -> bool {
+        matches!(self, Self::Import { .. })
+    }
+}
+
+pub async fn run(command: Command, transport: &Transport, format: Format) -> Result<Exit, Failure> {
+    match command {
+        Command::Ls => list(transport, format).await?,
+        Command::Show { recording } => show(transport, recording, format).await?,
+        Command::Export { recording, output } => return export(transport, recording, output, format).await,
+        Command::Import { file, name } => import(transport, &file, name, format).await?,
+        Command::Rm { recordings } => return remove(transport, recordings, format).await,
+    }
+    Ok(Exit::Passed)
+}
+
+#[derive(Serialize)]
+struct Listed {
+    recordings: Vec<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    recording: Box<RawValue>,
+    summary: Box<RawValue>,
+}
+
+async fn list(transport: &Transport, format: Format) -> Result<(), Failure> {
+    let mut recordings = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListRecordingsRequest { page_size: PAGE, page_token, ..Default::default() };
+        let page = transport.recordings().list_recordings(request).await?.into_inner();
+        recordings.extend(page.recordings);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    match format {
+        Format::Json => {
+            let recordings = recordings.iter().map(|recording| json("Recording", recording)).collect();
+            output::json_line(&Listed { recordings })?;
+        }
+        Format::Text if recordings.is_empty() => output::line("no recordings")?,
+        Format::Text => {
+            let heading =
+                ["NAME", "STATE", "SOURCE", "STARTED", "SPAN", "PACKETS", "CONNECTIONS", "BYTES", "ID"];
+            let mut rows = vec![heading.map(str::to_owned).to_vec()];
+            rows.extend(recordings.iter().map(row));
+            output::line(output::table(&rows))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(recording: &pb::Recording) -> Vec<String> {
+    vec![
+        recording.name.clone(),
+        state(recording),
+        source(recording),
+        output::time(recording.started_at.as_ref()),
+        duration::show(duration::from_proto(recording.duration.as_ref())),
+        recording.packets.to_string(),
+        recording.connections.to_string(),
+        output::bytes(recording.bytes),
+        recording.id.clone(),
+    ]
+}
+
+fn source(recording: &pb::Recording) -> String {
+    let Some(source) = &recording.source else { return "-".to_owned() };
+    let kind = output::short(source.kind().as_str_name(), "RECORDING_SOURCE_KIND_");
+    if source.upstream.is_empty() { kind } else { format!("{kind} {}", source.upstream) }
+}
+
+async fn show(transport: &Transport, id: String, format: Format) -> Result<(), Failure> {
+    let request = pb::GetRecordingRequest { id: id.clone() };
+    let recording = transport.recordings().get_recording(request).await?.into_inner();
+    let summary = transport.recordings().get_summary(pb::GetSummaryRequest { id }).await?.into_inner();
+    match format {
+        Format::Json => output::json_line(&Shown {
+            recording: json("Recording", &recording),
+            summary: json("RecordingSummary", &summary),
+        })?,
+        Format::Text => {
+            output::line(output::table(&facts(&recording)))?;
+            let text = summary::text(&summary);
+            if !text.is_empty() {
+                output::line(format!("\n{text}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn facts(recording: &pb::Recording) -> Vec<Vec<String>> {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    vec![
+        row("name", recording.name.clone()),
+        row("id", recording.id.clone()),
+        row("state", state(recording)),
+        row("source", source(recording)),
+        row("started", output::time(recording.started_at.as_ref())),
+        row("span", duration::show(duration::from_proto(recording.duration.as_ref()))),
+        row("events", recording.events.to_string()),
+        row("packets", format!("{} ({})", recording.packets, output::bytes(recording.bytes))),
+        row("gaps", recording.gaps.to_string()),
+        row("sha256", if recording.sha256.is_empty() { "-".to_owned() } else { recording.sha256.clone() }),
+        row("made by", format!("mockforge {}", recording.tool_version)),
+    ]
+}
+
+async fn export(
+    transport: &Transport,
+    id: String,
+    output: Option<PathBuf>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let Some(path) = output else {
+        write_export(transport, id, &mut std::io::stdout().lock()).await?;
+        return Ok(Exit::Passed);
+    };
+    let size = export_to(transport, id, &path).await?;
+    match format {
+        Format::Json => output::json_line(&serde_json::json!({"output": path, "bytes": size}))?,
+        Format::Text => output::line(format!("wrote {} ({})", path.display(), output::bytes(size)))?,
+    }
+    Ok(Exit::Passed)
+}
+
+/// Writes the recording to `path`, which appears when it is whole. Answers with its size in bytes.
+///
+/// # Errors
+/// When the recording can't be read or the file not be written; nothing is left behind then.
+pub async fn export_to(transport: &Transport, id: String, path: &Path) -> Result<u64, Failure> {
+    let mut file = NewFile::create(path)?;
+    let size = write_export(transport, id, &mut file).await?;
+    file.finish()?;
+    Ok(size)
+}
+
+async fn write_export(transport: &Transport, id: String, out: &mut impl Write) -> Result<u64, Failure> {
+    let request = pb::ExportRecordingRequest { id, format: pb::RecordingFormat::Json.into() };
+    let mut pieces = transport.recordings().export_recording(request).await?.into_inner();
+    let mut size = 0;
+    while let Some(piece) = pieces.message().await? {
+        out.write_all(&piece.data)?;
+        size += piece.data.len() as u64;
+    }
+    out.flush()?;
+    Ok(size)
+}
+
+/// Sent at a time.
+const PIECE: usize = 64 << 10;
+
+async fn import(
+    transport: &Transport,
+    path: &Path,
+    name: Option<String>,
+    format: Format,
+) -> Result<(), Failure> {
+    let unreadable = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    // A file that can't be read to its end must not become a recording of its beginning.
+    let (told, trouble) = std::sync::mpsc::channel();
+    let pieces = stream::unfold((file, told, name), |(mut file, told, name)| async move {
+        let mut piece = vec![0; PIECE];
+        match std::io::Read::read(&mut file, &mut piece) {
+            Ok(0) => None,
+            Ok(len) => {
+                piece.truncate(len);
+                let request = pb::ImportRecordingRequest {
+                    name: name.unwrap_or_default(),
+                    format: pb::RecordingFormat::Json.into(),
+                    file: Some(body(piece)),
+                };
+                Some((request, (file, told, None)))
+            }
+            Err(error) => {
+                // The receiver outlives the stream.
+                let _ = told.send(error);
+                None
+            }
+        }
+    });
+    let answer = transport.recordings().import_recording(pieces).await;
+    if let Ok(error) = trouble.try_recv() {
+        return Err(unreadable(error));
+    }
+    let recording =
+        answer.map_err(|status| Failure::from(status).context(path.display().to_string()))?.into_inner();
+    match format {
+        Format::Json => output::json_line(&json("Recording", &recording))?,
+        Format::Text => output::line(format!(
+            "imported {} as {}",
+            output::count(recording.events, "event"),
+            recording.name
+        ))?,
+    }
+    Ok(())
+}
+
+fn body(piece: Vec<u8>) -> pb::google::api::HttpBody {
+    pb::google::api::HttpBody {
+        content_type: "application/json".to_owned(),
+        data: Bytes::from(piece),
+        extensions: Vec::new(),
+    }
+}
+
+/// Goes on after one that can't be deleted, and ends as the worst did.
+async fn remove(transport: &Transport, recordings: Vec<String>, format: Format) -> Result<Exit, Failure> {
+    let mut exit = Exit::Passed;
+    let mut deleted = Vec::new();
+    for id in recordings {
+        let request = pb::DeleteRecordingRequest { id: id.clone() };
+        match transport.recordings().delete_recording(request).await {
+            Ok(_) => {
+                if format == Format::Text {
+                    output::line(format!("deleted {id}"))?;
+                }
+                deleted.push(id);
+            }
+            Err(status) => {
+                let failure = Failure::from(status);
+                eprintln!("mockforge: {id} is not deleted: {:#}", failure.error);
+                exit = std::cmp::max_by_key(exit, failure.exit, |exit| exit.code());
+            }
+        }
+    }
+    if format == Format::Json {
+        output::json_line(&serde_json::json!({ "deleted": deleted }))?;
+    }
+    Ok(exit)
+}

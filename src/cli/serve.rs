@@ -1,0 +1,128 @@
+//! `serve`: a broker or a proxy until it is told to end.
+
+use super::{
+    broker::describe,
+    exit::{Exit, Failure},
+    host::Host,
+    output::{self, Format, json},
+    record,
+    signal::Signals,
+};
+use crate::{
+    config::{Config, Flag},
+    control::pb,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Serve MQTT
+    #[arg(long)]
+    mqtt: bool,
+    /// Port of the MQTT listener; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    mqtt_port: Option<String>,
+    /// Address of the MQTT listener
+    #[arg(long, value_name = "HOST")]
+    mqtt_host: Option<String>,
+    /// Serve MQTT over TLS (not supported by this version yet)
+    #[arg(long)]
+    mqtt_tls: bool,
+    /// Be a proxy before this broker, mqtt://host:port
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Record everything under this name until the server ends
+    #[arg(long, value_name = "NAME")]
+    record: Option<String>,
+    /// Port of the HTTP interface; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<String>,
+    /// Address of the HTTP interface
+    #[arg(long, value_name = "HOST")]
+    http_host: Option<String>,
+    /// Port of the gRPC interface; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    grpc_port: Option<String>,
+    /// Address of the gRPC interface
+    #[arg(long, value_name = "HOST")]
+    grpc_host: Option<String>,
+    /// Let others reach HTTP and gRPC without a token
+    #[arg(long)]
+    insecure_api: bool,
+    /// Folder of the recordings
+    #[arg(long, value_name = "FOLDER")]
+    store: Option<String>,
+}
+
+impl ServeArgs {
+    /// What the flags say of settings.
+    pub fn flags(&self) -> Vec<Flag> {
+        let switch = |on: bool| on.then(|| "true".to_owned());
+        let said = [
+            ("mqtt.enabled", "--mqtt", switch(self.mqtt)),
+            ("mqtt.port", "--mqtt-port", self.mqtt_port.clone()),
+            ("mqtt.host", "--mqtt-host", self.mqtt_host.clone()),
+            ("mqtt.tls.enabled", "--mqtt-tls", switch(self.mqtt_tls)),
+            ("mqtt.upstream", "--upstream", self.upstream.clone()),
+            ("http.port", "--http-port", self.http_port.clone()),
+            ("http.host", "--http-host", self.http_host.clone()),
+            ("grpc.port", "--grpc-port", self.grpc_port.clone()),
+            ("grpc.host", "--grpc-host", self.grpc_host.clone()),
+            ("insecure_api", "--insecure-api", switch(self.insecure_api)),
+            ("store.path", "--store", self.store.clone()),
+        ];
+        let flag = |(key, name, value): (_, _, Option<String>)| Some(Flag { key, name, value: value? });
+        said.into_iter().filter_map(flag).collect()
+    }
+}
+
+pub async fn run(
+    args: ServeArgs,
+    config: Config,
+    format: Format,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    if !config.mqtt.enabled {
+        return Err(Failure::usage(
+            "there is nothing to serve: add --mqtt, or set mqtt.enabled in mockforge.yaml or \
+             MOCKFORGE_MQTT_ENABLED=true",
+        ));
+    }
+    let (mut host, recording) = match args.record {
+        Some(name) => {
+            let request = pb::StartRecordingRequest { name, ..Default::default() };
+            let (host, recording) = Host::start_recording(config, request).await?;
+            (host, Some(recording))
+        }
+        None => (Host::start(config).await?, None),
+    };
+    match format {
+        Format::Json => output::json_line(&json("ServerInfo", host.info()))?,
+        Format::Text => {
+            output::line(describe(host.info()))?;
+            if let Some(recording) = &recording {
+                output::line(format!("recording {}", recording.name))?;
+            }
+        }
+    }
+    tokio::select! {
+        () = signals.asked() => {}
+        // Somebody asked for it over the API, or it failed.
+        () = host.ended() => {}
+    }
+    // Traffic first, so that the recording holds all of it.
+    host.stop_traffic().await;
+    let exit = match recording {
+        Some(recording) => finish(&host, recording, format).await,
+        None => Ok(Exit::Passed),
+    };
+    host.stop().await?;
+    exit
+}
+
+async fn finish(host: &Host, recording: pb::Recording, format: Format) -> Result<Exit, Failure> {
+    let recording = record::stop(host.transport(), recording.id).await?;
+    if format == Format::Text {
+        output::line(record::describe(&recording))?;
+    }
+    Ok(if recording.state() == pb::RecordingState::Failed { Exit::Damaged } else { Exit::Passed })
+}

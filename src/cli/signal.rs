@@ -1,0 +1,72 @@
+//! Ctrl-C and SIGTERM: the first asks a command to end, a second ends it at once.
+
+use tokio::sync::watch;
+
+use super::exit::Exit;
+
+/// Whether the process was asked to end. Clones see the same.
+#[derive(Clone)]
+pub struct Signals {
+    asked: watch::Receiver<bool>,
+}
+
+impl Signals {
+    /// From here on signals no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// If the operating system refuses the handlers.
+    pub fn install() -> std::io::Result<Self> {
+        let (ask, asked) = watch::channel(false);
+        let mut terminate = Terminate::new()?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                () = terminate.recv() => {}
+            }
+            ask.send_replace(true);
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                () = terminate.recv() => {}
+            }
+            // Whatever hangs, hangs: what was flushed so far is kept all the same.
+            std::process::exit(Exit::Interrupted.code().into());
+        });
+        Ok(Self { asked })
+    }
+
+    /// Completes once the process has been asked to end, however long ago.
+    pub async fn asked(&self) {
+        let mut asked = self.asked.clone();
+        if asked.wait_for(|asked| *asked).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(unix)]
+struct Terminate(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Terminate {
+    fn new() -> std::io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map(Self)
+    }
+
+    async fn recv(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+#[cfg(not(unix))]
+struct Terminate;
+
+#[cfg(not(unix))]
+impl Terminate {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn recv(&mut self) {
+        std::future::pending().await
+    }
+}
