@@ -1,1 +1,6 @@
-//! What a user can see.
+//! What a user can see, and the rules that hold the tree together.
+
+mod commands;
+mod guide;
+mod running;
+mod tidy;

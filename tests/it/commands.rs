@@ -1,0 +1,382 @@
+//! The command line: exit codes, messages, and the whole path from recording to replay.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::running::RunningServer;
+
+/// Runs `mockforge` in `folder`, away from any server and any store of the machine.
+fn mockforge(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().expect("the binary runs")
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mockforge"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MOCKFORGE_")) {
+        command.env_remove(name);
+    }
+    command
+        .current_dir(folder)
+        .args(arguments)
+        // Nothing listens there: port 1 is reserved.
+        .env("MOCKFORGE_GRPC_PORT", "1");
+    command
+}
+
+/// A broker of its own without a control plane, that records as `name`, and its MQTT port.
+fn serve(folder: &Path, arguments: &[&str]) -> (Child, u16) {
+    let mut child =
+        command(folder, &[&["serve", "--mqtt", "--mqtt-port", "0", "-o", "json"], arguments].concat())
+            .env("MOCKFORGE_MQTT_HOST", "127.0.0.1")
+            .env("MOCKFORGE_GRPC_ENABLED", "false")
+            .env("MOCKFORGE_HTTP_ENABLED", "false")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+    let mut line = String::new();
+    let out = child.stdout.as_mut().expect("it is piped");
+    BufReader::new(out).read_line(&mut line).expect("it says where it listens");
+    let info: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = info["mqttAddress"].as_str().or_else(|| info["mqtt_address"].as_str()).expect("an address");
+    let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    (child, port)
+}
+
+/// As Ctrl-C or a service manager ends it.
+fn terminate(child: Child) -> Output {
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    child.wait_with_output().expect("it ends")
+}
+
+/// A client of MQTT 5 that is connected, and stays so.
+fn connect(port: u16) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.write_all(b"\x10\x0e\0\x04MQTT\x05\x02\0\x3c\0\0\x01c").expect("written");
+    let mut connack = [0];
+    stream.read_exact(&mut connack).expect("an answer");
+    assert_eq!(connack, [0x20]);
+    stream
+}
+
+/// Exit code and standard error.
+#[track_caller]
+fn check(output: &Output, code: i32, says: &[&str]) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    for text in says {
+        assert!(errors.contains(text), "{text:?} is not in: {errors}");
+    }
+}
+
+fn folder_with(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join(name);
+    fs::write(&file, text).expect("a writable folder");
+    (folder, file)
+}
+
+const HAND_WRITTEN: &str = r#"{"version":1,"messages":[
+    {"t_ms":0,"topic":"a/b","payload":"on"},
+    {"t_ms":20,"topic":"a/b","payload":{"v":1},"qos":1},
+    {"t_ms":40,"topic":"a/c","payload":"off","qos":2,"retain":true}]}"#;
+
+fn sample(name: &str) -> String {
+    format!("{}/recordings/{name}.json", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn replay_of_nothing_exits_4_and_may_be_allowed() {
+    let (folder, _) = folder_with("empty.json", r#"{"version":1,"messages":[]}"#);
+    let empty = ["mqtt", "replay", "--input", "empty.json", "--target", "mqtt://127.0.0.1:1"];
+    check(&mockforge(folder.path(), &empty), 4, &["nothing"]);
+    let allowed = [&empty[..], &["--allow-empty"]].concat();
+    check(&mockforge(folder.path(), &allowed), 0, &[]);
+}
+
+#[test]
+fn an_unreachable_target_exits_3_and_is_named() {
+    let (folder, _) = folder_with("s.json", HAND_WRITTEN);
+    let output =
+        mockforge(folder.path(), &["mqtt", "replay", "--input", "s.json", "--target", "mqtt://127.0.0.1:1"]);
+    check(&output, 3, &["127.0.0.1:1"]);
+}
+
+#[test]
+fn a_damaged_file_exits_5_and_the_place_is_named() {
+    let (folder, _) = folder_with("cut.json", &HAND_WRITTEN[..HAND_WRITTEN.len() - 30]);
+    let output = mockforge(folder.path(), &["mqtt", "replay", "--input", "cut.json", "--dry-run"]);
+    check(&output, 5, &["cut.json", "line 4"]);
+}
+
+#[test]
+fn bad_flags_exit_2() {
+    let (folder, _) = folder_with("s.json", HAND_WRITTEN);
+    let replay = ["mqtt", "replay", "--input", "s.json"];
+    for (flags, says) in [
+        (&["--speed", "fast"][..], "speed"),
+        (&["--speed=-1"], "speed"),
+        (&["--nonsense"], "nonsense"),
+        (&["--target", "ftp://x"], "ftp"),
+        (&["--topic", "a/#/b"], "#"),
+        (&["--mode", "server"], "server"),
+        (&["--duration", "-1s"], "a duration is not negative"),
+        (&["--rate", "-1"], "expected a number above 0"),
+        (&["--start", "5s", "--until", "1s"], "later than start"),
+        (&["--start", "5s", "--until", "1s", "--dry-run"], "later than start"),
+    ] {
+        check(&mockforge(folder.path(), &[&replay[..], flags].concat()), 2, &[says]);
+    }
+    check(&mockforge(folder.path(), &["mqtt", "replay"]), 2, &["--input", "--recording"]);
+    assert!(!folder.path().join("mockforge-data").exists(), "a file needs no store");
+}
+
+#[test]
+fn a_file_and_a_recording_of_the_store_are_planned_alike() {
+    for (name, says) in [
+        ("sensor-fleet", &["connection"][..]),
+        ("commands", &["connection"]),
+        ("reconnects", &["over 4 connections"]),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = sample(name);
+        check(&mockforge(folder.path(), &["recordings", "import", &path]), 0, &[]);
+        let plan = |from: [&str; 2], more: &[&str]| {
+            let dry_run = ["mqtt", "replay", from[0], from[1], "--speed", "2", "--dry-run"];
+            let output = mockforge(folder.path(), &[&dry_run[..], more].concat());
+            check(&output, 0, &[]);
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let text = plan(["--input", &path], &[]);
+        assert_eq!(text, plan(["--recording", name], &[]));
+        for says in says {
+            assert!(text.contains(says), "{text}");
+        }
+        let as_one = plan(["--input", &path], &["--as", "one"]);
+        assert!(as_one.contains("over 1 connection\n"), "{as_one}");
+    }
+}
+
+#[test]
+fn a_plan_names_the_busiest_topics_first_and_its_expiry_intervals() {
+    let (folder, _) = folder_with(
+        "s.json",
+        r#"{"version":1,"messages":[{"t_ms":0,"topic":"a","payload":1},{"t_ms":0,"topic":"b","payload":1},
+        {"t_ms":0,"topic":"b","payload":1,"properties":{"message_expiry_interval":60}}]}"#,
+    );
+    let replay = ["mqtt", "replay", "--input", "s.json", "--speed", "2"];
+    let plan = mockforge(folder.path(), &[&replay[..], &["--dry-run"]].concat());
+    check(&plan, 0, &[]);
+    let text = String::from_utf8_lossy(&plan.stdout);
+    assert!(text.find("\n  b ").expect("topic b") < text.find("\n  a ").expect("topic a"), "{text}");
+    assert!(text.contains("Message Expiry"), "{text}");
+    // Nothing was sent, and the reason is said once.
+    let unreachable = mockforge(folder.path(), &[&replay[..], &["--target", "mqtt://127.0.0.1:1"]].concat());
+    check(&unreachable, 3, &[]);
+    let text = String::from_utf8([unreachable.stdout, unreachable.stderr].concat()).expect("text");
+    assert_eq!(text.matches("cannot reach").count(), 1, "{text}");
+    assert!(text.contains("over 0 connections") && !text.contains("Message Expiry"), "{text}");
+}
+
+#[test]
+fn a_plan_of_a_recording_with_gaps_exits_5_and_one_that_was_interrupted_warns() {
+    let message = r#"{"t_ms":0,"topic":"a","payload":1}"#;
+    for (text, code, says) in [
+        (format!(r#"{{"version":1,"gaps":2,"messages":[{message}]}}"#), 5, "2 gaps"),
+        (
+            format!(r#"{{"version":1,"events":[{message},{{"t_ms":1,"kind":"GAP","events":3,"bytes":9}}]}}"#),
+            5,
+            "3 events are missing",
+        ),
+        (
+            format!(r#"{{"version":1,"events":[{message},{{"t_ms":1,"kind":"GAP"}}]}}"#),
+            5,
+            "an event is missing",
+        ),
+        (format!(r#"{{"version":1,"state":"interrupted","messages":[{message}]}}"#), 0, "interrupted"),
+    ] {
+        let (folder, _) = folder_with("s.json", &text);
+        let output = mockforge(folder.path(), &["mqtt", "replay", "--input", "s.json", "--dry-run"]);
+        check(&output, code, &[]);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
+    let (folder, _) = folder_with("mockforge.yaml", "mqtt:\n  enabled: true\n  prot: 1883\n");
+    let output = mockforge(folder.path(), &["config", "check"]);
+    check(&output, 2, &["mockforge.yaml:3:3", "prot", "port"]);
+}
+
+#[test]
+fn status_without_a_server_exits_3() {
+    let (folder, _) = folder_with("unused", "");
+    check(&mockforge(folder.path(), &["mqtt", "status"]), 3, &["127.0.0.1:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_written_session_is_replayed_to_the_broker() {
+    let server = RunningServer::start().await;
+    let target = format!("mqtt://127.0.0.1:{}", server.mqtt_port());
+    let (folder, _) = folder_with("s.json", HAND_WRITTEN);
+    let output = tokio::task::spawn_blocking(move || {
+        mockforge(
+            folder.path(),
+            &["mqtt", "replay", "--input", "s.json", "--speed", "max", "--target", &target, "-o", "json"],
+        )
+    })
+    .await
+    .expect("the command ran");
+    check(&output, 0, &[]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the report is JSON");
+    assert_eq!((&report["sent"], &report["acked"]), (&3.into(), &2.into()));
+    server.stop().await;
+}
+
+#[test]
+fn samples_survive_import_and_export_byte_for_byte() {
+    for name in ["sensor-fleet", "commands", "reconnects"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = sample(name);
+        check(&mockforge(folder.path(), &["recordings", "import", &path]), 0, &[]);
+        let export = ["recordings", "export", name, "--output", "out.json"];
+        check(&mockforge(folder.path(), &export), 0, &[]);
+        let before = fs::read(&path).expect("the sample is there");
+        let after = fs::read(folder.path().join("out.json")).expect("the export was written");
+        assert!(before == after, "{name}: the exported file differs from the imported one");
+    }
+}
+
+/// Keys that are known but cannot be turned on yet; the README lists them in words.
+const LATER: [&str; 4] = ["mqtt.tls", "mqtt.mocks", "mqtt.chaos", "mqtt.webhooks"];
+
+#[test]
+fn the_readme_lists_every_setting_with_its_default() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_mockforge"))
+        .current_dir(folder.path())
+        .env_clear()
+        .args(["config", "show", "-o", "json"])
+        .output()
+        .expect("the binary runs");
+    check(&output, 0, &[]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let readme = fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).expect("a README");
+    let settings = shown["settings"].as_array().expect("a list");
+    assert!(settings.len() > 20);
+    for setting in settings {
+        let key = setting["key"].as_str().expect("a key");
+        if LATER.iter().any(|later| key.starts_with(later)) {
+            continue;
+        }
+        let default = match &setting["value"] {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::String(text) => format!("`{text}`"),
+            value => format!("`{value}`"),
+        };
+        let row = format!("| `{key}` | {default} | {} |", setting["about"].as_str().expect("a text"));
+        assert!(readme.contains(&row), "the README lacks: {row}");
+    }
+}
+
+/// The last things that happen to a client whose server ends.
+#[track_caller]
+fn check_ends_with_its_traffic(folder: &Path, file: &str) {
+    let text = fs::read_to_string(folder.join(file)).expect("it was written");
+    assert!(text.contains(r#""type": "DISCONNECT""#), "{text}");
+    assert!(text.contains(r#""kind": "CLOSE""#), "{text}");
+    assert!(!text.contains("recording_ended"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_serve_records_ends_with_the_end_of_its_clients() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, port) = serve(folder.path(), &["--record", "all"]);
+    let _client = connect(port);
+    check(&terminate(server), 0, &[]);
+    check(&mockforge(folder.path(), &["recordings", "export", "all", "--output", "all.json"]), 0, &[]);
+    check_ends_with_its_traffic(folder.path(), "all.json");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_mqtt_record_writes_ends_with_the_end_of_its_clients() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let port = free.expect("a free port").port();
+    let listen = format!("127.0.0.1:{port}");
+    let mut recorder =
+        command(folder.path(), &["mqtt", "record", "--listen", &listen, "--output", "all.json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+    let mut says = BufReader::new(recorder.stderr.take().expect("it is piped")).lines();
+    while !says.next().expect("it goes on").expect("text").starts_with("recording ") {}
+    let _client = connect(port);
+    check(&terminate(recorder), 0, &[]);
+    check_ends_with_its_traffic(folder.path(), "all.json");
+}
+
+#[test]
+fn a_damaged_store_is_not_shown_as_an_empty_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    fs::write(folder.path().join(".mockforge/store/conf"), "not what was there").expect("writable");
+    for command in [&["ls"][..], &["ls"], &["show", "commands"], &["export", "commands"]] {
+        let output = mockforge(folder.path(), &[&["recordings"], command].concat());
+        check(&output, 5, &["damaged", ".mockforge/store.damaged-1"]);
+        assert_eq!(output.stdout, b"");
+    }
+    let replay = ["mqtt", "replay", "--recording", "commands", "--dry-run"];
+    check(&mockforge(folder.path(), &replay), 5, &["store.damaged-1"]);
+    // Who adds to it goes on, with a new one.
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    check(&mockforge(folder.path(), &["recordings", "ls"]), 0, &[]);
+    assert!(folder.path().join(".mockforge/store.damaged-1/conf").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_in_use_is_exit_code_2_with_both_ways_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, _) = serve(folder.path(), &["--record", "all"]);
+    let record = ["mqtt", "record", "--listen", "127.0.0.1:0", "--output", "x.json", "--duration", "10ms"];
+    let output = mockforge(folder.path(), &record);
+    check(&output, 2, &[".mockforge/store", "--server", "--store", "MOCKFORGE_STORE_PATH"]);
+    let apart = [&record[..], &["--store", "apart", "--allow-empty"]].concat();
+    check(&mockforge(folder.path(), &apart), 0, &[]);
+    check(&terminate(server), 0, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_else_on_the_servers_port_exits_3() {
+    let server = RunningServer::start().await;
+    let address = format!("127.0.0.1:{}", server.mqtt_port());
+    let output = tokio::task::spawn_blocking(move || {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        mockforge(folder.path(), &["mqtt", "status", "--server", &address])
+    });
+    check(&output.await.expect("the command ran"), 3, &[]);
+    server.stop().await;
+}
+
+#[test]
+fn recordings_rm_goes_on_after_one_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["commands", "reconnects"] {
+        check(&mockforge(folder.path(), &["recordings", "import", &sample(name)]), 0, &[]);
+    }
+    let output = mockforge(folder.path(), &["recordings", "rm", "commands", "none", "reconnects"]);
+    check(&output, 2, &["none is not deleted"]);
+    assert_eq!(output.stdout, b"deleted commands\ndeleted reconnects\n");
+}
