@@ -1,0 +1,208 @@
+"""A gRPC client that isn't Rust drives a whole scenario, from stubs made of the proto in this tree."""
+
+import importlib
+import json
+import subprocess
+import sys
+import threading
+
+import grpc
+import paho.mqtt.client as mqtt
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from peers import DEADLINE, ROOT, Mockforge, Mosquitto, needs, wait_until
+
+SERVICES = ["Admin", "Broker", "Recordings", "Replays"]
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory):
+    """Modules generated from proto/ by grpc_tools."""
+    folder = tmp_path_factory.mktemp("stubs")
+    files = sorted(path.relative_to(ROOT / "proto") for path in (ROOT / "proto/mockforge").rglob("*.proto"))
+    made = subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={folder}"]
+        + [f"--grpc_python_out={folder}", *map(str, files)],
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    sys.path.insert(0, str(folder))
+
+    class Stubs:
+        def __getattr__(self, name):
+            return importlib.import_module(f"mockforge.mqtt.v1.{name}")
+
+    yield Stubs()
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    with Mosquitto() as mosquitto, Mockforge("--upstream", mosquitto.url) as proxy:
+        with grpc.insecure_channel(f"127.0.0.1:{proxy.grpc}") as channel:
+            yield mosquitto, proxy, channel
+
+
+def traffic(port, messages):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="python-device")
+    connected = threading.Event()
+    client.on_connect = lambda *_: connected.set()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    assert connected.wait(20)
+    for number in range(messages):
+        client.publish(f"t/{number % 2}", str(number), qos=1).wait_for_publish(20)
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_record_watch_stop_export_import_replay(stubs, scene):
+    mosquitto, proxy, channel = scene
+    recordings = stubs.recordings_pb2_grpc.RecordingsStub(channel)
+    replays = stubs.replays_pb2_grpc.ReplaysStub(channel)
+    admin = stubs.admin_pb2_grpc.AdminStub(channel)
+    recordings_pb, replays_pb, admin_pb = stubs.recordings_pb2, stubs.replays_pb2, stubs.admin_pb2
+
+    info = admin.GetServerInfo(admin_pb.GetServerInfoRequest(), timeout=DEADLINE)
+    assert info.mode == admin_pb.SERVER_MODE_PROXY and info.upstream == mosquitto.url
+
+    started = recordings.StartRecording(recordings_pb.StartRecordingRequest(name="from-python"), timeout=DEADLINE)
+    assert started.state == recordings_pb.RECORDING_STATE_RECORDING
+
+    seen, tailed = [], []
+    watching = admin.WatchEvents(admin_pb.WatchEventsRequest(types=[stubs.message_pb2.PACKET_TYPE_PUBLISH]))
+    tailing = recordings.TailEvents(recordings_pb.TailEventsRequest(id=started.id))
+    threads = [
+        threading.Thread(target=drain, args=(watching, lambda event: seen.append(event.packet.topic)), daemon=True),
+        threading.Thread(target=drain, args=(tailing, tailed.append), daemon=True),
+    ]
+    for stream in (watching, tailing):
+        stream.initial_metadata()  # the server has taken the call: nothing from here on is missed
+    for thread in threads:
+        thread.start()
+    traffic(proxy.port, 20)
+    wait_until(lambda: seen.count("t/0") >= 10 and seen.count("t/1") >= 10, f"twenty events, got {len(seen)}")
+    watching.cancel()
+
+    stopped = recordings.StopRecording(recordings_pb.StopRecordingRequest(id=started.id), timeout=DEADLINE)
+    assert stopped.state == recordings_pb.RECORDING_STATE_COMPLETE and stopped.gaps == 0
+    assert stopped.packets >= 42  # CONNECT, CONNACK, 20 PUBLISH and their PUBACKs, perhaps a DISCONNECT
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(tailed) == stopped.events, "the tail saw what was recorded, and ended with it"
+
+    exported = b"".join(
+        piece.data for piece in recordings.ExportRecording(recordings_pb.ExportRecordingRequest(id="from-python"))
+    )
+    assert sum(event.get("type") == "PUBLISH" for event in json.loads(exported)["events"]) == 20
+
+    def pieces():
+        for at in range(0, len(exported), 1000):
+            piece = recordings_pb.ImportRecordingRequest(name="again")
+            piece.file.data = exported[at : at + 1000]
+            yield piece
+
+    imported = recordings.ImportRecording(pieces(), timeout=DEADLINE)
+    assert imported.name == "again" and imported.events == stopped.events and imported.sha256 == stopped.sha256
+
+    heard = []
+    witness = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="witness")
+    subscribed = threading.Event()
+    witness.on_connect = lambda client, *_: client.subscribe("t/#", 1)
+    witness.on_subscribe = lambda *_: subscribed.set()
+    witness.on_message = lambda _c, _d, message: heard.append(message.payload)
+    witness.connect("127.0.0.1", mosquitto.port)
+    witness.loop_start()
+    assert subscribed.wait(20)
+    spec = replays_pb.ReplaySpec(recording="again", target=mosquitto.url, speed=2.0)
+    created = replays.CreateReplay(replays_pb.CreateReplayRequest(spec=spec), timeout=DEADLINE)
+    last = None
+    for last in replays.WatchReplay(replays_pb.WatchReplayRequest(id=created.id), timeout=60):
+        pass
+    assert last.state == replays_pb.REPLAY_STATE_COMPLETED, last
+    assert last.verdict == replays_pb.REPLAY_VERDICT_PASSED and last.exit_code == 0
+    assert last.report.sent == 20 and last.report.acked == 20 and last.report.speed == 2.0
+    wait_until(lambda: len(heard) == 20, f"twenty messages, got {len(heard)}")
+    assert heard == [str(number).encode() for number in range(20)]
+    witness.disconnect()
+    witness.loop_stop()
+
+    listed = recordings.ListRecordings(recordings_pb.ListRecordingsRequest(), timeout=DEADLINE)
+    assert {r.name for r in listed.recordings} == {"from-python", "again"}
+    recordings.DeleteRecording(recordings_pb.DeleteRecordingRequest(id="again"), timeout=DEADLINE)
+    with pytest.raises(grpc.RpcError) as missing:
+        recordings.GetRecording(recordings_pb.GetRecordingRequest(id="again"), timeout=DEADLINE)
+    assert missing.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def drain(stream, take):
+    try:
+        for event in stream:
+            take(event)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.CANCELLED, error
+
+
+def test_health_is_answered_for_the_server_and_each_service(scene):
+    _, _, channel = scene
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ["", *(f"mockforge.mqtt.v1.{name}" for name in SERVICES)]:
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
+
+
+def test_reflection_describes_the_contract(scene):
+    _, _, channel = scene
+    described = ProtoReflectionDescriptorDatabase(channel)
+    assert {f"mockforge.mqtt.v1.{name}" for name in SERVICES} <= set(described.get_services())
+    service = DescriptorPool(described).FindServiceByName("mockforge.mqtt.v1.Recordings")
+    assert "StartRecording" in service.methods_by_name
+
+
+def test_grpc_is_answered_on_the_http_port_too(stubs, scene):
+    _, proxy, _ = scene
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.http}") as channel:
+        admin = stubs.admin_pb2_grpc.AdminStub(channel)
+        assert admin.GetServerInfo(stubs.admin_pb2.GetServerInfoRequest(), timeout=DEADLINE).pid == proxy.child.pid
+
+
+def test_bad_input_names_the_field(stubs, scene):
+    _, _, channel = scene
+    broker = stubs.broker_pb2_grpc.BrokerStub(channel)
+    with pytest.raises(grpc.RpcError) as refused:
+        broker.Publish(stubs.broker_pb2.PublishRequest(topic="a/#", payload=b"x"), timeout=DEADLINE)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "topic" in refused.value.details()
+
+
+def curl(*arguments):
+    done = subprocess.run([needs("curl"), "-sS", *arguments], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_guides_three_curl_calls():
+    with Mockforge() as broker:
+        base = f"http://localhost:{broker.http}/__mockforge/mqtt"
+        heard = []
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="curl-listener")
+        client.on_connect = lambda c, *_: c.subscribe("sensors/#", 1)
+        client.on_message = lambda _c, _d, message: heard.append((message.topic, message.payload, message.qos))
+        client.connect("127.0.0.1", broker.port)
+        client.loop_start()
+        broker.wait_for_subscription("sensors/#")
+        body = '{\n    "topic": "sensors/device1/temp",\n    "payload": {"value": 25.5},\n    "qos": 1,\n    "retain": false\n  }'
+        published = json.loads(curl("-X", "POST", f"{base}/publish", "-H", "Content-Type: application/json", "-d", body))
+        assert published["receivers"] == 1
+        wait_until(lambda: heard, "the message")
+        assert heard == [("sensors/device1/temp", b'{"value":25.5}', 1)]
+        [subscription] = json.loads(curl(f"{base}/subscriptions"))["subscriptions"]
+        assert subscription["filter"] == "sensors/#" and subscription["client_id"] == "curl-listener"
+        stats = json.loads(curl(f"{base}/stats"))
+        assert stats["active_connections"] == 1 and stats["subscriptions_active"] == 1
+        client.disconnect()
+        client.loop_stop()
