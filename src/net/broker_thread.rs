@@ -14,9 +14,8 @@ use std::{
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    sync::{Arc, mpsc as std_mpsc},
+    sync::Arc,
     task::{Poll, Waker},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -32,6 +31,7 @@ use tracing::{debug, error};
 use super::{
     connection::{self, Link},
     listener::{Gate, accept},
+    local_thread,
     refusal::refuse,
 };
 use crate::{
@@ -164,29 +164,12 @@ pub fn spawn_broker(listeners: Vec<TcpListener>, options: BrokerOptions) -> io::
     let (jobs, waiting_jobs) = mpsc::channel(JOBS_WAITING);
     let stop = CancellationToken::new();
     let (stopped, watch_stopped) = watch::channel(false);
-    let (started, has_started) = std_mpsc::sync_channel(1);
     let token = stop.clone();
-    thread::Builder::new().name("broker".to_owned()).spawn(move || {
-        let run = || -> io::Result<_> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let context = runtime.enter();
-            let listeners: io::Result<Vec<_>> =
-                listeners.into_iter().map(tokio::net::TcpListener::from_std).collect();
-            drop(context);
-            Ok((runtime, listeners?))
-        };
-        match run() {
-            Ok((runtime, listeners)) => {
-                let _ = started.send(Ok(()));
-                LocalSet::new().block_on(&runtime, serve(listeners, options, waiting_jobs, token));
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-            }
-        }
+    local_thread::start("broker".to_owned(), listeners, move |runtime, listeners| {
+        LocalSet::new().block_on(&runtime, serve(listeners, options, waiting_jobs, token));
+        // Nobody may be waiting for it.
         let _ = stopped.send(true);
     })?;
-    has_started.recv().map_err(io::Error::other)??;
     Ok(BrokerHandle { jobs, stop, stopped: watch_stopped })
 }
 

@@ -4,6 +4,7 @@ mod broker_thread;
 mod client;
 mod connection;
 mod listener;
+mod local_thread;
 mod proxy;
 mod refusal;
 pub mod replay;

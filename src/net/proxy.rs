@@ -17,7 +17,6 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-        mpsc as std_mpsc,
     },
     task::{Context, Poll, ready},
     thread,
@@ -42,6 +41,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     listener::{Gate, accept, reset_on_close},
+    local_thread,
     refusal::{Seen, refuse},
     url::MqttUrl,
 };
@@ -353,29 +353,12 @@ fn spawn_thread(
     others: Vec<mpsc::Sender<Accepted>>,
     accepted: mpsc::Receiver<Accepted>,
 ) -> io::Result<()> {
-    let (started, has_started) = std_mpsc::sync_channel(1);
-    thread::Builder::new().name(format!("relay-{number}")).spawn(move || {
-        let run = || -> io::Result<_> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let context = runtime.enter();
-            let listeners: io::Result<Vec<_>> =
-                listeners.into_iter().map(tokio::net::TcpListener::from_std).collect();
-            drop(context);
-            Ok((runtime, listeners?))
-        };
-        // However this ends, whoever waits for it is told.
-        let _running = Running(Arc::clone(&shared));
-        match run() {
-            Ok((runtime, listeners)) => {
-                let _ = started.send(Ok(()));
-                LocalSet::new().block_on(&runtime, serve(shared, listeners, others, accepted));
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-            }
-        }
-    })?;
-    has_started.recv().map_err(io::Error::other)?
+    // However the thread ends, whoever waits for it is told.
+    let running = Running(Arc::clone(&shared));
+    local_thread::start(format!("relay-{number}"), listeners, move |runtime, listeners| {
+        let _running = running;
+        LocalSet::new().block_on(&runtime, serve(shared, listeners, others, accepted));
+    })
 }
 
 struct Running(Arc<Shared>);
