@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 
 use super::{
     Control, ControlError, ControlStream, MqttServer, fields::Fields, lossy::Entry, page::PageRequest, pb,
-    properties, time,
+    properties, server, time,
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
@@ -54,7 +54,8 @@ impl Control {
         let qos = fields.qos("qos", request.qos);
         fields.finish()?;
         let Some(qos) = qos else { return Err(unchecked()) };
-        let messages = self.server()?.subscribe(filters, qos, request.skip_retained).await?;
+        let url = self.server()?.subscribe_url();
+        let messages = server::subscribe(url, filters, qos, request.skip_retained).await?;
         let limit = if request.limit == 0 { u64::MAX } else { request.limit };
         let responses = messages.scan(limit, |left, entry| {
             let event = match entry {

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
-    ControlError, Messages, MqttServer, pb,
-    server::{self, next_client_identifier},
-};
+use super::{ControlError, MqttServer, pb};
 use crate::{
     broker::{ClientView, SubscriptionView},
-    net::{BrokerHandle, ClientOptions, MqttUrl, Stopped},
-    packet::{QoS, ReasonCode, TopicFilter},
+    net::{BrokerHandle, MqttUrl, Stopped},
+    packet::ReasonCode,
     recording::RecordingSource,
     session::ApplicationMessage,
 };
@@ -51,14 +48,8 @@ impl MqttServer for BrokerServer {
         Ok(pb::PublishResponse { receivers: Some(run.await?.receivers as u64), reason_code: 0 })
     }
 
-    async fn subscribe(
-        &self,
-        filters: Vec<TopicFilter>,
-        qos: QoS,
-        skip_retained: bool,
-    ) -> Result<Messages, ControlError> {
-        let options = ClientOptions::new(self.url.clone(), next_client_identifier("subscribe"));
-        server::subscribe(options, filters, qos, skip_retained).await
+    fn subscribe_url(&self) -> &MqttUrl {
+        &self.url
     }
 
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError> {

@@ -2,14 +2,11 @@
 
 use tokio::sync::Mutex;
 
-use super::{
-    ControlError, Messages, MqttServer, pb,
-    server::{self, next_client_identifier},
-};
+use super::{ControlError, MqttServer, pb, server::next_client_identifier};
 use crate::{
     broker::{ClientView, SubscriptionView},
-    net::{Client, ClientError, ClientOptions, ProxyHandle},
-    packet::{Property, ProtocolVersion, Publish, QoS, ReasonCode, TopicFilter},
+    net::{Client, ClientError, ClientOptions, MqttUrl, ProxyHandle},
+    packet::{Property, ProtocolVersion, Publish, ReasonCode},
     recording::RecordingSource,
     session::{ApplicationMessage, Peer},
 };
@@ -84,14 +81,8 @@ impl MqttServer for ProxyServer {
         Ok(pb::PublishResponse { receivers: None, reason_code: u32::from(reason.0) })
     }
 
-    async fn subscribe(
-        &self,
-        filters: Vec<TopicFilter>,
-        qos: QoS,
-        skip_retained: bool,
-    ) -> Result<Messages, ControlError> {
-        let options = ClientOptions::new(self.proxy.upstream().clone(), next_client_identifier("subscribe"));
-        server::subscribe(options, filters, qos, skip_retained).await
+    fn subscribe_url(&self) -> &MqttUrl {
+        self.proxy.upstream()
     }
 
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError> {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
-    net::{Client, ClientOptions},
+    net::{Client, ClientOptions, MqttUrl},
     packet::{
         Properties, Publish, QoS, ReasonCode, RetainHandling, Subscription, SubscriptionOptions, TopicFilter,
     },
@@ -36,13 +36,8 @@ pub trait MqttServer: Send + Sync {
         expiry: Option<u32>,
     ) -> Result<pb::PublishResponse, ControlError>;
 
-    /// Subscribes; answers once the subscription is in force.
-    async fn subscribe(
-        &self,
-        filters: Vec<TopicFilter>,
-        qos: QoS,
-        skip_retained: bool,
-    ) -> Result<Messages, ControlError>;
+    /// Where a subscriber of ours connects.
+    fn subscribe_url(&self) -> &MqttUrl;
 
     /// Sessions, connected or not.
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError>;
@@ -67,14 +62,16 @@ pub fn next_client_identifier(purpose: &str) -> String {
 const QUEUE_MESSAGES: usize = 4096;
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// Subscribes with a connection of its own, which ends with the stream.
+/// Subscribes at `url` with a connection of its own, which ends with the stream; answers once the
+/// subscription is in force.
 pub async fn subscribe(
-    options: ClientOptions,
+    url: &MqttUrl,
     filters: Vec<TopicFilter>,
     qos: QoS,
     skip_retained: bool,
 ) -> Result<Messages, ControlError> {
-    let upstream = options.url.to_string();
+    let upstream = url.to_string();
+    let options = ClientOptions::new(url.clone(), next_client_identifier("subscribe"));
     let unavailable = |error: &dyn std::fmt::Display| ControlError::UpstreamUnavailable {
         upstream: upstream.clone(),
         what: error.to_string(),
