@@ -12,7 +12,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     packet::{
-        ControlPacket, Frame, PacketIdentifier, Property, ProtocolVersion, Subscription, SubscriptionOptions,
+        ControlPacket, Frame, PacketIdentifier, PacketType, Property, ProtocolVersion, Subscription,
+        SubscriptionOptions,
     },
     recording::Direction,
 };
@@ -305,11 +306,11 @@ impl Relay {
             return join(&packets[passed.min(offset)..offset], &rest[passed.saturating_sub(offset)..]);
         }
         let (place, passable) = match rest {
-            Start::Broken => {
-                reports.push(Report::Raw { direction, bytes: Bytes::copy_from_slice(&held) });
-                (Place::Blind, held.len())
+            Start::Broken => self.go_blind(direction, &held, reports),
+            Start::Part { size: None } if held.first().is_some_and(|&first| self.is_refused(first)) => {
+                self.go_blind(direction, &held, reports)
             }
-            Start::Part { size: Some(size) } if size > self.limits.hold => {
+            Start::Part { size: Some(size) } if size > self.limits.hold || self.is_refused(held[0]) => {
                 self.count(direction, held[0]);
                 let (left, len) = (size - held.len(), held.len());
                 let keep = if size > self.limits.record {
@@ -330,6 +331,18 @@ impl Relay {
         let started = join(&packets[passed.min(whole)..], &held[passed.saturating_sub(whole)..passable]);
         *self.place_mut(direction) = place;
         started
+    }
+
+    /// Gives up on packets, from `held` on; all of it may be passed on.
+    fn go_blind(&self, direction: Direction, held: &BytesMut, reports: &mut Vec<Report>) -> (Place, usize) {
+        reports.push(Report::Raw { direction, bytes: Bytes::copy_from_slice(held) });
+        (Place::Blind, held.len())
+    }
+
+    /// Whether a packet that begins with `first` is refused before its end is there, so that holding
+    /// it back would keep an answer from its sender.
+    fn is_refused(&self, first: u8) -> bool {
+        self.protocol().is_some_and(|protocol| PacketType::parse(first, protocol).is_err())
     }
 
     /// Takes more of a packet that is passed on in pieces, and what follows it.
@@ -616,6 +629,20 @@ mod tests {
                 Report::Raw { bytes, .. } => Some((false, &bytes[..])),
             })
             .collect()
+    }
+
+    #[test]
+    fn a_packet_that_is_refused_for_its_first_byte_is_not_held() {
+        let mut relay = connected();
+        let (first, second) = MALFORMED.split_at(3);
+        assert_eq!(feed(&mut relay, UP, &[first], true), (first.to_vec(), vec![]));
+        let (passed, reports) = feed(&mut relay, UP, &[second, PUBLISH], true);
+        assert_eq!(passed, [second, PUBLISH].concat());
+        assert_eq!(reported(&reports), [(false, MALFORMED), (true, PUBLISH)]);
+        // AUTH in 3.1.1, and its length is not known yet.
+        let (passed, reports) = feed(&mut relay, UP, &[b"\xff\xff"], true);
+        assert_eq!(passed, b"\xff\xff");
+        assert_eq!(reported(&reports), [(false, &b"\xff\xff"[..])]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod retained;
 mod subscribe;
 mod subscriptions;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timers;
 mod view;
 mod will;

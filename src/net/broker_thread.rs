@@ -33,6 +33,7 @@ use super::{
     listener::{Gate, accept},
     local_thread,
     refusal::refuse,
+    transport::Transport,
 };
 use crate::{
     broker::{Broker, BrokerEvent, Closing, Limits, Output},
@@ -179,10 +180,7 @@ async fn serve(
     jobs: mpsc::Receiver<Job>,
     stop: CancellationToken,
 ) {
-    let shell = Rc::new(Shell::new(options));
-    spawn_local(Rc::clone(&shell).flush_rounds());
-    spawn_local(Rc::clone(&shell).keep_time());
-    spawn_local(Rc::clone(&shell).release_buffers());
+    let shell = Shell::start(options);
     let accepting: Vec<_> =
         listeners.into_iter().map(|listener| spawn_local(Rc::clone(&shell).accept_from(listener))).collect();
     tokio::select! {
@@ -226,6 +224,15 @@ pub(super) struct Shell {
 }
 
 impl Shell {
+    /// With the tasks that every connection needs.
+    pub(super) fn start(options: BrokerOptions) -> Rc<Self> {
+        let shell = Rc::new(Self::new(options));
+        spawn_local(Rc::clone(&shell).flush_rounds());
+        spawn_local(Rc::clone(&shell).keep_time());
+        spawn_local(Rc::clone(&shell).release_buffers());
+        shell
+    }
+
     fn new(options: BrokerOptions) -> Self {
         Self {
             broker: RefCell::new(Broker::new(options.limits, options.seed)),
@@ -270,7 +277,7 @@ impl Shell {
         loop {
             let (stream, peer) = accept(&listener).await;
             if self.links.borrow().len() < self.max_connections {
-                self.open(stream, peer, address);
+                self.open(stream.into(), peer, address);
             } else {
                 self.turn_away(stream, peer);
             }
@@ -286,25 +293,31 @@ impl Shell {
         self.refusing.set(self.refusing.get() + 1);
         let shell = Rc::clone(self);
         spawn_local(async move {
-            refuse(stream, ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
+            refuse(stream.into(), ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
             shell.refusing.set(shell.refusing.get() - 1);
         });
     }
 
-    fn open(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listener: Option<SocketAddr>) {
+    /// Serves a connection that was accepted.
+    pub(super) fn open(
+        self: &Rc<Self>,
+        transport: Transport,
+        peer: SocketAddr,
+        listener: Option<SocketAddr>,
+    ) {
         let now = self.now();
         let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
         let info = ConnectionInfo {
             peer: Some(peer.to_string()),
             listener: listener.map(|address| address.to_string()),
-            transport: "tcp".to_owned(),
+            transport: transport.name().to_owned(),
             ..ConnectionInfo::default()
         };
         self.tap.open(now, id, info);
         self.metrics.connection_opened();
-        let peer = Peer { address: Some(peer), transport: "tcp" };
+        let peer = Peer { address: Some(peer), transport: transport.name() };
         self.broker.borrow_mut().handle_open(now, id, peer);
-        let (read, write) = stream.into_split();
+        let (read, write) = transport.split();
         let link = Rc::new(Link::new(id, write));
         self.links.borrow_mut().insert(id, Rc::clone(&link));
         spawn_local(connection::run(Rc::clone(self), link, read));
@@ -414,8 +427,7 @@ impl Shell {
 
     /// Writes what the outbox of `link` holds, as far as the kernel takes it.
     pub(super) fn flush(&self, link: &Link) {
-        let mut written = 0;
-        let mut is_moved = false;
+        let (mut written, mut is_gone) = (0, false);
         let now = self.now();
         let mut broker = self.broker.borrow_mut();
         {
@@ -435,20 +447,21 @@ impl Shell {
                         break;
                     }
                     Err(_) => {
-                        // The peer is gone; what it sent before is still read, to its end.
+                        // The peer is gone; what it sent before is still read, to its end. Messages
+                        // that waited go on waiting: they were never sent.
                         outbox.advance(outbox.len());
-                        is_moved = true;
+                        is_gone = true;
                     }
                 }
             }
         }
-        if written > 0 {
-            self.metrics.sent(written as u64);
-        }
         if link.note_busy() {
             self.has_written.notify_one();
         }
-        if written > 0 || is_moved {
+        if written > 0 {
+            self.metrics.sent(written as u64);
+        }
+        if written > 0 && !is_gone {
             broker.handle_flushed(now, link.id);
         }
         drop(broker);

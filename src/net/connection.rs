@@ -4,7 +4,6 @@ use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io::{self, IoSlice},
-    net::Shutdown,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
@@ -14,15 +13,16 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, ReadBuf},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     time::timeout,
 };
 use tracing::{debug, error, trace, warn};
 
-use super::broker_thread::Shell;
+use super::{
+    broker_thread::Shell,
+    transport::{ReadHalf, WriteHalf},
+};
 use crate::{
     broker::Broker,
     packet::{ControlPacket, DecodeError, Frame, FrameReader},
@@ -47,13 +47,10 @@ const GROWTH_MAX: usize = 1 << 20;
 /// How long a client may take to read what was written before its connection was closed.
 const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
-/// How long a client may take to notice that we closed.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// What the connection's task and everyone who writes to it share.
 pub(super) struct Link {
     pub(super) id: ConnectionId,
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     /// Whether it is in the list of this round.
     is_dirty: Cell<bool>,
     /// Whether the kernel's buffer is full: then only the connection's task writes.
@@ -67,7 +64,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(id: ConnectionId, write: OwnedWriteHalf) -> Self {
+    pub(super) fn new(id: ConnectionId, write: WriteHalf) -> Self {
         Self {
             id,
             write,
@@ -122,11 +119,7 @@ impl Link {
     }
 
     pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let result = match slices {
-            [only] => self.write.try_write(only),
-            many => self.write.try_write_vectored(many),
-        };
-        match result {
+        match self.write.try_write(slices) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             result => result,
         }
@@ -190,7 +183,7 @@ impl Outgoing {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run(shell: Rc<Shell>, link: Rc<Link>, half: OwnedReadHalf) {
+pub(super) async fn run(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf) {
     let id = link.id;
     let served = AssertUnwindSafe(serve(&shell, &link, half)).catch_unwind().await;
     let cause = served.unwrap_or_else(|_| {
@@ -203,7 +196,7 @@ pub(super) async fn run(shell: Rc<Shell>, link: Rc<Link>, half: OwnedReadHalf) {
     shell.close(id, cause);
 }
 
-async fn serve(shell: &Rc<Shell>, link: &Rc<Link>, half: OwnedReadHalf) -> CloseCause {
+async fn serve(shell: &Rc<Shell>, link: &Rc<Link>, half: ReadHalf) -> CloseCause {
     let max_packet_size = shell.broker.borrow().limits().max_packet_size;
     let mut reading = Reading { half, frames: FrameReader::new(max_packet_size), has_more: false };
     loop {
@@ -228,7 +221,7 @@ async fn serve(shell: &Rc<Shell>, link: &Rc<Link>, half: OwnedReadHalf) -> Close
 
 /// The incoming half of a connection.
 struct Reading {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     frames: FrameReader,
     /// Whether `frames` may hold whole packets that were left for the next turn.
     has_more: bool,
@@ -251,7 +244,7 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
             *task = Some(context.waker().clone());
         }
     }
-    while link.is_blocked.get() && link.write.as_ref().poll_write_ready(context).is_ready() {
+    while link.is_blocked.get() && link.write.poll_writable(context).is_ready() {
         link.is_blocked.set(false);
         shell.flush(link);
     }
@@ -415,11 +408,11 @@ fn release_buffer(buffer: &mut BytesMut) {
 }
 
 /// Writes what is left, closes our half and waits for the client to have seen it.
-async fn close(shell: &Rc<Shell>, link: &Link, half: &mut OwnedReadHalf) {
+async fn close(shell: &Rc<Shell>, link: &Link, half: &mut ReadHalf) {
     let written = async {
         loop {
             shell.flush(link);
-            if !shell.has_unwritten(link.id) || link.write.as_ref().writable().await.is_err() {
+            if !shell.has_unwritten(link.id) || link.write.writable().await.is_err() {
                 return;
             }
         }
@@ -430,10 +423,8 @@ async fn close(shell: &Rc<Shell>, link: &Link, half: &mut OwnedReadHalf) {
     let now = shell.now();
     shell.broker.borrow_mut().handle_close(now, link.id);
     shell.settle();
-    // Closing with bytes unread would send RST, and the client might lose what was written last.
-    if SockRef::from(link.write.as_ref()).shutdown(Shutdown::Write).is_ok() {
-        let mut sink = [0; 4096];
-        let _ = timeout(LINGER, async { while matches!(half.read(&mut sink).await, Ok(1..)) {} }).await;
+    if link.write.finish() {
+        half.drain().await;
     }
 }
 

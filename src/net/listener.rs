@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -90,13 +90,6 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAdd
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-/// Makes closing `stream` send RST in place of FIN: the other end learns that what it had from us
-/// may not be all.
-pub fn reset_on_close(stream: &TcpStream) {
-    // Without it the peer sees FIN, which is the next best.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 #[cfg(test)]

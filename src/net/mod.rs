@@ -8,6 +8,7 @@ mod local_thread;
 mod proxy;
 mod refusal;
 pub mod replay;
+mod transport;
 mod url;
 
 pub use crate::relay::RelayLimits;

@@ -10,8 +10,8 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::{pending, poll_fn},
-    io,
-    net::{Shutdown, SocketAddr, TcpListener},
+    io::{self, IoSlice},
+    net::{SocketAddr, TcpListener},
     pin::{Pin, pin},
     rc::Rc,
     sync::{
@@ -25,13 +25,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
     sync::{Notify, mpsc, oneshot},
     task::{LocalSet, spawn_local},
     time::timeout,
@@ -39,10 +35,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
+#[cfg(test)]
+use super::tests::pipe;
 use super::{
-    listener::{Gate, accept, reset_on_close},
+    listener::{Gate, accept},
     local_thread,
     refusal::{Seen, refuse},
+    transport::{LINGER, ReadHalf, Transport, WriteHalf},
     url::MqttUrl,
 };
 use crate::{
@@ -68,9 +67,6 @@ const HANDED_OVER: usize = 256;
 
 /// Clients over `max_connections` that are told so at the same time; further ones are just closed.
 const REFUSALS_AT_ONCE: usize = 64;
-
-/// How long a client may take to notice that its connection has ended.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// How long relays get to end when the proxy stops.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
@@ -182,6 +178,7 @@ pub struct ProxyHandle {
 /// What all relays share.
 struct Shared {
     upstream: MqttUrl,
+    connector: Connector,
     max_connections: usize,
     connect_timeout: Duration,
     limits: RelayLimits,
@@ -218,23 +215,7 @@ pub fn spawn_proxy(listeners: Vec<TcpListener>, options: ProxyOptions) -> io::Re
         0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
         threads => threads,
     };
-    let shared = Arc::new(Shared {
-        upstream: options.upstream,
-        max_connections: options.max_connections,
-        gate: options.gate,
-        connect_timeout: options.connect_timeout,
-        limits: options.limits,
-        tap: options.tap,
-        metrics: options.metrics,
-        on_event: options.on_event,
-        clients: Mutex::default(),
-        next_id: AtomicU64::new(1),
-        refusing: AtomicUsize::new(0),
-        upstream_failures: AtomicU64::new(0),
-        stop: CancellationToken::new(),
-        running: AtomicUsize::new(threads),
-        stopped: CancellationToken::new(),
-    });
+    let shared = Arc::new(Shared::new(options, Connector::Tcp, threads));
     let mut others = Vec::new();
     for number in 1..threads {
         let (sender, accepted) = mpsc::channel(HANDED_OVER);
@@ -333,7 +314,48 @@ impl ProxyHandle {
     }
 }
 
+/// How the upstream is reached.
+enum Connector {
+    Tcp,
+    /// In memory: the function hands the other end to whoever plays the upstream.
+    #[cfg(test)]
+    Pipe(Box<dyn Fn() -> pipe::Pipe + Send + Sync>),
+}
+
 impl Shared {
+    fn new(options: ProxyOptions, connector: Connector, threads: usize) -> Self {
+        Self {
+            upstream: options.upstream,
+            connector,
+            max_connections: options.max_connections,
+            gate: options.gate,
+            connect_timeout: options.connect_timeout,
+            limits: options.limits,
+            tap: options.tap,
+            metrics: options.metrics,
+            on_event: options.on_event,
+            clients: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            refusing: AtomicUsize::new(0),
+            upstream_failures: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+            running: AtomicUsize::new(threads),
+            stopped: CancellationToken::new(),
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Transport> {
+        match &self.connector {
+            Connector::Tcp => {
+                let stream = TcpStream::connect((self.upstream.host.as_str(), self.upstream.port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream.into())
+            }
+            #[cfg(test)]
+            Connector::Pipe(connect) => Ok(Transport::Pipe(connect())),
+        }
+    }
+
     fn clients(&self) -> MutexGuard<'_, HashMap<ConnectionId, Entry>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -372,7 +394,7 @@ impl Drop for Running {
 }
 
 /// What the relays of one thread share.
-struct RelayThread {
+pub(super) struct RelayThread {
     shared: Arc<Shared>,
     /// Filled by one read at a time and never kept.
     scratch: RefCell<Box<[u8]>>,
@@ -387,12 +409,7 @@ async fn serve(
     mut accepted: mpsc::Receiver<Accepted>,
 ) {
     let stop = shared.stop.clone();
-    let thread = Rc::new(RelayThread {
-        shared,
-        scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-        relays: Cell::new(0),
-        ended: Notify::new(),
-    });
+    let thread = RelayThread::new(shared);
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| spawn_local(Rc::clone(&thread).accept_from(listener, others.clone())))
@@ -409,7 +426,7 @@ async fn serve(
             }
         };
         match TcpStream::from_std(next.stream) {
-            Ok(stream) => thread.start(next.id, stream, next.end),
+            Ok(stream) => thread.start(next.id, stream.into(), next.end),
             Err(error) => {
                 warn!(connection = %next.id, %error, "cannot serve a connection");
                 thread.forget(next.id, CloseCause::Proxy);
@@ -436,6 +453,32 @@ async fn serve(
 }
 
 impl RelayThread {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            relays: Cell::new(0),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Relays in memory, on the runtime of whoever calls it.
+    #[cfg(test)]
+    pub(super) fn in_memory(
+        options: ProxyOptions,
+        connect: impl Fn() -> pipe::Pipe + Send + Sync + 'static,
+    ) -> Rc<Self> {
+        Self::new(Arc::new(Shared::new(options, Connector::Pipe(Box::new(connect)), 1)))
+    }
+
+    /// Relays a connection that was accepted elsewhere.
+    #[cfg(test)]
+    pub(super) fn open(self: &Rc<Self>, client: pipe::Pipe, peer: SocketAddr) {
+        let client = Transport::Pipe(client);
+        let (id, ending) = self.admit(client.name(), peer, None);
+        self.start(id, client, ending);
+    }
+
     async fn accept_from(
         self: Rc<Self>,
         listener: tokio::net::TcpListener,
@@ -450,25 +493,10 @@ impl RelayThread {
                 self.turn_away(stream, peer);
                 continue;
             }
-            let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
-            let (end, ending) = oneshot::channel();
-            let now = Instant::now();
-            let info = ConnectionInfo {
-                peer: Some(peer.to_string()),
-                listener: listener.local_addr().ok().map(|address| address.to_string()),
-                transport: "tcp".to_owned(),
-                upstream: Some(shared.upstream.to_string()),
-                ..ConnectionInfo::default()
-            };
-            // Reported here, so that connections open in the order of their numbers.
-            shared.tap.open(now, id, info);
-            shared.metrics.connection_opened();
-            let entry =
-                Entry { peer, connected_at: now, identity: None, subscriptions: Vec::new(), end: Some(end) };
-            shared.clients().insert(id, entry);
+            let (id, ending) = self.admit("tcp", peer, listener.local_addr().ok());
             turn = (turn + 1) % (others.len() + 1);
             match (turn.checked_sub(1), &others) {
-                (None, _) => self.start(id, stream, ending),
+                (None, _) => self.start(id, stream.into(), ending),
                 (Some(other), others) => {
                     match stream.into_std() {
                         // The other thread has ended only if all do.
@@ -483,6 +511,33 @@ impl RelayThread {
         }
     }
 
+    /// Takes a connection into the list of clients: its number, and how it is told to end.
+    fn admit(
+        &self,
+        transport: &str,
+        peer: SocketAddr,
+        listener: Option<SocketAddr>,
+    ) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
+        let shared = &self.shared;
+        let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
+        let (end, ending) = oneshot::channel();
+        let now = now();
+        let info = ConnectionInfo {
+            peer: Some(peer.to_string()),
+            listener: listener.map(|address| address.to_string()),
+            transport: transport.to_owned(),
+            upstream: Some(shared.upstream.to_string()),
+            ..ConnectionInfo::default()
+        };
+        // Reported here, so that connections open in the order of their numbers.
+        shared.tap.open(now, id, info);
+        shared.metrics.connection_opened();
+        let entry =
+            Entry { peer, connected_at: now, identity: None, subscriptions: Vec::new(), end: Some(end) };
+        shared.clients().insert(id, entry);
+        (id, ending)
+    }
+
     fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
         let shared = Arc::clone(&self.shared);
         shared.metrics.connection_refused();
@@ -492,12 +547,12 @@ impl RelayThread {
             return;
         }
         spawn_local(async move {
-            refuse(stream, ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
+            refuse(stream.into(), ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
             shared.refusing.fetch_sub(1, Relaxed);
         });
     }
 
-    fn start(self: &Rc<Self>, id: ConnectionId, client: TcpStream, end: oneshot::Receiver<ReasonCode>) {
+    fn start(self: &Rc<Self>, id: ConnectionId, client: Transport, end: oneshot::Receiver<ReasonCode>) {
         let thread = Rc::clone(self);
         thread.relays.set(thread.relays.get() + 1);
         spawn_local(async move {
@@ -526,18 +581,18 @@ impl RelayThread {
                 });
             }
         }
-        shared.tap.close(Instant::now(), id, cause);
+        shared.tap.close(now(), id, cause);
         shared.metrics.connection_closed();
     }
 
     async fn serve_client(
         &self,
         id: ConnectionId,
-        client: TcpStream,
+        client: Transport,
         mut end: oneshot::Receiver<ReasonCode>,
     ) -> CloseCause {
         let shared = &self.shared;
-        let connecting = timeout(shared.connect_timeout, connect(&shared.upstream));
+        let connecting = timeout(shared.connect_timeout, shared.connect());
         let server = tokio::select! {
             connected = connecting => connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             _ = told_to_end(&mut end) => return CloseCause::Proxy,
@@ -557,11 +612,11 @@ impl RelayThread {
     }
 
     /// Tells a client that there is no server for it.
-    async fn refuse(&self, id: ConnectionId, client: TcpStream) {
+    async fn refuse(&self, id: ConnectionId, client: Transport) {
         let shared = &self.shared;
         let (tap, metrics) = (&shared.tap, &shared.metrics);
         refuse(client, ReasonCode::SERVER_UNAVAILABLE, |seen| {
-            let now = Instant::now();
+            let now = now();
             match seen {
                 Seen::Connect(connect) => {
                     tap.identify(id, connect.client_identifier.as_str(), connect.protocol);
@@ -585,12 +640,12 @@ impl RelayThread {
     async fn relay(
         &self,
         id: ConnectionId,
-        client: TcpStream,
-        server: TcpStream,
+        client: Transport,
+        server: Transport,
         mut end: oneshot::Receiver<ReasonCode>,
     ) -> CloseCause {
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
         let core = RefCell::new(Relay::new(self.shared.limits));
         let mut up = Pump::new(self, id, &core, Direction::ClientToServer, from_client, &to_server);
         let mut down = Pump::new(self, id, &core, Direction::ServerToClient, from_server, &to_client);
@@ -639,23 +694,19 @@ impl RelayThread {
         }
         match ended {
             Ended::Reset(cause) => {
-                // Dropping the halves would say FIN first.
-                for half in [to_client, to_server] {
-                    reset_on_close(half.as_ref());
-                    half.forget();
-                }
+                to_client.reset();
+                to_server.reset();
                 cause
             }
             Ended::Both { cause, has_unread } => {
                 if has_unread {
-                    // Closing with bytes unread would send RST and lose what the server said last.
-                    drain(&mut up.from).await;
+                    up.from.drain().await;
                 }
                 cause
             }
             Ended::Told(_) => {
-                let _ = SockRef::from(to_client.as_ref()).shutdown(Shutdown::Write);
-                drain(&mut up.from).await;
+                to_client.finish();
+                up.from.drain().await;
                 CloseCause::Proxy
             }
         }
@@ -667,7 +718,7 @@ impl RelayThread {
         id: ConnectionId,
         core: &RefCell<Relay>,
         reason_code: ReasonCode,
-        to_client: &OwnedWriteHalf,
+        to_client: &WriteHalf,
     ) {
         let direction = Direction::ServerToClient;
         let is_told = {
@@ -679,9 +730,9 @@ impl RelayThread {
         if is_told && let Ok(frame) = Frame::encode(disconnect, ProtocolVersion::V5) {
             self.shared.metrics.sent(frame.bytes.len() as u64);
             if self.shared.tap.is_observed() {
-                self.shared.tap.packet(Instant::now(), id, direction, frame.bytes.clone());
+                self.shared.tap.packet(now(), id, direction, frame.bytes.clone());
             }
-            let _ = timeout(LINGER, write_all(to_client, &frame.bytes)).await;
+            let _ = timeout(LINGER, to_client.write_all(&frame.bytes)).await;
         }
     }
 
@@ -766,8 +817,8 @@ struct Pump<'a> {
     id: ConnectionId,
     core: &'a RefCell<Relay>,
     direction: Direction,
-    from: OwnedReadHalf,
-    to: &'a OwnedWriteHalf,
+    from: ReadHalf,
+    to: &'a WriteHalf,
     reports: Vec<Report>,
     /// Whether a packet may have been written in part.
     is_writing: bool,
@@ -788,8 +839,8 @@ impl<'a> Pump<'a> {
         id: ConnectionId,
         core: &'a RefCell<Relay>,
         direction: Direction,
-        from: OwnedReadHalf,
-        to: &'a OwnedWriteHalf,
+        from: ReadHalf,
+        to: &'a WriteHalf,
     ) -> Self {
         Self { thread, id, core, direction, from, to, reports: Vec::new(), is_writing: false }
     }
@@ -804,12 +855,12 @@ impl<'a> Pump<'a> {
                         return PumpEnd::Blocked;
                     }
                     // A side that is gone needs not to be told.
-                    let _ = SockRef::from(self.to.as_ref()).shutdown(Shutdown::Write);
+                    self.to.finish();
                     return PumpEnd::Fin;
                 }
                 Step::Reset => {
                     let rest = self.finish();
-                    let _ = self.to.try_write(&rest);
+                    let _ = self.to.try_write(&[IoSlice::new(&rest)]);
                     return PumpEnd::Reset;
                 }
                 Step::Blocked => return PumpEnd::Blocked,
@@ -834,7 +885,7 @@ impl<'a> Pump<'a> {
             if read.is_empty() {
                 return Poll::Ready(Step::Fin);
             }
-            let now = Instant::now();
+            let now = now();
             let is_observed = tap.is_observed();
             let mut core = self.core.borrow_mut();
             let forward = core.receive(self.direction, read, is_observed, &mut self.reports);
@@ -842,7 +893,7 @@ impl<'a> Pump<'a> {
             self.thread.count(self.id, now, self.direction, read.len(), &mut core);
             let bytes = match forward {
                 Forward::Received if is_observed => Bytes::copy_from_slice(read),
-                Forward::Received => match self.to.try_write(read) {
+                Forward::Received => match self.to.try_write(&[IoSlice::new(read)]) {
                     Ok(count) if count == read.len() => continue,
                     Ok(count) => Bytes::copy_from_slice(&read[count..]),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Bytes::copy_from_slice(read),
@@ -863,7 +914,7 @@ impl<'a> Pump<'a> {
             tap.ready().await;
         }
         self.is_writing = true;
-        write_all(self.to, &bytes).await?;
+        self.to.write_all(&bytes).await?;
         self.is_writing = false;
         Ok(())
     }
@@ -873,15 +924,9 @@ impl<'a> Pump<'a> {
         let is_observed = self.thread.shared.tap.is_observed();
         let mut core = self.core.borrow_mut();
         let rest = core.finish(self.direction, is_observed, &mut self.reports);
-        self.thread.report(self.id, Instant::now(), &mut self.reports, &mut core);
+        self.thread.report(self.id, now(), &mut self.reports, &mut core);
         rest
     }
-}
-
-async fn connect(upstream: &MqttUrl) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// Returns why, when an operator ends this relay or the proxy stops.
@@ -893,19 +938,7 @@ async fn told_to_end(end: &mut oneshot::Receiver<ReasonCode>) -> ReasonCode {
     }
 }
 
-async fn write_all(to: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match to.try_write(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Reads on until the peer has seen that we closed, for a bounded time.
-async fn drain(from: &mut OwnedReadHalf) {
-    let mut sink = [0; 4096];
-    let _ = timeout(LINGER, async { while matches!(from.read(&mut sink).await, Ok(1..)) {} }).await;
+/// The runtime's clock, so that a paused one is followed.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -1,15 +1,11 @@
 //! Turning a client away in its own protocol version.
 
-use std::{io, net::Shutdown, time::Duration};
+use std::{io, time::Duration};
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, time::timeout};
 
+use super::transport::{LINGER, ReadHalf, Transport};
 use crate::{
     packet::{Connack, Connect, ControlPacket, Frame, FrameReader, Properties, ProtocolVersion, ReasonCode},
     recording::Direction,
@@ -18,9 +14,6 @@ use crate::{
 /// Clients send CONNECT at once; one that does not is not worth a socket.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
-/// How long a peer may take to notice that we closed.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// Larger than any CONNECT of a client that means well: five fields of 64 KiB at the very most.
 const CONNECT_SIZE_MAX: usize = 512 << 10;
 
@@ -28,8 +21,9 @@ const CONNECT_SIZE_MAX: usize = 512 << 10;
 ///
 /// Before MQTT 5 `reason` is sent as return code 3, Server unavailable, unless 3.1.1 has it too.
 /// What passes is shown to `seen`; a client that sends no CONNECT in time just loses its connection.
-pub async fn refuse(mut stream: TcpStream, reason: ReasonCode, mut seen: impl FnMut(Seen)) {
-    let connect = match timeout(CONNECT_WAIT, read_connect(&mut stream, &mut seen)).await {
+pub(super) async fn refuse(transport: Transport, reason: ReasonCode, mut seen: impl FnMut(Seen)) {
+    let (mut read, write) = transport.split();
+    let connect = match timeout(CONNECT_WAIT, read_connect(&mut read, &mut seen)).await {
         Ok(Ok(Some(connect))) => connect,
         Ok(Ok(None)) | Ok(Err(_)) | Err(_) => return,
     };
@@ -45,8 +39,10 @@ pub async fn refuse(mut stream: TcpStream, reason: ReasonCode, mut seen: impl Fn
     let Ok(frame) = Frame::encode(connack, connect.protocol) else { return };
     seen(Seen::Bytes { direction: Direction::ServerToClient, is_packet: true, bytes: frame.bytes.clone() });
     // The client may be gone already; then nobody is left to tell.
-    let _ = timeout(LINGER, stream.write_all(&frame.bytes)).await;
-    linger(&mut stream).await;
+    let _ = timeout(LINGER, write.write_all(&frame.bytes)).await;
+    if write.finish() {
+        read.drain().await;
+    }
 }
 
 /// What [`refuse`] came across.
@@ -55,10 +51,7 @@ pub enum Seen {
     Bytes { direction: Direction, is_packet: bool, bytes: Bytes },
 }
 
-async fn read_connect(
-    stream: &mut TcpStream,
-    seen: &mut impl FnMut(Seen),
-) -> io::Result<Option<Box<Connect>>> {
+async fn read_connect(half: &mut ReadHalf, seen: &mut impl FnMut(Seen)) -> io::Result<Option<Box<Connect>>> {
     let direction = Direction::ClientToServer;
     let mut reader = FrameReader::new(CONNECT_SIZE_MAX);
     loop {
@@ -78,18 +71,8 @@ async fn read_connect(
                 return Ok(None);
             }
         }
-        if stream.read_buf(reader.buffer()).await? == 0 {
+        if half.read_buf(reader.buffer()).await? == 0 {
             return Ok(None);
         }
     }
-}
-
-/// Says that nothing more follows and reads on for a moment: closing with bytes unread would send
-/// RST, and the peer might lose what we wrote last.
-pub async fn linger(stream: &mut TcpStream) {
-    if SockRef::from(&*stream).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let mut sink = [0; 4096];
-    let _ = timeout(LINGER, async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} }).await;
 }

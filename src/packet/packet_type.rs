@@ -73,7 +73,7 @@ impl PacketType {
 
     /// The type that `first_byte` names, with its flags checked [MQTT-2.1.3-1].
     #[inline]
-    pub(super) fn parse(first_byte: u8, protocol: ProtocolVersion) -> Result<Self, DecodeError> {
+    pub fn parse(first_byte: u8, protocol: ProtocolVersion) -> Result<Self, DecodeError> {
         let flags = first_byte & 0x0F;
         match Self::of(first_byte) {
             Some(Self::Publish) if flags & 0b0110 == 0b0110 => Err(DecodeError::QoS { field: "PUBLISH" }),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ConnectionInfo, Direction, Event, EventKind};
+use super::{ConnectionInfo, Direction, Event, EventKind, RecordingInfo, RecordingSource, RecordingState};
 use crate::packet::{
     Ack, Connack, Connect, ControlPacket, PacketIdentifier, Properties, Property, ProtocolVersion, Publish,
     QoS, ReasonCode, TopicName, Utf8String,
@@ -89,4 +89,24 @@ pub fn ack(make: fn(Ack) -> ControlPacket, identifier: u16) -> EventKind {
         properties: Properties::new(),
     };
     packet(Direction::ServerToClient, ProtocolVersion::V5, make(ack))
+}
+
+/// A complete recording, of which nothing was counted.
+pub fn info() -> RecordingInfo {
+    RecordingInfo {
+        id: "01JD3ZJ8Y0000000000000000A".to_owned(),
+        name: "orders".to_owned(),
+        state: RecordingState::Complete,
+        source: RecordingSource::proxy("mqtt://broker:1883"),
+        started_at: "2026-11-22T12:00:00.000000001Z".parse().unwrap(),
+        duration: Duration::ZERO,
+        events: 0,
+        packets: 0,
+        connections: 0,
+        bytes: 0,
+        gaps: 0,
+        sha256: None,
+        tool_version: "0.1.0".to_owned(),
+        topics: Vec::new(),
+    }
 }

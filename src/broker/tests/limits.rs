@@ -13,10 +13,13 @@ use crate::{
     session::{Connection, ConnectionId, Peer, Session},
 };
 
-use super::stage::{Stage, generous};
+use super::{
+    script::{Player, generous},
+    stage::{Bare, bare},
+};
 
-fn play(stage: &mut Stage, script: &str) -> Vec<String> {
-    script.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| stage.play(line)).collect()
+fn play(player: &mut Player<Bare>, script: &str) -> Vec<String> {
+    script.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| player.play(line)).collect()
 }
 
 /// A broker with clients 1 to `count` connected, whose outboxes are empty.
@@ -79,9 +82,9 @@ fn subscribe(filters: impl IntoIterator<Item = String>) -> ControlPacket {
 
 #[test]
 fn counters_tell_what_happened() {
-    let mut stage = Stage::new(Limits { queue_messages: 1, retained_messages: 1, ..generous() });
+    let mut player = bare(Limits { queue_messages: 1, retained_messages: 1, ..generous() });
     play(
-        &mut stage,
+        &mut player,
         "sub> CONNECT alice session_expiry=100
          sub> SUBSCRIBE 1 a qos=2, b qos=1
          pub> CONNECT bob v=3.1.1
@@ -94,34 +97,34 @@ fn counters_tell_what_happened() {
          pub> PUBLISH a qos=1 id=4 \"dropped\"
          pub> PUBLISH a qos=1 id=5 \"dropped\"",
     );
-    let stats = stage.broker.stats();
+    let stats = player.stage.broker.stats();
     assert_eq!((stats.clients_connected, stats.sessions), (1, 2));
     assert_eq!((stats.subscriptions_active, stats.subscriptions_total), (2, 2));
     assert_eq!((stats.published, stats.delivered), ([2, 4, 1], [2, 1, 1]));
     assert_eq!((stats.inflight, stats.queued, stats.dropped_queue_full), (2, 1, 2));
     assert_eq!((stats.retained_messages, stats.retained_bytes, stats.dropped_retained), (1, 6, 1));
-    let drops = stage.events.iter().filter(|event| matches!(event, BrokerEvent::Dropped { .. }));
+    let drops = player.stage.events.iter().filter(|event| matches!(event, BrokerEvent::Dropped { .. }));
     assert_eq!(drops.count(), 1, "a run of drops is reported once");
 }
 
 #[test]
 fn views_show_clients_and_subscriptions() {
-    let mut stage = Stage::new(generous());
+    let mut player = bare(generous());
     play(
-        &mut stage,
+        &mut player,
         "sub> CONNECT bob keep_alive=30 username=u session_expiry=100
          sub> SUBSCRIBE 1 sub_id=7 b/+ qos=1, a qos=2 rap=true, $share/g/x/#
          gone> CONNECT alice v=3.1.1 clean=false
          gone!
          sub> UNSUBSCRIBE 2 a",
     );
-    let clients = stage.broker.clients();
+    let clients = player.stage.broker.clients();
     let names: Vec<&str> = clients.iter().map(|client| client.client_identifier.as_str()).collect();
     assert_eq!(names, ["alice", "bob"]);
     assert_eq!((clients[0].connection, clients[0].protocol), (None, ProtocolVersion::V311));
     assert_eq!((clients[1].username.as_deref(), clients[1].keep_alive), (Some("u"), 30));
     assert_eq!((clients[1].subscriptions, clients[1].clean_start), (2, true));
-    let subscriptions = stage.broker.subscriptions();
+    let subscriptions = player.stage.broker.subscriptions();
     let filters: Vec<&str> = subscriptions.iter().map(|view| view.filter.as_str()).collect();
     assert_eq!(filters, ["$share/g/x/#", "b/+"]);
     assert_eq!(subscriptions[1].subscription_identifier, Some(7));
@@ -129,9 +132,9 @@ fn views_show_clients_and_subscriptions() {
 
 #[test]
 fn events_tell_who_came_and_went() {
-    let mut stage = Stage::new(generous());
+    let mut player = bare(generous());
     play(
-        &mut stage,
+        &mut player,
         "one> CONNECT alice
          one> SUBSCRIBE 1 a qos=1
          one> UNSUBSCRIBE 2 a
@@ -140,7 +143,7 @@ fn events_tell_who_came_and_went() {
     let connection = ConnectionId(1);
     let client_identifier = || "alice".to_owned();
     assert_eq!(
-        stage.events,
+        player.stage.events,
         [
             BrokerEvent::ClientConnected {
                 connection,
@@ -243,12 +246,12 @@ fn two_thousand_filters_in_one_subscribe_are_all_granted() {
 
 #[test]
 fn the_longest_topics_strings_and_client_identifiers_work() {
-    let mut stage = Stage::new(generous());
+    let mut player = bare(generous());
     let long = "x".repeat(65_535);
-    play(&mut stage, &format!("one> CONNECT {long} v=3.1.1\n one> SUBSCRIBE 1 {long}"));
-    let heard = play(&mut stage, &format!("one> PUBLISH {long} \"hi\""));
+    play(&mut player, &format!("one> CONNECT {long} v=3.1.1\n one> SUBSCRIBE 1 {long}"));
+    let heard = play(&mut player, &format!("one> PUBLISH {long} \"hi\""));
     assert_eq!(heard, [format!("one< PUBLISH {long} \"hi\"")]);
-    assert_eq!(stage.broker.clients()[0].client_identifier, long);
+    assert_eq!(player.stage.broker.clients()[0].client_identifier, long);
 }
 
 #[test] // [MQTT-2.2.1-4]

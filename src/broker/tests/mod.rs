@@ -2,5 +2,6 @@
 
 mod limits;
 mod properties;
-mod stage;
-mod transcripts;
+pub(crate) mod script;
+pub(crate) mod stage;
+pub(crate) mod transcripts;

@@ -10,7 +10,10 @@ use crate::{
     session::State,
 };
 
-use super::stage::{Stage, generous};
+use super::{
+    script::{Player, generous},
+    stage::{Bare, bare},
+};
 
 /// What one of a few clients does next.
 fn any_line() -> impl Strategy<Value = String> {
@@ -69,8 +72,8 @@ fn any_line() -> impl Strategy<Value = String> {
 }
 
 /// What the parts of the broker have to agree on.
-fn check(stage: &Stage) {
-    let broker = &stage.broker;
+fn check(player: &Player<Bare>) {
+    let broker = &player.stage.broker;
     let stats = broker.stats();
     assert_eq!(broker.by_client.len(), broker.sessions.len());
     assert_eq!(broker.by_id.len(), broker.connections.len());
@@ -116,22 +119,22 @@ proptest! {
             retained_messages: 2,
             ..generous()
         };
-        let mut stage = Stage::new(limits);
+        let mut player = bare(limits);
         for line in lines {
-            if stage.knows(&line) {
-                stage.play(&line);
-                check(&stage);
+            if player.knows(&line) {
+                player.play(&line);
+                check(&player);
             }
         }
         // Everything ends when everyone leaves and nothing expires later.
         for name in ["a", "b", "c"] {
-            if stage.knows(&format!("{name}!")) {
-                stage.play(&format!("{name}!"));
+            if player.knows(&format!("{name}!")) {
+                player.play(&format!("{name}!"));
             }
         }
-        stage.play("+100000s");
-        check(&stage);
-        prop_assert!(stage.broker.connections.is_empty());
+        player.play("+100000s");
+        check(&player);
+        prop_assert!(player.stage.broker.connections.is_empty());
     }
 
     /// Nothing is lost, repeated or reordered between a publisher and a subscriber that comes and
@@ -142,28 +145,28 @@ proptest! {
         receive_maximum in 1..5_u16,
         qos in 1..3_u8,
     ) {
-        let mut stage = Stage::new(generous());
+        let mut player = bare(generous());
         let connect = format!("sub> CONNECT sub clean=false session_expiry=1000 receive_maximum={receive_maximum}");
         let mut client = Subscriber::default();
-        client.play(&mut stage, &connect);
-        client.play(&mut stage, &format!("sub> SUBSCRIBE 1 t qos={qos}"));
-        client.play(&mut stage, "pub> CONNECT pub");
+        client.play(&mut player, &connect);
+        client.play(&mut player, &format!("sub> SUBSCRIBE 1 t qos={qos}"));
+        client.play(&mut player, "pub> CONNECT pub");
         let (mut sent, mut connected) = (0_u32, true);
         for (step, which) in steps {
             match step {
                 0..=2 => {
                     sent += 1;
-                    client.play(&mut stage, &format!("pub> PUBLISH t qos=2 id=1 \"{sent}\""));
-                    client.play(&mut stage, "pub> PUBREL 1");
+                    client.play(&mut player, &format!("pub> PUBLISH t qos=2 id=1 \"{sent}\""));
+                    client.play(&mut player, "pub> PUBREL 1");
                 }
                 3 => {
                     connected = !connected;
                     client.owed.clear();
-                    client.play(&mut stage, if connected { &connect } else { "sub!" });
+                    client.play(&mut player, if connected { &connect } else { "sub!" });
                 }
                 _ if !client.owed.is_empty() => {
                     let answer = client.owed.remove(which.index(client.owed.len()));
-                    client.play(&mut stage, &answer);
+                    client.play(&mut player, &answer);
                 }
                 _ => {}
             }
@@ -171,13 +174,13 @@ proptest! {
             prop_assert!(unanswered <= usize::from(receive_maximum));
         }
         if !connected {
-            client.play(&mut stage, &connect);
+            client.play(&mut player, &connect);
         }
         while let Some(answer) = client.owed.pop() {
-            client.play(&mut stage, &answer);
+            client.play(&mut player, &answer);
         }
         prop_assert_eq!(client.received, (1..=sent).map(|number| number.to_string()).collect::<Vec<_>>());
-        prop_assert_eq!((stage.broker.stats().inflight, stage.broker.stats().queued), (0, 0));
+        prop_assert_eq!((player.stage.broker.stats().inflight, player.stage.broker.stats().queued), (0, 0));
     }
 }
 
@@ -192,13 +195,13 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn play(&mut self, stage: &mut Stage, line: &str) {
+    fn play(&mut self, player: &mut Player<Bare>, line: &str) {
         for done in ["sub> PUBACK ", "sub> PUBCOMP "] {
             if let Some(id) = line.strip_prefix(done) {
                 self.open.remove(&id.parse().expect("an identifier"));
             }
         }
-        for heard in stage.play(line) {
+        for heard in player.play(line) {
             match heard.strip_prefix("sub< ").map(str::parse) {
                 Some(Ok(ControlPacket::Publish(publish))) => {
                     let id = publish.packet_identifier.expect("QoS 1 at least").get();

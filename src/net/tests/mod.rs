@@ -3,8 +3,10 @@
 //! Nothing here waits for time to pass: what is awaited comes, or [`soon`] fails the test.
 
 mod broker;
+pub(super) mod pipe;
 mod proxy;
 mod replay;
+mod stages;
 
 use std::{
     future::Future,

@@ -216,8 +216,7 @@ async fn what_was_held_of_a_packet_is_reported_whoever_ends_the_connection() {
         SockRef::from(&resetting.stream).set_linger(Some(Duration::ZERO)).expect("set");
         drop(resetting);
         until(|| proxy.handle.clients().is_empty().then_some(())).await;
-        let log = log.0.lock().expect("no panic");
-        let raw = log.iter().find_map(|seen| match &seen.what {
+        let raw = log.take().iter().find_map(|seen| match &seen.what {
             Observed::Raw { bytes, .. } => Some(bytes.clone()),
             _ => None,
         });

@@ -10,9 +10,9 @@ use super::*;
 use crate::{
     packet::{PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS, TopicName},
     recording::{
-        CloseCause, Direction, Event, EventKind, RecordingInfo, RecordingSource, RecordingState,
+        CloseCause, Direction, Event, EventKind,
         player::{Pace, Selection, plan},
-        sample::{connack, connect, events, from_client, open, publish, text},
+        sample::{connack, connect, events, from_client, info, open, publish, text},
     },
 };
 
@@ -22,25 +22,6 @@ struct Failed(#[allow(dead_code, reason = "Debug prints it")] String);
 impl From<std::io::Error> for Failed {
     fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
-    }
-}
-
-fn info() -> RecordingInfo {
-    RecordingInfo {
-        id: "01JD3ZJ8Y0000000000000000A".to_owned(),
-        name: "orders".to_owned(),
-        state: RecordingState::Complete,
-        source: RecordingSource::proxy("mqtt://broker:1883"),
-        started_at: "2026-11-22T12:00:00.000000001Z".parse().unwrap(),
-        duration: Duration::ZERO,
-        events: 0,
-        packets: 0,
-        connections: 0,
-        bytes: 0,
-        gaps: 0,
-        sha256: None,
-        tool_version: "0.1.0".to_owned(),
-        topics: Vec::new(),
     }
 }
 

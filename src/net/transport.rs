@@ -1,0 +1,165 @@
+//! What carries the bytes of one connection.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::Shutdown,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+#[cfg(test)]
+use super::tests::pipe;
+
+/// How long a peer may take to notice that we closed.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection to a peer, in both directions.
+pub(super) enum Transport {
+    Tcp(TcpStream),
+    /// In memory, so that a paused clock is the only one.
+    #[cfg(test)]
+    Pipe(pipe::Pipe),
+}
+
+/// What a peer sends.
+pub(super) enum ReadHalf {
+    Tcp(OwnedReadHalf),
+    #[cfg(test)]
+    Pipe(pipe::Incoming),
+}
+
+/// What a peer is sent. Dropping both halves closes the connection.
+pub(super) enum WriteHalf {
+    Tcp(OwnedWriteHalf),
+    #[cfg(test)]
+    Pipe(pipe::Outgoing),
+}
+
+impl From<TcpStream> for Transport {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl Transport {
+    /// As recordings and operators are told.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            #[cfg(test)]
+            Self::Pipe(_) => "pipe",
+        }
+    }
+
+    pub(super) fn split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+            }
+            #[cfg(test)]
+            Self::Pipe(pipe) => {
+                let (read, write) = pipe.split();
+                (ReadHalf::Pipe(read), WriteHalf::Pipe(write))
+            }
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(context, buffer),
+            #[cfg(test)]
+            Self::Pipe(half) => half.poll_read(context, buffer),
+        }
+    }
+}
+
+impl ReadHalf {
+    /// Reads on until the peer has seen that we closed, for a bounded time: closing with bytes unread
+    /// would send RST, and the peer might lose what it was sent last.
+    pub(super) async fn drain(&mut self) {
+        let mut sink = [0; 4096];
+        // A peer that does not notice in time has had its chance.
+        let _ = timeout(LINGER, async { while matches!(self.read(&mut sink).await, Ok(1..)) {} }).await;
+    }
+}
+
+impl WriteHalf {
+    /// Writes what is taken at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is; others when the peer is gone.
+    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, slices) {
+            (Self::Tcp(half), [only]) => half.try_write(only),
+            (Self::Tcp(half), many) => half.try_write_vectored(many),
+            #[cfg(test)]
+            (Self::Pipe(half), slices) => half.try_write(slices),
+        }
+    }
+
+    /// Ready when writing is worth a try again, if only to learn that the peer is gone.
+    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(half) => half.as_ref().poll_write_ready(context),
+            #[cfg(test)]
+            Self::Pipe(half) => half.poll_writable(context),
+        }
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        poll_fn(|context| self.poll_writable(context)).await
+    }
+
+    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(&[IoSlice::new(bytes)]) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more follows; whether it could still be told.
+    pub(super) fn finish(&self) -> bool {
+        match self {
+            Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write).is_ok(),
+            #[cfg(test)]
+            Self::Pipe(half) => half.finish(),
+        }
+    }
+
+    /// Closes with RST in place of FIN: the peer learns that what it had from us may not be all.
+    pub(super) fn reset(self) {
+        match self {
+            Self::Tcp(half) => {
+                // Without it the peer sees FIN, which is the next best.
+                let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+                // Dropping the half would say FIN first.
+                half.forget();
+            }
+            #[cfg(test)]
+            Self::Pipe(half) => half.reset(),
+        }
+    }
+}
