@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    broker::BrokerEvent,
+    broker::{self, BrokerEvent},
     config::{Config, ListenConfig, MqttConfig},
     control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer},
     event::{EventBus, What},
@@ -232,7 +232,11 @@ fn start_broker(
 ) -> Result<BrokerHandle, BindError> {
     let events = events.clone();
     let options = BrokerOptions {
-        limits: config.limits.clone(),
+        broker: broker::Options {
+            limits: config.limits.clone(),
+            sys_interval: config.sys_interval,
+            scram_users: config.scram_users.clone(),
+        },
         max_connections: config.max_connections,
         // Its last 80 bits are random.
         seed: ulid::Ulid::new().0 as u64,

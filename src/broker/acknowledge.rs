@@ -83,6 +83,7 @@ impl Broker {
             self.outputs.push_back(Output::Flush(connection.id));
         }
         connection.outbox.extend(bytes);
+        self.stats.packets_sent += 1;
     }
 
     /// Sends `packet`, without its properties if the client takes no packet of that size
@@ -102,6 +103,7 @@ impl Broker {
         if connection.outbox.is_empty() {
             self.outputs.push_back(Output::Flush(connection.id));
         }
+        self.stats.packets_sent += 1;
         let protocol = connection.protocol;
         connection.outbox.append(|buffer| packet.encode(protocol, buffer)).is_ok()
     }

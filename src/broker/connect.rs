@@ -2,15 +2,21 @@
 
 use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
+
 use crate::{
     packet::{
-        Connack, Connect, ControlPacket, DecodeError, Properties, Property, ProtocolVersion, ReasonCode,
+        Connack, Connect, ControlPacket, DecodeError, Properties, Property, ProtocolVersion, QoS, ReasonCode,
         Utf8String,
     },
     session::{Session, State},
 };
 
-use super::{Broker, BrokerEvent, Closing, Output, Timer, disconnect::WillFate, will};
+use super::{
+    Broker, BrokerEvent, Closing, Limits, Output, Timer,
+    disconnect::{WillFate, explain},
+    will,
+};
 
 /// What no packet can exceed: a fixed header of five bytes and the largest Remaining Length.
 const LARGEST_PACKET: usize = 5 + 268_435_455;
@@ -23,7 +29,6 @@ struct Asked {
     topic_alias_maximum: u16,
     response_information: bool,
     problem_information: bool,
-    authentication: Option<ReasonCode>,
 }
 
 impl Asked {
@@ -35,7 +40,6 @@ impl Asked {
             topic_alias_maximum: 0,
             response_information: false,
             problem_information: true,
-            authentication: None,
         };
         if connect.protocol < ProtocolVersion::V5 {
             // Clean Session 0 keeps the state until a Clean Session 1 [MQTT3-3.1.2-4].
@@ -50,14 +54,6 @@ impl Asked {
                 Property::TopicAliasMaximum(value) => asked.topic_alias_maximum = *value,
                 Property::RequestResponseInformation(value) => asked.response_information = *value,
                 Property::RequestProblemInformation(value) => asked.problem_information = *value,
-                // No method is supported [MQTT-4.12.0-1].
-                Property::AuthenticationMethod(_) => {
-                    asked.authentication = Some(ReasonCode::BAD_AUTHENTICATION_METHOD);
-                }
-                // Data without a method [section 3.1.2.11.10].
-                Property::AuthenticationData(_) => {
-                    asked.authentication.get_or_insert(ReasonCode::PROTOCOL_ERROR);
-                }
                 _ => {}
             }
         }
@@ -65,15 +61,41 @@ impl Asked {
     }
 }
 
+/// What a client is told beside the limits.
+struct Granted {
+    session_present: bool,
+    /// Whether it was given its client identifier.
+    assigned: bool,
+    proof: Option<(Utf8String, Bytes)>,
+}
+
 impl Broker {
-    pub(super) fn connect(&mut self, now: Instant, index: u32, mut connect: Connect) {
+    pub(super) fn connect(&mut self, now: Instant, index: u32, connect: Connect) {
         let asked = Asked::by(&connect, self.limits.session_expiry_max);
         let connection = &mut self.connections[index as usize];
         connection.protocol = connect.protocol;
         connection.packet_size_maximum = asked.maximum_packet_size.map_or(usize::MAX, |size| size as usize);
-        if let Some(reason) = refusal(&connect, &asked) {
+        if let Some(reason) = refusal(&connect, &self.limits) {
             return self.refuse(index, reason);
         }
+        match self.supports_method_of(&connect) {
+            None => self.accept(now, index, connect, None),
+            Some(true) => self.begin_authentication(now, index, connect),
+            // [MQTT-4.12.0-1]
+            Some(false) => self.refuse(index, ReasonCode::BAD_AUTHENTICATION_METHOD),
+        }
+    }
+
+    /// Lets a client in that has the right to; `proof` is the method it authenticated with, and what
+    /// proves to it that we know it.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        index: u32,
+        mut connect: Connect,
+        proof: Option<(Utf8String, Bytes)>,
+    ) {
+        let asked = Asked::by(&connect, self.limits.session_expiry_max);
         let assigned = connect.client_identifier.is_empty();
         if assigned {
             connect.client_identifier = self.assign_client_identifier();
@@ -89,11 +111,14 @@ impl Broker {
         let session_present = resumed.is_some();
         let session = resumed.unwrap_or_else(|| self.add_session(connect.client_identifier.as_str()));
         self.attach(now, index, session, &connect, &asked);
-        if !self.send_connack(index, session, session_present, assigned, &connect, &asked) {
+        let granted = Granted { session_present, assigned, proof };
+        if !self.send_connack(index, session, granted, &connect, &asked) {
             // Not even CONNACK fits into the client's Maximum Packet Size.
             self.close(index, Closing::Refused(ReasonCode::PACKET_TOO_LARGE));
             return self.detach(now, index, session, ReasonCode::PACKET_TOO_LARGE, WillFate::Discard);
         }
+        self.stats.clients_accepted += 1;
+        self.stats.clients_maximum = self.stats.clients_maximum.max(self.connected as u64);
         self.outputs.push_back(Output::Emit(BrokerEvent::ClientConnected {
             connection: self.connections[index as usize].id,
             client_identifier: self.sessions[session as usize].client_identifier.to_string(),
@@ -145,6 +170,7 @@ impl Broker {
         let longest = self.limits.keep_alive_max;
         let overridden = v5 && longest > 0 && (connect.keep_alive == 0 || connect.keep_alive > longest);
         connection.state = State::Connected(session);
+        self.connected += 1;
         connection.keep_alive = if overridden { longest } else { connect.keep_alive };
         connection.last_heard = now;
         connection.send_maximum = asked.receive_maximum.min(self.limits.inflight_max).max(1);
@@ -173,9 +199,19 @@ impl Broker {
     }
 
     /// Answers a CONNECT that is not accepted and closes [MQTT-3.1.4-2].
-    fn refuse(&mut self, index: u32, reason_code: ReasonCode) {
-        let connack = Connack { session_present: false, reason_code, properties: Properties::new() };
-        self.send(index, ControlPacket::Connack(connack));
+    pub(super) fn refuse(&mut self, index: u32, reason_code: ReasonCode) {
+        self.refuse_with(index, reason_code, None);
+    }
+
+    pub(super) fn refuse_with(&mut self, index: u32, reason_code: ReasonCode, text: Option<&str>) {
+        // Before MQTT 5 some reasons have no return code, and then there is no CONNACK
+        // [MQTT3-3.2.2-6].
+        let is_sayable =
+            !matches!(reason_code, ReasonCode::QOS_NOT_SUPPORTED | ReasonCode::RETAIN_NOT_SUPPORTED);
+        if is_sayable || self.connections[index as usize].is_v5() {
+            let connack = Connack { session_present: false, reason_code, properties: explain(text) };
+            self.send(index, ControlPacket::Connack(connack));
+        }
         self.close(index, Closing::Refused(reason_code));
     }
 
@@ -203,17 +239,16 @@ impl Broker {
         &mut self,
         index: u32,
         session: u32,
-        session_present: bool,
-        assigned: bool,
+        granted: Granted,
         connect: &Connect,
         asked: &Asked,
     ) -> bool {
-        let mut properties = Properties::new();
-        if connect.protocol == ProtocolVersion::V5 {
-            self.advertise(&mut properties, index, session, assigned, connect, asked);
-        }
         // 3.1 has no such flag: its byte is reserved.
-        let session_present = session_present && connect.protocol != ProtocolVersion::V31;
+        let session_present = granted.session_present && connect.protocol != ProtocolVersion::V31;
+        let properties = match connect.protocol {
+            ProtocolVersion::V5 => self.advertise(index, session, granted, connect, asked),
+            _ => Properties::new(),
+        };
         let connack = Connack { session_present, reason_code: ReasonCode::SUCCESS, properties };
         self.send(index, ControlPacket::Connack(connack))
     }
@@ -221,30 +256,46 @@ impl Broker {
     /// Lists what the server allows where it differs from what a client has to assume.
     fn advertise(
         &self,
-        properties: &mut Properties,
         index: u32,
         session: u32,
-        assigned: bool,
+        granted: Granted,
         connect: &Connect,
         asked: &Asked,
-    ) {
+    ) -> Properties {
+        let mut properties = Properties::new();
+        let limits = &self.limits;
         let state = &self.sessions[session as usize];
         if state.expiry != asked.session_expiry {
             properties.push(Property::SessionExpiryInterval(state.expiry));
         }
-        if self.limits.receive_maximum != u16::MAX {
-            properties.push(Property::ReceiveMaximum(self.limits.receive_maximum));
+        if limits.receive_maximum != u16::MAX {
+            properties.push(Property::ReceiveMaximum(limits.receive_maximum));
         }
-        if let Ok(size) = u32::try_from(self.limits.max_packet_size)
-            && self.limits.max_packet_size < LARGEST_PACKET
+        if limits.maximum_qos < QoS::ExactlyOnce {
+            properties.push(Property::MaximumQoS(limits.maximum_qos as u8));
+        }
+        if !limits.retain_available {
+            properties.push(Property::RetainAvailable(false));
+        }
+        if let Ok(size) = u32::try_from(limits.max_packet_size)
+            && limits.max_packet_size < LARGEST_PACKET
         {
             properties.push(Property::MaximumPacketSize(size));
         }
-        if assigned {
+        if granted.assigned {
             properties.push(Property::AssignedClientIdentifier(connect.client_identifier.clone()));
         }
-        if self.limits.topic_alias_maximum > 0 {
-            properties.push(Property::TopicAliasMaximum(self.limits.topic_alias_maximum));
+        if limits.topic_alias_maximum > 0 {
+            properties.push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
+        }
+        if !limits.wildcard_subscription_available {
+            properties.push(Property::WildcardSubscriptionAvailable(false));
+        }
+        if !limits.subscription_identifier_available {
+            properties.push(Property::SubscriptionIdentifierAvailable(false));
+        }
+        if !limits.shared_subscription_available {
+            properties.push(Property::SharedSubscriptionAvailable(false));
         }
         let keep_alive = self.connections[index as usize].keep_alive;
         if keep_alive != connect.keep_alive {
@@ -258,6 +309,11 @@ impl Broker {
         {
             properties.push(Property::ResponseInformation(topic));
         }
+        if let Some((method, data)) = granted.proof {
+            properties.push(Property::AuthenticationMethod(method));
+            properties.push(Property::AuthenticationData(data));
+        }
+        properties
     }
 
     /// A client identifier that no Session has [MQTT-3.1.3-6].
@@ -277,10 +333,7 @@ impl Broker {
 }
 
 /// Why a CONNECT is not accepted.
-fn refusal(connect: &Connect, asked: &Asked) -> Option<ReasonCode> {
-    if asked.authentication.is_some() {
-        return asked.authentication;
-    }
+fn refusal(connect: &Connect, limits: &Limits) -> Option<ReasonCode> {
     if connect.client_identifier.is_empty() {
         let assignable = match connect.protocol {
             ProtocolVersion::V31 => false,
@@ -293,6 +346,12 @@ fn refusal(connect: &Connect, asked: &Asked) -> Option<ReasonCode> {
         }
     }
     let will = connect.will.as_ref()?;
+    if will.qos > limits.maximum_qos {
+        return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
+    }
+    if will.retain && !limits.retain_available {
+        return Some(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
+    }
     let claims_utf8 = will.properties.iter().any(|property| *property == Property::PayloadFormatIndicator(1));
     if claims_utf8 && simdutf8::basic::from_utf8(&will.payload).is_err() {
         return Some(ReasonCode::PAYLOAD_FORMAT_INVALID);

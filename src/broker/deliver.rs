@@ -174,7 +174,7 @@ impl Broker {
     /// Delivers `message` to every subscriber.
     pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
         let mut stored = None;
-        if message.retain {
+        if message.retain && self.limits.retain_available {
             self.retain(message, &mut stored);
         }
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
@@ -220,7 +220,9 @@ impl Broker {
     /// Sends what waits for a Session as far as its connection has room: repeated messages first,
     /// then the queue, then retained messages.
     pub(super) fn pump(&mut self, now: Instant, index: u32) {
-        let Self { limits, sessions, connections, outputs, stats, fan_out, retained, timers, .. } = self;
+        let Self {
+            limits, sessions, connections, outputs, stats, fan_out, retained, figures, timers, ..
+        } = self;
         let buffer = &mut fan_out.buffer;
         let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
         let mut budget = SCAN_BUDGET;
@@ -241,6 +243,7 @@ impl Broker {
             }
             let session = &mut deliverer.sessions[index as usize];
             let Some(scan) = session.retained_scans.front_mut() else { return };
+            let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
             match retained.next(scan, now, &mut budget) {
                 Step::Found(message) => {
                     if !deliverer.send_retained(index, connection, message) {
@@ -346,8 +349,15 @@ impl Deliverer<'_> {
         if let Some(alias) = alias {
             connection.alias_was_sent(alias, message.topic);
         }
-        self.stats.delivered[qos as usize] += 1;
+        self.count_delivered(qos, message);
         true
+    }
+
+    #[inline]
+    fn count_delivered(&mut self, qos: QoS, message: &MessageRef<'_>) {
+        self.stats.delivered[qos as usize] += 1;
+        self.stats.packets_sent += 1;
+        self.stats.payload_bytes_sent += message.payload.as_bytes().len() as u64;
     }
 
     fn queue(&mut self, index: u32, delivery: Delivery) -> bool {
@@ -490,7 +500,7 @@ impl Deliverer<'_> {
         if let Some(alias) = alias {
             connection.alias_was_sent(alias, message.topic);
         }
-        self.stats.delivered[delivery.qos as usize] += 1;
+        self.count_delivered(delivery.qos, &message);
         true
     }
 }

@@ -76,7 +76,7 @@ impl Broker {
             State::Connected(session) => {
                 self.disconnect_client(now, index, session, reason, text, WillFate::Publish);
             }
-            State::AwaitingConnect => self.close(index, Closing::Refused(reason)),
+            State::AwaitingConnect | State::Authenticating => self.close(index, Closing::Refused(reason)),
             State::Closing => {}
         }
     }
@@ -117,6 +117,7 @@ impl Broker {
         fate: WillFate,
     ) {
         self.set_connection_timer(index, None);
+        self.connected -= 1;
         let connection = &mut self.connections[index as usize];
         connection.state = State::Closing;
         let id = connection.id;

@@ -1,5 +1,7 @@
 //! What the broker allows.
 
+use crate::packet::QoS;
+
 /// What the broker allows; every one is a setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -7,6 +9,13 @@ pub struct Limits {
     pub max_packet_size: usize,
     /// QoS 1 and 2 messages a client may have unacknowledged towards us; advertised.
     pub receive_maximum: u16,
+    /// The highest QoS of a client's messages and of what is granted to subscriptions; advertised.
+    pub maximum_qos: QoS,
+    /// Whether clients may publish retained messages; advertised, like the three that follow.
+    pub retain_available: bool,
+    pub wildcard_subscription_available: bool,
+    pub subscription_identifier_available: bool,
+    pub shared_subscription_available: bool,
     /// Topic aliases a client may use; advertised. 0 forbids them.
     pub topic_alias_maximum: u16,
     /// Seconds. MQTT 5 clients that ask for more, or for none, are told this one with Server Keep
@@ -35,6 +44,11 @@ impl Default for Limits {
         Self {
             max_packet_size: 65_536,
             receive_maximum: 1_000,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            subscription_identifier_available: true,
+            shared_subscription_available: true,
             topic_alias_maximum: 64,
             keep_alive_max: 0,
             inflight_max: 1_000,

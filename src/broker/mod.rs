@@ -5,10 +5,13 @@
 //! reads a clock, a socket or a random source.
 
 mod acknowledge;
+mod authenticate;
 mod connect;
 mod deliver;
 mod disconnect;
+mod figures;
 mod limits;
+mod options;
 mod output;
 mod publish;
 mod retained;
@@ -30,16 +33,20 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
+    auth::Users,
     packet::{ControlPacket, DecodeError, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
 };
 
 pub use limits::Limits;
+pub use options::Options;
 pub use output::{BrokerEvent, Closing, Output};
 pub use view::{BrokerStats, ClientView, SubscriptionView};
 
+use authenticate::Authentication;
 use deliver::FanOut;
 use disconnect::WillFate;
+use figures::Figures;
 use retained::Retained;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
@@ -68,11 +75,17 @@ pub struct Broker {
     sessions: Slab<Session>,
     connections: Slab<Connection>,
     by_id: HashMap<ConnectionId, u32, FixedState>,
+    /// Connections that serve a Session.
+    connected: usize,
     by_client: HashMap<Arc<str>, u32, FixedState>,
+    /// Of connections whose CONNECT names a method.
+    authentications: HashMap<u32, Authentication, FixedState>,
+    users: Users,
     subscriptions: Subscriptions,
     retained: Retained,
     /// When the timer for expiring retained messages is due.
     retained_expiry_at: Option<Instant>,
+    figures: Figures,
     timers: Timers,
     outputs: VecDeque<Output>,
     /// Only what is counted since the start; figures of now are counted when asked for.
@@ -83,23 +96,30 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `seed` makes assigned client identifiers.
-    pub fn new(limits: Limits, seed: u64) -> Self {
-        Self {
+    /// `seed` makes assigned client identifiers, and what authentication needs to be unforeseeable.
+    pub fn new(now: Instant, options: impl Into<Options>, seed: u64) -> Self {
+        let Options { limits, sys_interval, scram_users } = options.into();
+        let mut broker = Self {
             limits,
+            authentications: HashMap::with_hasher(FixedState::with_seed(seed)),
+            users: Users::new(&scram_users, seed),
             sessions: Slab::new(),
             connections: Slab::new(),
+            connected: 0,
             by_id: HashMap::with_hasher(FixedState::with_seed(seed)),
             by_client: HashMap::with_hasher(FixedState::with_seed(seed)),
             subscriptions: Subscriptions::new(seed),
             retained: Retained::default(),
             retained_expiry_at: None,
+            figures: Figures::new(now, sys_interval),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
             random: seed,
-        }
+        };
+        broker.start_figures();
+        broker
     }
 
     pub fn limits(&self) -> &Limits {
@@ -110,6 +130,7 @@ impl Broker {
     pub fn handle_open(&mut self, now: Instant, id: ConnectionId, peer: Peer) {
         let index = self.connections.insert(Connection::new(now, id, peer)) as u32;
         self.by_id.insert(id, index);
+        self.stats.connections_accepted += 1;
         self.set_connection_timer(index, Some(now + CONNECT_TIMEOUT));
     }
 
@@ -126,6 +147,7 @@ impl Broker {
 
     pub fn handle_packet(&mut self, now: Instant, from: ConnectionId, packet: ControlPacket) {
         let Some(&index) = self.by_id.get(&from) else { return };
+        self.stats.packets_received += 1;
         let connection = &mut self.connections[index as usize];
         let session = match (connection.state, packet) {
             // Nothing behind a DISCONNECT or a refused CONNECT counts [MQTT-3.1.4-6].
@@ -137,6 +159,14 @@ impl Broker {
             (State::AwaitingConnect, _) => {
                 return self.close(index, Closing::Refused(ReasonCode::PROTOCOL_ERROR));
             }
+            (State::Authenticating, ControlPacket::Auth(auth)) => {
+                return self.continue_authentication(now, index, &auth);
+            }
+            (State::Authenticating, ControlPacket::Disconnect(_)) => {
+                return self.close(index, Closing::ClientDisconnected);
+            }
+            // [MQTT-3.1.2-30]
+            (State::Authenticating, _) => return self.refuse(index, ReasonCode::PROTOCOL_ERROR),
             (State::Connected(session), packet) => {
                 connection.last_heard = now;
                 if connection.outbox.len() > self.limits.outbox_bytes + UNREAD_ANSWERS {
@@ -168,10 +198,7 @@ impl Broker {
                 // [MQTT-3.1.0-2]
                 self.fail(now, connection, ReasonCode::PROTOCOL_ERROR, Some("a second CONNECT"));
             }
-            ControlPacket::Auth(_) => {
-                let text = "AUTH without an authentication method";
-                self.fail(now, connection, ReasonCode::PROTOCOL_ERROR, Some(text));
-            }
+            ControlPacket::Auth(auth) => self.handle_auth(now, connection, &auth),
             ControlPacket::Connack(_)
             | ControlPacket::Suback(_)
             | ControlPacket::Unsuback(_)
@@ -187,7 +214,7 @@ impl Broker {
         let Some(&index) = self.by_id.get(&from) else { return };
         match self.connections[index as usize].state {
             State::Closing => {}
-            State::AwaitingConnect => self.refuse_malformed(index, error),
+            State::AwaitingConnect | State::Authenticating => self.refuse_malformed(index, error),
             State::Connected(_) => self.fail(now, index, error.reason_code(), Some(&error.to_string())),
         }
     }
@@ -200,6 +227,7 @@ impl Broker {
             self.detach(now, index, session, ReasonCode::UNSPECIFIED_ERROR, WillFate::Publish);
         }
         self.connections.remove(index as usize);
+        self.authentications.remove(&index);
     }
 
     /// The shell wrote from the outbox; messages that waited for room can follow.
@@ -223,7 +251,12 @@ impl Broker {
                 Timer::Connection(index) => self.connection_timed_out(now, index),
                 Timer::SessionExpiry(index) => {
                     self.sessions[index as usize].ends_at = None;
+                    self.stats.sessions_expired += 1;
                     self.end_session(now, index);
+                }
+                Timer::Figures => {
+                    self.figures.due = None;
+                    self.publish_figures(now);
                 }
                 Timer::WillDelay(index) => {
                     self.sessions[index as usize].will_at = None;
@@ -287,6 +320,7 @@ impl Broker {
                     self.disconnect_client(now, index, session, reason, None, WillFate::Discard);
                 }
                 State::AwaitingConnect => self.close(index, Closing::Refused(reason)),
+                State::Authenticating => self.refuse(index, ReasonCode::SERVER_UNAVAILABLE),
                 State::Closing => {}
             }
         }

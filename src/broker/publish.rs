@@ -53,6 +53,12 @@ impl Broker {
             let text = "a subscription identifier in a client's PUBLISH";
             return self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
         }
+        if publish.qos > self.limits.maximum_qos {
+            return self.fail(now, index, ReasonCode::QOS_NOT_SUPPORTED, None); // [MQTT-3.2.2-11]
+        }
+        if publish.retain && !self.limits.retain_available {
+            return self.fail(now, index, ReasonCode::RETAIN_NOT_SUPPORTED, None); // [MQTT-3.2.2-14]
+        }
         let topic = match self.resolve_alias(index, own.alias, publish.topic.take()) {
             Ok(topic) => topic,
             Err((reason, text)) => return self.fail(now, index, reason, Some(text)),
@@ -82,6 +88,7 @@ impl Broker {
             expires_at: own.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
         };
         self.stats.published[publish.qos as usize] += 1;
+        self.stats.payload_bytes_received += publish.payload.len() as u64;
         let routed = self.route(now, &message, Some(session));
 
         let Some(identifier) = publish.packet_identifier else { return };
@@ -214,6 +221,9 @@ impl Broker {
     /// [MQTT-3.3.1-5], [MQTT-3.3.1-6]. One that exceeds the limits is not kept.
     pub(super) fn retain(&mut self, message: &MessageRef<'_>, stored: &mut Option<Arc<StoredMessage>>) {
         let payload = message.payload.as_bytes();
+        if self.figures.owns(message.topic) {
+            return;
+        }
         if payload.is_empty() {
             self.retained.remove(message.topic);
         } else if self.has_room_to_retain(message.topic, payload.len()) {
@@ -229,7 +239,7 @@ impl Broker {
         if payload == 0 {
             return true;
         }
-        let before = self.retained.size_of(topic);
+        let before = self.retained.get(topic).map(StoredMessage::size);
         let messages = self.retained.len() + usize::from(before.is_none());
         let bytes = self.retained.bytes() - before.unwrap_or(0) + topic.len() + payload;
         messages <= self.limits.retained_messages && bytes <= self.limits.retained_bytes

@@ -53,10 +53,10 @@ impl Retained {
         self.bytes
     }
 
-    /// Bytes of what `topic` has retained.
-    pub fn size_of(&mut self, topic: &[u8]) -> Option<usize> {
+    /// What `topic` has retained.
+    pub fn get(&mut self, topic: &[u8]) -> Option<&StoredMessage> {
         self.set_key(topic);
-        self.messages.get(&*self.key).map(|entry| entry.message.size())
+        self.messages.get(&*self.key).map(|entry| &*entry.message)
     }
 
     /// Keeps `message` as its topic's, in place of any before it [MQTT-3.3.1-5].
@@ -168,7 +168,13 @@ pub fn scan(filter: &TopicFilter) -> RetainedScan {
         None => pattern.to_vec(),
         Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
     };
-    RetainedScan { pattern, from, qos: Default::default(), subscription_identifier: None }
+    RetainedScan {
+        pattern,
+        from,
+        qos: Default::default(),
+        subscription_identifier: None,
+        is_of_figures: false,
+    }
 }
 
 fn sortable(byte: u8) -> u8 {

@@ -5,9 +5,9 @@ use std::time::Instant;
 use crate::{
     packet::{
         ControlPacket, Properties, Property, ReasonCode, RetainHandling, Suback, Subscribe, Subscription,
-        TopicFilter, Unsuback, Unsubscribe,
+        SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe,
     },
-    session::SubscriptionKey,
+    session::{RetainedScan, SubscriptionKey},
 };
 
 use super::{Broker, BrokerEvent, Output, retained, subscriptions::Subscriber};
@@ -32,6 +32,17 @@ impl Broker {
         });
         let packet_identifier = subscribe.packet_identifier;
         let v5 = self.connections[index as usize].is_v5();
+        let unavailable = subscribe.subscriptions.iter().find_map(|one| self.unavailable(&one.filter));
+        let unavailable = match subscription_identifier {
+            Some(_) if !self.limits.subscription_identifier_available => {
+                Some(ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
+            }
+            _ => unavailable,
+        };
+        if let Some(reason) = unavailable.filter(|_| v5) {
+            // CONNACK said so [section 3.2.2.3]; before MQTT 5 only SUBACK can.
+            return self.fail(now, index, reason, None);
+        }
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
         let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
         for subscription in &subscribe.subscriptions {
@@ -60,11 +71,12 @@ impl Broker {
         subscription_identifier: Option<u32>,
     ) -> ReasonCode {
         let Subscription { filter, options } = subscription;
-        let subscriber = Subscriber {
-            session,
-            options: *options,
-            subscription_identifier: subscription_identifier.unwrap_or(0),
-        };
+        if let Some(reason) = self.unavailable(filter) {
+            return reason;
+        }
+        let options = SubscriptionOptions { qos: options.qos.min(self.limits.maximum_qos), ..*options };
+        let subscriber =
+            Subscriber { session, options, subscription_identifier: subscription_identifier.unwrap_or(0) };
         let state = &mut self.sessions[session as usize];
         if state.retained_scans.len() >= self.limits.subscriptions_per_client {
             return ReasonCode::QUOTA_EXCEEDED;
@@ -95,11 +107,16 @@ impl Broker {
             RetainHandling::DoNotSend => false,
         };
         // Never to a shared subscription [section 4.8.2].
-        if wants_retained && filter.share_name().is_none() && self.retained.len() > 0 {
+        if wants_retained && filter.share_name().is_none() {
             let mut scan = retained::scan(filter);
             scan.qos = options.qos;
             scan.subscription_identifier = subscription_identifier;
-            state.retained_scans.push_back(scan);
+            if self.figures.retained.len() > 0 && filter.pattern().starts_with("$SYS/") {
+                state.retained_scans.push_back(RetainedScan { is_of_figures: true, ..scan.clone() });
+            }
+            if self.retained.len() > 0 {
+                state.retained_scans.push_back(scan);
+            }
         }
         self.stats.subscriptions_total += 1;
         self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
@@ -108,6 +125,15 @@ impl Broker {
             qos: options.qos,
         }));
         ReasonCode(options.qos as u8)
+    }
+
+    /// Why `filter` is not one that the server's features allow.
+    fn unavailable(&self, filter: &TopicFilter) -> Option<ReasonCode> {
+        if filter.share_name().is_some() && !self.limits.shared_subscription_available {
+            return Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        (!self.limits.wildcard_subscription_available && filter.pattern().contains(['+', '#']))
+            .then_some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED)
     }
 
     pub(super) fn handle_unsubscribe(&mut self, index: u32, session: u32, unsubscribe: Unsubscribe) {

@@ -109,6 +109,11 @@ impl Subscriptions {
         self.len
     }
 
+    /// Those of [`len`](Self::len) that are shared.
+    pub fn shared_len(&self) -> usize {
+        self.groups.values().map(|group| group.members.len()).sum()
+    }
+
     /// Where subscriptions to `filter` stand, if there are any.
     pub fn find(&self, filter: &TopicFilter) -> Option<SubscriptionKey> {
         let mut node = ROOT;

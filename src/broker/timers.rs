@@ -13,6 +13,8 @@ pub enum Timer {
     RetainedScan(u32),
     /// The next retained message expires.
     RetainedExpiry,
+    /// The `$SYS` topics are published again.
+    Figures,
 }
 
 /// At most one deadline for each timer: its owner keeps the time, with which it is found here.

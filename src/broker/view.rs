@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     packet::{ProtocolVersion, SubscriptionOptions},
-    session::{ConnectionId, Peer, State},
+    session::{ConnectionId, Peer},
 };
 
 use super::Broker;
@@ -51,6 +51,22 @@ pub struct BrokerStats {
     pub dropped_too_large: u64,
     /// Messages that were passed on but not retained, for want of room.
     pub dropped_retained: u64,
+    /// Control Packets of every type.
+    pub packets_received: u64,
+    pub packets_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Of PUBLISH packets.
+    pub payload_bytes_received: u64,
+    pub payload_bytes_sent: u64,
+    /// Transport connections.
+    pub connections_accepted: u64,
+    /// CONNECT packets.
+    pub clients_accepted: u64,
+    /// Most clients that were connected at a time.
+    pub clients_maximum: u64,
+    /// Sessions that ended when their Session Expiry Interval had passed.
+    pub sessions_expired: u64,
     pub retained_messages: u64,
     pub retained_bytes: u64,
     pub inflight: u64,
@@ -108,11 +124,7 @@ impl Broker {
     pub fn stats(&self) -> BrokerStats {
         let sessions = self.sessions.iter().map(|(_, session)| session);
         BrokerStats {
-            clients_connected: self
-                .connections
-                .iter()
-                .filter(|(_, connection)| matches!(connection.state, State::Connected(_)))
-                .count() as u64,
+            clients_connected: self.connected as u64,
             sessions: self.sessions.len() as u64,
             subscriptions_active: self.subscriptions.len() as u64,
             retained_messages: self.retained.len() as u64,

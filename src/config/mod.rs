@@ -26,7 +26,7 @@ use self::{
     layer::Layer,
     setting::{CHAOS_ENABLED, Given, Kind, Support, TLS_ENABLED},
 };
-use crate::broker::Limits;
+use crate::{auth::UserList, broker::Limits, packet::QoS};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,10 @@ pub struct MqttConfig {
     pub upstream: Option<String>,
     /// `mqtt.max_packet_size`, `mqtt.keep_alive_secs` and everything of `mqtt.limits`.
     pub limits: Limits,
+    /// How often the `$SYS` topics are published; zero is never.
+    pub sys_interval: Duration,
+    /// Who may authenticate with SCRAM-SHA-256.
+    pub scram_users: UserList,
 }
 
 /// Where a part of the control plane listens.
@@ -180,6 +184,14 @@ impl Config {
                     max_packet_size: checked.integer("mqtt.max_packet_size"),
                     keep_alive_max: checked.integer("mqtt.keep_alive_secs"),
                     receive_maximum: checked.integer("mqtt.limits.receive_maximum"),
+                    maximum_qos: checked.qos("mqtt.limits.maximum_qos"),
+                    retain_available: checked.switch("mqtt.limits.retain_available"),
+                    wildcard_subscription_available: checked
+                        .switch("mqtt.limits.wildcard_subscription_available"),
+                    subscription_identifier_available: checked
+                        .switch("mqtt.limits.subscription_identifier_available"),
+                    shared_subscription_available: checked
+                        .switch("mqtt.limits.shared_subscription_available"),
                     topic_alias_maximum: checked.integer("mqtt.limits.topic_alias_maximum"),
                     inflight_max: checked.integer("mqtt.limits.inflight_max"),
                     queue_messages: checked.integer("mqtt.limits.queue_messages"),
@@ -191,6 +203,9 @@ impl Config {
                     sessions: checked.integer("mqtt.limits.sessions"),
                     session_expiry_max: checked.integer("mqtt.limits.session_expiry_max_secs"),
                 },
+                sys_interval: Duration::from_secs(checked.integer("mqtt.sys_interval_secs")),
+                scram_users: UserList::parse(&checked.text("mqtt.scram_users"))
+                    .expect("the table has it checked"),
             },
             http: ListenConfig {
                 enabled: checked.switch("http.enabled"),
@@ -326,6 +341,12 @@ impl Checked {
         .expect("the table keeps the number within its type")
     }
 
+    /// # Panics
+    /// If the table's row allows more than 2.
+    fn qos(&self, key: &str) -> QoS {
+        QoS::try_from(self.integer::<u8>(key)).expect("the table keeps it from 0 to 2")
+    }
+
     fn text(&self, key: &str) -> String {
         self.optional_text(key).unwrap_or_default()
     }
@@ -365,7 +386,7 @@ const MASK: &str = "********";
 
 fn masked(setting: &Setting, value: &Value) -> Value {
     match (setting.kind, value) {
-        (Kind::Secret, Value::Text(text)) if !text.is_empty() => Value::Text(MASK.to_owned()),
+        (Kind::Secret(_), Value::Text(text)) if !text.is_empty() => Value::Text(MASK.to_owned()),
         (_, Value::Text(text)) => Value::Text(without_password(text)),
         (_, value) => value.clone(),
     }

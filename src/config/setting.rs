@@ -2,6 +2,8 @@
 //!
 //! The file's keys, the environment's variables and `config show` all come from this one table.
 
+use crate::auth::UserList;
+
 /// One key of the file, and the variable of the same path.
 #[derive(Debug)]
 pub struct Setting {
@@ -29,8 +31,8 @@ pub enum Kind {
     },
     /// The function says what is wrong with a text.
     Text(fn(&str) -> Result<(), String>),
-    /// A text that is not shown.
-    Secret,
+    /// A text that is not shown; what the function says must not show it either.
+    Secret(fn(&str) -> Result<(), String>),
     List,
 }
 
@@ -103,8 +105,9 @@ impl Kind {
                     Err(format!("expected {}, found {number}", self.expectation()))
                 }
             }
-            (Self::Text(check), Given::Text(text)) => check(&text).map(|()| Value::Text(text)),
-            (Self::Secret, Given::Text(text)) => Ok(Value::Text(text)),
+            (Self::Text(check) | Self::Secret(check), Given::Text(text)) => {
+                check(&text).map(|()| Value::Text(text))
+            }
             (Self::List, Given::List(len)) => Ok(Value::List(len)),
             (_, given) => Err(format!("expected {}, found {}", self.expectation(), given.noun())),
         }
@@ -120,7 +123,7 @@ impl Kind {
             },
             Self::Integer { .. } => text.trim().parse().map(Given::Integer).map_err(|_| wrong()),
             Self::Fraction { .. } => text.trim().parse().map(Given::Fraction).map_err(|_| wrong()),
-            Self::Text(_) | Self::Secret => Ok(Given::Text(text.to_owned())),
+            Self::Text(_) | Self::Secret(_) => Ok(Given::Text(text.to_owned())),
             Self::List => match text.trim() {
                 "" | "[]" => Ok(Given::List(0)),
                 _ => Ok(Given::List(1)),
@@ -134,7 +137,7 @@ impl Kind {
             Self::Integer { min, max: u64::MAX } => format!("a whole number of at least {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Fraction { min, max } => format!("a number from {min} to {max}"),
-            Self::Text(_) | Self::Secret => "text (in quotes, if it looks like a number)".to_owned(),
+            Self::Text(_) | Self::Secret(_) => "text (in quotes, if it looks like a number)".to_owned(),
             Self::List => "a list".to_owned(),
         }
     }
@@ -190,7 +193,14 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.max_packet_size", Kind::Integer { min: 2, max: LARGEST_PACKET }, "65536", "bytes, fixed header included"),
     full("mqtt.keep_alive_secs", Kind::Integer { min: 0, max: 65_535 }, "60", "longest keep alive an MQTT 5 client is granted; 0 leaves every client its own"),
     full("mqtt.upstream", Kind::Text(check_upstream), "", "URL of a real broker to stand in front of; empty is a broker of our own"),
+    full("mqtt.sys_interval_secs", Kind::Integer { min: 0, max: 86_400 }, "10", "how often the `$SYS/broker/` topics are published; 0 is never"),
+    full("mqtt.scram_users", Kind::Secret(check_users), "", "who may authenticate with SCRAM-SHA-256: `name:password`, a line or a comma apart"),
     full("mqtt.limits.receive_maximum", Kind::Integer { min: 1, max: 65_535 }, "1000", "QoS 1 and 2 messages a client may have unacknowledged towards us"),
+    full("mqtt.limits.maximum_qos", Kind::Integer { min: 0, max: 2 }, "2", "highest QoS of messages and subscriptions"),
+    full("mqtt.limits.retain_available", Kind::Switch, "true", "let clients publish retained messages"),
+    full("mqtt.limits.wildcard_subscription_available", Kind::Switch, "true", "let clients subscribe with `+` and `#`"),
+    full("mqtt.limits.subscription_identifier_available", Kind::Switch, "true", "let clients give subscriptions an identifier"),
+    full("mqtt.limits.shared_subscription_available", Kind::Switch, "true", "let clients share subscriptions"),
     full("mqtt.limits.topic_alias_maximum", Kind::Integer { min: 0, max: 65_535 }, "64", "topic aliases a client may use; 0 forbids them"),
     full("mqtt.limits.inflight_max", Kind::Integer { min: 1, max: 65_535 }, "1000", "QoS 1 and 2 messages in flight towards one client"),
     full("mqtt.limits.queue_messages", COUNT, "10000", "messages that wait for one client, offline or slow"),
@@ -223,7 +233,7 @@ pub const SETTINGS: &[Setting] = &[
     full("grpc.enabled", Kind::Switch, "true", "serve gRPC on a port of its own"),
     full("grpc.host", HOST, "127.0.0.1", "another than a loopback address needs api_token or insecure_api"),
     full("grpc.port", PORT, "50051", "0 takes a free one"),
-    full("api_token", Kind::Secret, "", "what callers of the control plane send as `Authorization: Bearer`; empty asks for none"),
+    full("api_token", Kind::Secret(|_| Ok(())), "", "what callers of the control plane send as `Authorization: Bearer`; empty asks for none"),
     full("insecure_api", Kind::Switch, "false", "let others reach the control plane without a token"),
     full("store.path", Kind::Text(check_not_empty), ".mockforge", "folder of the recordings; a relative one starts at the working directory"),
     full("store.flush_interval_ms", Kind::Integer { min: 0, max: 60_000 }, "250", "what kill -9 may cost; 0 stores each packet before it is passed on"),
@@ -252,6 +262,10 @@ const fn refused(key: &'static str, kind: Kind, default: &'static str, about: &'
 
 fn check_not_empty(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn check_users(users: &str) -> Result<(), String> {
+    UserList::parse(users).map(|_| ()).map_err(|problem| problem.to_string())
 }
 
 fn check_host(host: &str) -> Result<(), String> {

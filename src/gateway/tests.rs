@@ -46,7 +46,7 @@ impl Server {
         let metrics = std::sync::Arc::new(Metrics::new());
         let bus = events.clone();
         let options = BrokerOptions {
-            limits: Limits::default(),
+            broker: Limits::default().into(),
             max_connections: 100,
             seed: 1,
             gate: Gate::open_already(),

@@ -36,7 +36,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    broker::{Broker, BrokerEvent, Closing, Limits, Output},
+    broker::{Broker, BrokerEvent, Closing, Options, Output},
     metrics::Metrics,
     packet::ReasonCode,
     recording::{CloseCause, ConnectionInfo},
@@ -73,10 +73,10 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// What the broker thread is given.
 pub struct BrokerOptions {
-    pub limits: Limits,
+    pub broker: Options,
     /// Clients beyond these are refused: CONNACK with Quota exceeded (MQTT 5) or return code 3.
     pub max_connections: usize,
-    /// Makes the client identifiers that the broker assigns.
+    /// Makes the client identifiers that the broker assigns, and the nonces of authentication.
     pub seed: u64,
     /// Nobody is accepted before it is open.
     pub gate: Gate,
@@ -234,8 +234,9 @@ impl Shell {
     }
 
     fn new(options: BrokerOptions) -> Self {
+        let now = tokio::time::Instant::now().into_std();
         Self {
-            broker: RefCell::new(Broker::new(options.limits, options.seed)),
+            broker: RefCell::new(Broker::new(now, options.broker, options.seed)),
             links: RefCell::default(),
             dirty: RefCell::default(),
             unflushed: Cell::new(0),
@@ -343,6 +344,7 @@ impl Shell {
 
     /// `bytes` were read and handed to the broker.
     pub(super) fn has_read(&self, bytes: usize) {
+        self.broker.borrow_mut().count_bytes(bytes, 0);
         self.settle();
         self.unflushed.set(self.unflushed.get() + bytes);
         if self.unflushed.get() >= ROUND_BYTES {
@@ -460,6 +462,7 @@ impl Shell {
         }
         if written > 0 {
             self.metrics.sent(written as u64);
+            broker.count_bytes(0, written);
         }
         if written > 0 && !is_gone {
             broker.handle_flushed(now, link.id);

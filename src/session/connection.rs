@@ -34,6 +34,8 @@ pub struct Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     AwaitingConnect,
+    /// CONNECT came, and its client has yet to prove who it is.
+    Authenticating,
     /// Serves the Session with this index.
     Connected(u32),
     /// What the outbox holds is written, nothing more is read.

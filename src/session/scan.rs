@@ -6,7 +6,7 @@ use crate::packet::QoS;
 ///
 /// They are looked up as there is room for them instead of being queued, so a subscription to a
 /// million retained messages costs a few bytes, whatever the client's speed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RetainedScan {
     /// The filter, with U+0000 in place of each `/`: then levels sort as a whole.
     pub pattern: Box<[u8]>,
@@ -15,4 +15,6 @@ pub struct RetainedScan {
     /// The granted QoS.
     pub qos: QoS,
     pub subscription_identifier: Option<u32>,
+    /// Whether it goes through what the broker itself has retained, instead of what clients have.
+    pub is_of_figures: bool,
 }

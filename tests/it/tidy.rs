@@ -14,7 +14,8 @@ const EVERY_ROW_ABOVE: &[&str] = &["*"];
 const ROOMS: &[(&str, &[&str])] = &[
     ("packet", &[]),
     ("session", &["packet"]),
-    ("broker", &["packet", "session"]),
+    ("auth", &[]),
+    ("broker", &["packet", "session", "auth"]),
     // For `Direction`, the word for which way bytes go.
     ("relay", &["packet", "session", "recording"]),
     ("recording", &["packet", "session"]),
@@ -23,7 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("recorder", &["packet", "session", "recording", "tap", "store"]),
     ("metrics", &["packet", "session", "broker", "recording", "tap"]),
     ("event", &["packet", "session", "broker", "recording", "tap"]),
-    ("config", &["packet", "broker"]),
+    ("config", &["packet", "broker", "auth"]),
     ("net", EVERY_ROW_ABOVE),
     ("control", EVERY_ROW_ABOVE),
     ("gateway", &["metrics", "config", "control"]),
@@ -32,7 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that take time, randomness and bytes as arguments.
-const PURE: &[&str] = &["packet", "session", "broker", "relay", "recording"];
+const PURE: &[&str] = &["packet", "session", "auth", "broker", "relay", "recording"];
 
 /// What would make a pure room read a clock, a socket, a disk or a random source.
 const IMPURE: &[&str] = &[

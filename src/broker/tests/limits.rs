@@ -24,7 +24,8 @@ fn play(player: &mut Player<Bare>, script: &str) -> Vec<String> {
 
 /// A broker with clients 1 to `count` connected, whose outboxes are empty.
 fn broker_with(count: u64, limits: Limits, protocol: ProtocolVersion) -> (Broker, Instant) {
-    let (mut broker, now) = (Broker::new(limits, 1), Instant::now());
+    let now = Instant::now();
+    let mut broker = Broker::new(now, limits, 1);
     for id in 1..=count {
         let text = format!("CONNECT c{id} v={}", protocol.name());
         broker.handle_open(now, ConnectionId(id), Peer { address: None, transport: "tcp" });
@@ -318,7 +319,7 @@ fn an_idle_client_is_small() {
 #[test]
 fn assigned_client_identifiers_depend_on_the_seed_alone() {
     let assigned = |seed| {
-        let mut broker = Broker::new(generous(), seed);
+        let mut broker = Broker::new(Instant::now(), generous(), seed);
         broker.handle_open(Instant::now(), ConnectionId(1), Peer { address: None, transport: "tcp" });
         broker.handle_packet(Instant::now(), ConnectionId(1), "CONNECT \"\"".parse().expect("a CONNECT"));
         broker.clients()[0].client_identifier.clone()

@@ -99,6 +99,8 @@ fn check(player: &Player<Bare>) {
             None => assert!(session.expiry > 0 && session.resend.is_empty()),
         }
     }
+    let connected = broker.sessions.iter().filter(|(_, session)| session.connection.is_some()).count();
+    assert_eq!(broker.connected, connected);
     for (index, connection) in &broker.connections {
         if let State::Connected(session) = connection.state {
             assert_eq!(broker.sessions[session as usize].connection, Some(index as u32));

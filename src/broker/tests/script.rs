@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::{
-    broker::Limits,
-    packet::{ControlPacket, FrameReader, ProtocolVersion, Publish, ReasonCode},
+    auth::UserList,
+    broker::{Limits, Options},
+    packet::{ControlPacket, FrameReader, ProtocolVersion, Publish, QoS, ReasonCode},
     session::{ApplicationMessage, Origin},
 };
 
@@ -65,6 +66,11 @@ pub fn generous() -> Limits {
     Limits {
         max_packet_size: usize::MAX,
         receive_maximum: u16::MAX,
+        maximum_qos: QoS::ExactlyOnce,
+        retain_available: true,
+        wildcard_subscription_available: true,
+        subscription_identifier_available: true,
+        shared_subscription_available: true,
         topic_alias_maximum: 0,
         keep_alive_max: 0,
         inflight_max: u16::MAX,
@@ -79,15 +85,26 @@ pub fn generous() -> Limits {
     }
 }
 
-/// The broker's limits, as `limits` lines change them.
-fn parse_limits(line: &str) -> Limits {
-    let mut limits = generous();
+/// The broker's options, as `limits` lines change them.
+fn parse_options(line: &str) -> Options {
+    let mut options = Options::from(generous());
     for word in line.split_whitespace() {
         let (name, value) = word.split_once('=').expect("name=value");
+        if name == "scram_users" {
+            options.scram_users = UserList::parse(value).expect("users");
+            continue;
+        }
+        let limits = &mut options.limits;
         let value: usize = value.parse().expect("a number");
         match name {
             "max_packet_size" => limits.max_packet_size = value,
             "receive_maximum" => limits.receive_maximum = value as u16,
+            "maximum_qos" => limits.maximum_qos = QoS::try_from(value as u8).expect("0 to 2"),
+            "retain_available" => limits.retain_available = value != 0,
+            "wildcard_subscription_available" => limits.wildcard_subscription_available = value != 0,
+            "subscription_identifier_available" => limits.subscription_identifier_available = value != 0,
+            "shared_subscription_available" => limits.shared_subscription_available = value != 0,
+            "sys_interval" => options.sys_interval = Duration::from_secs(value as u64),
             "topic_alias_maximum" => limits.topic_alias_maximum = value as u16,
             "keep_alive_max" => limits.keep_alive_max = value as u16,
             "inflight_max" => limits.inflight_max = value as u16,
@@ -102,7 +119,7 @@ fn parse_limits(line: &str) -> Limits {
             other => panic!("no limit is called {other}"),
         }
     }
-    limits
+    options
 }
 
 /// Plays scripts on a stage, for clients known by name.
@@ -295,16 +312,16 @@ fn parse_time(text: &str) -> Duration {
 
 /// What a stage makes of a scenario: each line of its script followed by what was heard, indented;
 /// and the player, when all is played.
-pub fn perform<S: Stage>(scenario: &str, stage: impl FnOnce(Limits) -> S) -> (String, Player<S>) {
+pub fn perform<S: Stage>(scenario: &str, stage: impl FnOnce(Options) -> S) -> (String, Player<S>) {
     let mut lines =
         scenario.lines().filter(|line| !line.starts_with(' ') && !line.trim().is_empty()).peekable();
     let mut told = String::new();
-    let mut limits = generous();
+    let mut options = Options::from(generous());
     if let Some(line) = lines.next_if(|line| line.starts_with("limits ")) {
-        limits = parse_limits(line.trim_start_matches("limits "));
+        options = parse_options(line.trim_start_matches("limits "));
         told += &format!("{line}\n");
     }
-    let mut player = Player::new(stage(limits));
+    let mut player = Player::new(stage(options));
     for line in lines {
         told += &format!("{line}\n");
         if line.starts_with('#') {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    broker::{Broker, BrokerEvent, Limits, Output},
+    broker::{Broker, BrokerEvent, Options, Output},
     packet::{FrameReader, ReasonCode},
     session::{ApplicationMessage, ConnectionId, Peer},
 };
@@ -30,18 +30,17 @@ struct Connection {
 }
 
 /// A player before a bare broker.
-pub fn bare(limits: Limits) -> Player<Bare> {
-    Player::new(Bare::new(limits))
+pub fn bare(options: impl Into<Options>) -> Player<Bare> {
+    Player::new(Bare::new(options))
 }
 
 impl Bare {
-    pub fn new(limits: Limits) -> Self {
-        Self {
-            broker: Broker::new(limits, 1),
-            now: Instant::now(),
-            events: Vec::new(),
-            connections: Vec::new(),
-        }
+    pub fn new(options: impl Into<Options>) -> Self {
+        let now = Instant::now();
+        let mut broker = Broker::new(now, options, 1);
+        // What is due from the first moment on.
+        broker.handle_timeout(now);
+        Self { broker, now, events: Vec::new(), connections: Vec::new() }
     }
 
     /// Does what the shell does: writes what may be written, and closes.
@@ -78,7 +77,7 @@ impl Bare {
     fn drain(&mut self, index: usize) -> bool {
         let Some(outbox) = self.broker.outbox(id(index)) else { return false };
         let received = &mut self.connections[index].bytes;
-        let mut drained = false;
+        let mut drained = 0;
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); 8];
             let filled = outbox.chunks(&mut slices);
@@ -87,9 +86,10 @@ impl Bare {
                 received.extend_from_slice(slice);
             }
             outbox.advance(received.len() - before);
-            drained = true;
+            drained += received.len() - before;
         }
-        drained
+        self.broker.count_bytes(0, drained);
+        drained > 0
     }
 }
 
@@ -119,6 +119,7 @@ impl Stage for Bare {
         let (now, id) = (self.now, id(connection));
         let incoming = &mut self.connections[connection].incoming;
         incoming.buffer().extend_from_slice(bytes);
+        self.broker.count_bytes(bytes.len(), 0);
         loop {
             match incoming.next_frame() {
                 Ok(Some(frame)) => self.broker.handle_packet(now, id, frame.packet),

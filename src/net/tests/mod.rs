@@ -52,7 +52,7 @@ impl TestBroker {
         let address = listener.local_addr().expect("bound");
         let (metrics, tap) = (Arc::new(Metrics::new()), Tap::new());
         let options = BrokerOptions {
-            limits,
+            broker: limits.into(),
             max_connections,
             seed: 1,
             gate: Gate::open_already(),

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::{
-        Limits,
+        Options,
         tests::{
             script::{Heard, Stage, perform},
             stage::Bare,
@@ -74,13 +74,13 @@ struct RelayStage {
 }
 
 impl Pipes {
-    pub fn server(limits: Limits) -> Self {
+    pub fn server(options: Options) -> Self {
         let runtime =
             Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let local = LocalSet::new();
         let shell = local.block_on(&runtime, async {
             Shell::start(BrokerOptions {
-                limits,
+                broker: options,
                 max_connections: usize::MAX,
                 seed: 1,
                 gate: Gate::open_already(),
@@ -92,8 +92,8 @@ impl Pipes {
         Self { local, runtime, shell, relay: None, clients: Vec::new() }
     }
 
-    pub fn relayed(limits: Limits) -> Self {
-        let mut stage = Self::server(limits);
+    pub fn relayed(options: Options) -> Self {
+        let mut stage = Self::server(options);
         let (tap, log) = (Tap::new(), Arc::new(Log::default()));
         let attachment = tap.attach(log.clone());
         let (arriving, valves) = (Arc::<Mutex<Vec<Pipe>>>::default(), Arc::<Mutex<Vec<Valve>>>::default());
@@ -268,8 +268,8 @@ fn sent_to_clients(events: &[Event]) -> BTreeMap<usize, Vec<u8>> {
 }
 
 /// What a fresh broker sends to clients that do again what was recorded.
-fn replayed(events: &[Event], limits: Limits) -> BTreeMap<usize, Vec<u8>> {
-    let mut stage = Bare::new(limits);
+fn replayed(events: &[Event], options: Options) -> BTreeMap<usize, Vec<u8>> {
+    let mut stage = Bare::new(options);
     let mut numbers = BTreeMap::new();
     let (mut at, mut sent) = (Duration::ZERO, BTreeMap::<usize, Vec<u8>>::new());
     for event in events {
@@ -314,9 +314,9 @@ fn every_transcript_is_the_same_behind_a_relay_and_its_recording_replays_to_it()
     for file in Transcripts::all() {
         for scenario in file.scenarios() {
             let mut granted = None;
-            let (heard, player) = perform(scenario.text, |limits| {
-                granted = Some(limits.clone());
-                Pipes::relayed(limits)
+            let (heard, player) = perform(scenario.text, |options| {
+                granted = Some(options.clone());
+                Pipes::relayed(options)
             });
             failures.extend(scenario.compare(&heard));
             let events = written_and_read(player.stage.recording());

@@ -1,0 +1,23 @@
+//! How a broker behaves beyond its limits.
+
+use std::time::Duration;
+
+use crate::auth::UserList;
+
+use super::Limits;
+
+/// Everything about a broker that is a setting.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    pub limits: Limits,
+    /// How often the figures below `$SYS/broker/` are published; zero is never.
+    pub sys_interval: Duration,
+    /// Who may authenticate with SCRAM-SHA-256; with nobody in it the method is not supported.
+    pub scram_users: UserList,
+}
+
+impl From<Limits> for Options {
+    fn from(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+}
