@@ -87,13 +87,17 @@ impl Broker {
     }
 
     /// Sends `packet`, without its properties if the client takes no packet of that size
-    /// [MQTT-3.1.2-24], [MQTT-3.14.2-3]; whether it was sent.
+    /// [MQTT-3.1.2-24], [MQTT-3.14.2-3], [MQTT-3.2.2-19]; whether it was sent.
     pub(super) fn send(&mut self, index: u32, mut packet: ControlPacket) -> bool {
         let connection = &mut self.connections[index as usize];
         if packet.encoded_len(connection.protocol) > connection.packet_size_maximum {
             match &mut packet {
                 ControlPacket::Puback(ack) | ControlPacket::Pubrec(ack) => ack.properties = Properties::new(),
                 ControlPacket::Disconnect(disconnect) => disconnect.properties = Properties::new(),
+                // One that accepts says what the client has to know.
+                ControlPacket::Connack(connack) if connack.reason_code.is_error() => {
+                    connack.properties = Properties::new();
+                }
                 _ => return false,
             }
             if packet.encoded_len(connection.protocol) > connection.packet_size_maximum {

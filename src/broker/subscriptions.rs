@@ -439,7 +439,7 @@ mod tests {
         sessions
     }
 
-    #[test] // [MQTT-4.7.1-2], [MQTT-4.7.1-3]
+    #[test] // [MQTT-4.7.1-1], [MQTT-4.7.1-2]
     fn wildcards_match_as_the_standard_prints_them() {
         let mut tree = Subscriptions::new(1);
         let filters = [

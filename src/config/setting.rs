@@ -180,7 +180,7 @@ const MILLISECONDS: Kind = Kind::Integer { min: 0, max: 86_400_000 };
 const COUNT: Kind = Kind::Integer { min: 1, max: u32::MAX as u64 };
 const BYTES: Kind = Kind::Integer { min: 1024, max: 1 << 40 };
 
-/// A fixed header of five bytes and the longest Remaining Length [MQTT-1.5.5].
+/// A fixed header of five bytes and the longest Remaining Length [section 1.5.5].
 const LARGEST_PACKET: u64 = 268_435_455 + 5;
 
 /// All of them, in the order `config show` prints.

@@ -98,7 +98,7 @@ impl ReasonCode {
         }
     }
 
-    /// The CONNACK return code of MQTT 3.1 and 3.1.1 that comes nearest [MQTT3-3.2.2.3].
+    /// The CONNACK return code of MQTT 3.1 and 3.1.1 that comes nearest [section 3.2.2.3 of 3.1.1].
     pub const fn to_return_code(self) -> u8 {
         match self {
             Self::SUCCESS => 0,

@@ -314,7 +314,7 @@ fn a_packet_longer_than_a_remaining_length_can_say_is_refused_by_the_encoder() {
     assert_eq!(error, EncodeError::TooLarge(268_435_461));
 }
 
-#[test] // [MQTT3-3.2.2.3], [MQTT3-3.9.3-2]
+#[test] // [section 3.2.2.3 of 3.1.1], [MQTT3-3.9.3-2]
 fn reason_codes_become_return_codes_before_mqtt_5() {
     let check = |text: &str, hex: &str| {
         let packet: ControlPacket = text.parse().unwrap();

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::tree::{files_below, root};
+
 /// Stands for the rooms of all rows above.
 const EVERY_ROW_ABOVE: &[&str] = &["*"];
 
@@ -148,10 +150,6 @@ fn every_rpc_has_its_rest_twin() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn sources() -> Vec<(PathBuf, String)> {
     let src = root().join("src");
     files_below(&src, "rs")
@@ -161,24 +159,6 @@ fn sources() -> Vec<(PathBuf, String)> {
             (path.strip_prefix(&src).expect("below src").to_path_buf(), text)
         })
         .collect()
-}
-
-fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the tree") {
-            let path = entry.expect("an entry of the folder").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    assert!(!found.is_empty(), "no .{extension} below {}", folder.display());
-    found
 }
 
 /// `src/net/client.rs` is in `net`, `src/tap.rs` in `tap`.

@@ -245,7 +245,7 @@ fn two_thousand_filters_in_one_subscribe_are_all_granted() {
     assert_eq!(broker.stats().subscriptions_active, 2_000);
 }
 
-#[test]
+#[test] // [MQTT-4.7.3-3], [MQTT3-4.7.3-3]
 fn the_longest_topics_strings_and_client_identifiers_work() {
     let mut player = bare(generous());
     let long = "x".repeat(65_535);

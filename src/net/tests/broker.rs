@@ -13,7 +13,7 @@ use crate::{
 const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::V5];
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
-#[tokio::test]
+#[tokio::test] // [MQTT-4.2-1], [MQTT3-7.1.1-1]
 async fn messages_of_every_qos_arrive_in_order_between_both_versions() {
     let broker = TestBroker::new();
     for from in VERSIONS {
