@@ -6,15 +6,15 @@ use bytes::Bytes;
 
 use crate::{
     packet::{
-        Connack, Connect, ControlPacket, DecodeError, Properties, Property, ProtocolVersion, QoS, ReasonCode,
-        Utf8String,
+        Connack, Connect, ControlPacket, DecodeError, PacketType, Properties, Property, ProtocolVersion, QoS,
+        ReasonCode, Utf8String,
     },
     session::{Session, State},
 };
 
 use super::{
     Broker, BrokerEvent, Closing, Limits, Output, Timer,
-    disconnect::{WillFate, explain},
+    disconnect::{WillFate, explain, reason_in},
     will,
 };
 
@@ -221,8 +221,9 @@ impl Broker {
         let protocol = &mut self.connections[index as usize].protocol;
         match error {
             DecodeError::UnsupportedVersion(level) => {
+                // A bridge sets the highest bit of the level, and asks again without it.
                 let v5 = ProtocolVersion::V5;
-                *protocol = if *level < v5 as u8 { ProtocolVersion::V311 } else { v5 };
+                *protocol = if level & 0x7F < v5 as u8 { ProtocolVersion::V311 } else { v5 };
                 self.refuse(index, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
             }
             // Only before MQTT 5 is this an error [MQTT3-3.1.3-8].
@@ -230,9 +231,19 @@ impl Broker {
                 *protocol = ProtocolVersion::V311;
                 self.refuse(index, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
             }
-            _ if *protocol == ProtocolVersion::V5 => self.refuse(index, error.reason_code()),
+            _ if *protocol == ProtocolVersion::V5 => {
+                self.refuse(index, reason_in(PacketType::Connack, error));
+            }
             _ => self.close(index, Closing::Refused(error.reason_code())),
         }
+    }
+
+    /// Answers what is no packet while the client authenticates. Its CONNECT was accepted as one, so
+    /// no code is left that only speaks of CONNECT.
+    pub(super) fn refuse_during_authentication(&mut self, index: u32, error: &DecodeError) {
+        let reason = reason_in(PacketType::Disconnect, error);
+        let is_sayable = reason.is_allowed_in(PacketType::Connack);
+        self.refuse(index, if is_sayable { reason } else { ReasonCode::PROTOCOL_ERROR });
     }
 
     fn send_connack(

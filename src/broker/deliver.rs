@@ -175,7 +175,7 @@ impl Broker {
     pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
         let mut stored = None;
         if message.retain && self.limits.retain_available {
-            self.retain(message, &mut stored);
+            self.retain(message, publisher, &mut stored);
         }
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
         let is_ready = |session: &Session| is_ready(session, connections, limits);
@@ -197,22 +197,26 @@ impl Broker {
     pub(super) fn hand_on(&mut self, now: Instant, delivery: Delivery) {
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
         let Some(share) = delivery.share else { return };
+        if delivery.message.is_expired(now) {
+            stats.dropped_expired += 1;
+            return;
+        }
         let chosen =
             subscriptions.choose(share, |session| is_ready(&sessions[session as usize], connections, limits));
         let Some(subscriber) = chosen else { return };
         fan_out.buffer.clear();
         let buffer = &mut fan_out.buffer;
         let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let message = delivery.message.as_message();
         let receiver = Receiver {
             session: subscriber.session,
             qos: subscriber.options.qos,
-            retain: delivery.retain,
+            retain: message.retain && subscriber.options.retain_as_published,
             identifiers: (0, 0),
             share: Some(share),
         };
         let identifiers =
             Some(subscriber.subscription_identifier).filter(|&value| value != 0).into_iter().collect();
-        let message = delivery.message.as_message();
         let mut stored = Some(delivery.message.clone());
         deliverer.deliver(&receiver, identifiers, &message, &mut stored, &mut Layouts::default());
     }
@@ -269,6 +273,22 @@ fn is_ready(session: &Session, connections: &Slab<Connection>, limits: &Limits) 
     session.connection.is_some_and(|index| connections[index as usize].outbox.len() <= limits.outbox_bytes)
 }
 
+/// Encodes a PUBLISH of no more than `longest` bytes: without a Topic Alias of ours, if it is that
+/// which makes it too large.
+fn encode_within(
+    longest: usize,
+    message: &MessageRef<'_>,
+    layout: &mut Layout<'_>,
+    now: Instant,
+    buffer: &mut Vec<u8>,
+) -> Option<Encoded> {
+    let fits = |encoded: &Encoded| encoded.size <= longest;
+    layout::encode(message, layout, now, buffer).filter(fits).or_else(|| {
+        layout.alias.take()?;
+        layout::encode(message, layout, now, buffer).filter(fits)
+    })
+}
+
 impl Deliverer<'_> {
     /// Sends, queues or drops one receiver's copy; whether it was not dropped.
     #[inline]
@@ -309,7 +329,7 @@ impl Deliverer<'_> {
         let Some(connection) = connection else { return false };
         let v5 = connection.is_v5();
         let alias = connection.alias_for(message.topic);
-        let layout = Layout {
+        let mut layout = Layout {
             v5,
             qos,
             retain: receiver.retain,
@@ -324,13 +344,14 @@ impl Deliverer<'_> {
                 *shared
             })
         } else {
-            layout::encode(message, &layout, self.now, self.buffer)
+            encode_within(connection.packet_size_maximum, message, &mut layout, self.now, self.buffer)
         };
         let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
             // [MQTT-3.1.2-25] It counts as sent.
             self.drop_too_large(receiver.session);
             return true;
         };
+        let alias = layout.alias;
         let mut packet_identifier = 0;
         if qos != QoS::AtMostOnce {
             let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
@@ -480,7 +501,7 @@ impl Deliverer<'_> {
         let message = delivery.message.as_message();
         let v5 = connection.is_v5();
         let alias = connection.alias_for(message.topic);
-        let layout = Layout {
+        let mut layout = Layout {
             v5,
             qos: delivery.qos,
             retain: delivery.retain,
@@ -489,15 +510,15 @@ impl Deliverer<'_> {
             subscription_identifiers: if v5 { &delivery.subscription_identifiers } else { &[] },
         };
         self.buffer.clear();
-        let encoded = layout::encode(&message, &layout, self.now, self.buffer);
-        let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
+        let longest = connection.packet_size_maximum;
+        let Some(encoded) = encode_within(longest, &message, &mut layout, self.now, self.buffer) else {
             return false;
         };
         if connection.outbox.is_empty() {
             self.outputs.push_back(Output::Flush(connection.id));
         }
         encoded.send(identifier, &message, self.buffer, &mut connection.outbox);
-        if let Some(alias) = alias {
+        if let Some(alias) = layout.alias {
             connection.alias_was_sent(alias, message.topic);
         }
         self.count_delivered(delivery.qos, &message);

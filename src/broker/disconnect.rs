@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    packet::{ControlPacket, Disconnect, Properties, Property, ProtocolVersion, QoS, ReasonCode, Utf8String},
+    packet::{
+        ControlPacket, DecodeError, Disconnect, PacketType, Properties, Property, ProtocolVersion, QoS,
+        ReasonCode, Utf8String,
+    },
     session::{NEVER, State},
 };
 
@@ -173,6 +176,12 @@ impl Broker {
             self.hand_on(now, delivery);
         }
     }
+}
+
+/// The Reason Code for `error` in a packet that may not be able to say all of them: a CONNECT is
+/// refused for its version only where it comes first.
+pub(super) fn reason_in(packet: PacketType, error: &DecodeError) -> ReasonCode {
+    Some(error.reason_code()).filter(|code| code.is_allowed_in(packet)).unwrap_or(ReasonCode::PROTOCOL_ERROR)
 }
 
 /// A Reason String, for packets that may always carry one.

@@ -111,7 +111,7 @@ impl Broker {
             if before.is_some_and(|before| before.as_message().payload.as_bytes() == value.as_bytes()) {
                 continue;
             }
-            self.figures.retained.store(Arc::new(message.store()));
+            self.figures.retained.store(Arc::new(message.store()), None);
             self.route(now, &message, None);
         }
     }

@@ -34,7 +34,7 @@ use slab::Slab;
 
 use crate::{
     auth::Users,
-    packet::{ControlPacket, DecodeError, ProtocolVersion, ReasonCode},
+    packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
 };
 
@@ -45,7 +45,7 @@ pub use view::{BrokerStats, ClientView, SubscriptionView};
 
 use authenticate::Authentication;
 use deliver::FanOut;
-use disconnect::WillFate;
+use disconnect::{WillFate, reason_in};
 use figures::Figures;
 use retained::Retained;
 use subscriptions::Subscriptions;
@@ -188,7 +188,7 @@ impl Broker {
             ControlPacket::Pubcomp(ack) => self.handle_pubcomp(now, connection, session, ack),
             ControlPacket::Subscribe(subscribe) => self.handle_subscribe(now, connection, session, subscribe),
             ControlPacket::Unsubscribe(unsubscribe) => {
-                self.handle_unsubscribe(connection, session, unsubscribe)
+                self.handle_unsubscribe(now, connection, session, unsubscribe);
             }
             ControlPacket::Pingreq => self.send_bytes(connection, &[0xD0, 0]),
             ControlPacket::Disconnect(disconnect) => {
@@ -214,8 +214,12 @@ impl Broker {
         let Some(&index) = self.by_id.get(&from) else { return };
         match self.connections[index as usize].state {
             State::Closing => {}
-            State::AwaitingConnect | State::Authenticating => self.refuse_malformed(index, error),
-            State::Connected(_) => self.fail(now, index, error.reason_code(), Some(&error.to_string())),
+            State::AwaitingConnect => self.refuse_malformed(index, error),
+            State::Authenticating => self.refuse_during_authentication(index, error),
+            State::Connected(_) => {
+                let reason = reason_in(PacketType::Disconnect, error);
+                self.fail(now, index, reason, Some(&error.to_string()));
+            }
         }
     }
 

@@ -219,7 +219,12 @@ impl Broker {
 
     /// Keeps `message` as its topic's, or with an empty payload removes what was kept
     /// [MQTT-3.3.1-5], [MQTT-3.3.1-6]. One that exceeds the limits is not kept.
-    pub(super) fn retain(&mut self, message: &MessageRef<'_>, stored: &mut Option<Arc<StoredMessage>>) {
+    pub(super) fn retain(
+        &mut self,
+        message: &MessageRef<'_>,
+        publisher: Option<u32>,
+        stored: &mut Option<Arc<StoredMessage>>,
+    ) {
         let payload = message.payload.as_bytes();
         if self.figures.owns(message.topic) {
             return;
@@ -228,7 +233,9 @@ impl Broker {
             self.retained.remove(message.topic);
         } else if self.has_room_to_retain(message.topic, payload.len()) {
             let stored = stored.get_or_insert_with(|| Arc::new(message.store()));
-            self.retained.store(stored.clone());
+            let publisher =
+                publisher.map(|session| self.sessions[session as usize].client_identifier.clone());
+            self.retained.store(stored.clone(), publisher);
         } else {
             self.stats.dropped_retained += 1;
         }

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     packet::TopicFilter,
-    session::{RetainedScan, StoredMessage},
+    session::{RetainedScan, StoredMessage, SubscriptionKey},
 };
 
 /// The retained messages of all topics.
@@ -30,6 +30,8 @@ pub struct Retained {
 #[derive(Debug)]
 struct Entry {
     message: Arc<StoredMessage>,
+    /// The client identifier of its publisher; `None` for the server itself.
+    publisher: Option<Arc<str>>,
     /// Where it stands among the expiries.
     expiry: Option<(Instant, u64)>,
 }
@@ -60,7 +62,7 @@ impl Retained {
     }
 
     /// Keeps `message` as its topic's, in place of any before it [MQTT-3.3.1-5].
-    pub fn store(&mut self, message: Arc<StoredMessage>) {
+    pub fn store(&mut self, message: Arc<StoredMessage>, publisher: Option<Arc<str>>) {
         self.set_key(message.as_message().topic);
         self.stored += 1;
         let expiry = message.expires_at().map(|at| (at, self.stored));
@@ -68,7 +70,7 @@ impl Retained {
             self.expiries.insert(at, self.key.as_slice().into());
         }
         self.bytes += message.size();
-        let entry = Entry { message, expiry };
+        let entry = Entry { message, publisher, expiry };
         let before = match self.messages.get_mut(&*self.key) {
             Some(place) => Some(std::mem::replace(place, entry)),
             None => self.messages.insert(self.key.as_slice().into(), entry),
@@ -117,7 +119,8 @@ impl Retained {
                     scan.from.clear();
                     scan.from.extend_from_slice(key);
                     scan.from.push(0);
-                    if !entry.message.is_expired(now) {
+                    let is_own = scan.not_from.is_some() && entry.publisher == scan.not_from;
+                    if !is_own && !entry.message.is_expired(now) {
                         return Step::Found(entry.message.clone());
                     }
                 }
@@ -159,8 +162,8 @@ impl Retained {
     }
 }
 
-/// Begins looking for what `filter` matches.
-pub fn scan(filter: &TopicFilter) -> RetainedScan {
+/// Begins looking for what the `filter` of a subscription matches.
+pub fn scan(subscription: SubscriptionKey, filter: &TopicFilter) -> RetainedScan {
     let pattern: Box<[u8]> = filter.pattern().bytes().map(sortable).collect();
     let wildcard = pattern.iter().position(|&byte| byte == b'+' || byte == b'#');
     // What stands before the first wildcard, without the separator, so that `a/#` finds `a`.
@@ -169,10 +172,12 @@ pub fn scan(filter: &TopicFilter) -> RetainedScan {
         Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
     };
     RetainedScan {
+        subscription,
         pattern,
         from,
         qos: Default::default(),
         subscription_identifier: None,
+        not_from: None,
         is_of_figures: false,
     }
 }
@@ -259,7 +264,8 @@ mod tests {
 
     /// Topics that `filter` finds, and how many were looked at.
     fn find(retained: &Retained, filter: &str, now: Instant) -> (Vec<String>, usize) {
-        let mut scan = scan(&TopicFilter::parse(filter).expect("a valid filter"));
+        let subscription = SubscriptionKey { node: 0, share: None };
+        let mut scan = scan(subscription, &TopicFilter::parse(filter).expect("a valid filter"));
         let (mut found, mut budget) = (Vec::new(), usize::MAX);
         while let Step::Found(message) = retained.next(&mut scan, now, &mut budget) {
             found.push(String::from_utf8(message.as_message().topic.to_vec()).expect("UTF-8"));
@@ -272,7 +278,7 @@ mod tests {
         let mut retained = Retained::default();
         for device in 0..10 {
             for sensor in 0..1000 {
-                retained.store(message(&format!("d{device}/s{sensor}/value"), None));
+                retained.store(message(&format!("d{device}/s{sensor}/value"), None), None);
             }
         }
         let (found, looked_at) = find(&retained, "+/s7/value", Instant::now());
@@ -284,8 +290,8 @@ mod tests {
     fn expired_messages_are_not_found_and_then_deleted() {
         let now = Instant::now();
         let mut retained = Retained::default();
-        retained.store(message("a", Some(now + Duration::from_secs(5))));
-        retained.store(message("b", None));
+        retained.store(message("a", Some(now + Duration::from_secs(5))), None);
+        retained.store(message("b", None), None);
         let later = now + Duration::from_secs(5);
         assert_eq!(find(&retained, "#", later).0, ["b"]);
         assert_eq!(retained.expire(later, 10), 1);
@@ -304,7 +310,7 @@ mod tests {
             let mut expected = Vec::new();
             for text in &topics {
                 let Ok(topic) = TopicName::parse(text) else { continue };
-                retained.store(message(text, None));
+                retained.store(message(text, None), None);
                 if filter.matches(&topic) {
                     expected.push(text.clone());
                 }

@@ -4,13 +4,15 @@ use std::time::Instant;
 
 use crate::{
     packet::{
-        ControlPacket, Properties, Property, ReasonCode, RetainHandling, Suback, Subscribe, Subscription,
-        SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe,
+        ControlPacket, PacketIdentifier, Properties, Property, ReasonCode, RetainHandling, Suback, Subscribe,
+        Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe,
     },
     session::{RetainedScan, SubscriptionKey},
 };
 
 use super::{Broker, BrokerEvent, Output, retained, subscriptions::Subscriber};
+
+const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
 
 /// Levels of a filter that count as one subscription against the limit, so that filters of
 /// thousands of levels cannot fill the memory that the limit is to guard.
@@ -42,6 +44,9 @@ impl Broker {
         if let Some(reason) = unavailable.filter(|_| v5) {
             // CONNACK said so [section 3.2.2.3]; before MQTT 5 only SUBACK can.
             return self.fail(now, index, reason, None);
+        }
+        if !self.can_answer(index, subscribe.subscriptions.len()) {
+            return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
         }
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
         let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
@@ -85,11 +90,12 @@ impl Broker {
             .subscriptions
             .find(filter)
             .and_then(|key| state.subscriptions.get(&key).map(|&position| (key, position)));
-        match held {
+        let key = match held {
             Some((key, position)) => {
                 if let Some(existing) = self.subscriptions.get_mut(key, position) {
                     *existing = subscriber;
                 }
+                key
             }
             None => {
                 let cost = cost(filter.pattern().split('/').count());
@@ -99,18 +105,28 @@ impl Broker {
                 state.subscription_cost += cost;
                 let (key, position) = self.subscriptions.add(filter, subscriber);
                 state.subscriptions.insert(key, position);
+                key
             }
-        }
+        };
         let wants_retained = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => held.is_none(),
             RetainHandling::DoNotSend => false,
         };
+        let scan = RetainedScan {
+            qos: options.qos,
+            subscription_identifier,
+            not_from: options.no_local.then(|| state.client_identifier.clone()), // [MQTT-3.8.3-3]
+            ..retained::scan(key, filter)
+        };
+        if held.is_some() {
+            // What it is still to be sent is sent as it is now subscribed to.
+            for waiting in state.retained_scans.iter_mut().filter(|waiting| waiting.subscription == key) {
+                waiting.subscribe_as(&scan);
+            }
+        }
         // Never to a shared subscription [section 4.8.2].
         if wants_retained && filter.share_name().is_none() {
-            let mut scan = retained::scan(filter);
-            scan.qos = options.qos;
-            scan.subscription_identifier = subscription_identifier;
             if self.figures.retained.len() > 0 && filter.pattern().starts_with("$SYS/") {
                 state.retained_scans.push_back(RetainedScan { is_of_figures: true, ..scan.clone() });
             }
@@ -136,9 +152,30 @@ impl Broker {
             .then_some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED)
     }
 
-    pub(super) fn handle_unsubscribe(&mut self, index: u32, session: u32, unsubscribe: Unsubscribe) {
+    /// Whether the client takes a SUBACK or UNSUBACK of so many Reason Codes. Without it, the client
+    /// would wait for an answer for ever [MQTT-3.8.4-1], [MQTT-3.10.4-4].
+    fn can_answer(&self, index: u32, reason_codes: usize) -> bool {
+        let answer = ControlPacket::Suback(Suback {
+            packet_identifier: PacketIdentifier::MIN,
+            properties: Properties::new(),
+            reason_codes: vec![ReasonCode::SUCCESS; reason_codes],
+        });
+        let connection = &self.connections[index as usize];
+        answer.encoded_len(connection.protocol) <= connection.packet_size_maximum
+    }
+
+    pub(super) fn handle_unsubscribe(
+        &mut self,
+        now: Instant,
+        index: u32,
+        session: u32,
+        unsubscribe: Unsubscribe,
+    ) {
         let packet_identifier = unsubscribe.packet_identifier;
         let v5 = self.connections[index as usize].is_v5();
+        if !self.can_answer(index, unsubscribe.filters.len()) {
+            return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
+        }
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
         let mut reason_codes = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
@@ -161,12 +198,8 @@ impl Broker {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
         }
         self.remove_subscription(session, key);
-        if filter.share_name().is_none() {
-            // Nothing more is sent for it [MQTT-3.10.4-2].
-            let scans = &mut self.sessions[session as usize].retained_scans;
-            let pattern = retained::scan(filter).pattern;
-            scans.retain(|scan| scan.pattern != pattern);
-        }
+        // Nothing more is sent for it [MQTT-3.10.4-2].
+        self.sessions[session as usize].retained_scans.retain(|scan| scan.subscription != key);
         self.outputs.push_back(Output::Emit(BrokerEvent::Unsubscribed {
             connection: self.connections[index as usize].id,
             filter: filter.as_str().to_owned(),
