@@ -49,12 +49,13 @@ impl Broker {
             return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
         }
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
+        let waiting = self.sessions[session as usize].retained_scans.len();
         let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
         for subscription in &subscribe.subscriptions {
             let reason = if in_use {
                 ReasonCode::PACKET_IDENTIFIER_IN_USE
             } else {
-                self.subscribe(index, session, subscription, subscription_identifier)
+                self.subscribe(index, session, subscription, subscription_identifier, waiting)
             };
             // Before MQTT 5 there is one code for every failure.
             let reason = if reason.is_error() && !v5 { ReasonCode::UNSPECIFIED_ERROR } else { reason };
@@ -67,13 +68,15 @@ impl Broker {
         }
     }
 
-    /// Adds or replaces one subscription [MQTT-3.8.4-3] and has its retained messages sent.
+    /// Adds or replaces one subscription [MQTT-3.8.4-3] and has its retained messages sent; `waiting`
+    /// lookups are left over from earlier packets.
     fn subscribe(
         &mut self,
         index: u32,
         session: u32,
         subscription: &Subscription,
         subscription_identifier: Option<u32>,
+        waiting: usize,
     ) -> ReasonCode {
         let Subscription { filter, options } = subscription;
         if let Some(reason) = self.unavailable(filter) {
@@ -120,10 +123,12 @@ impl Broker {
             ..retained::scan(key, filter)
         };
         if held.is_some() {
-            // What it is still to be sent is sent as it is now subscribed to.
-            for waiting in state.retained_scans.iter_mut().filter(|waiting| waiting.subscription == key) {
-                waiting.subscribe_as(&scan);
-            }
+            // What it is still to be sent is sent as it is now subscribed to. Within a packet, each
+            // subscription has its own answer [MQTT-3.8.4-5].
+            let earlier = state.retained_scans.iter_mut().take(waiting);
+            earlier
+                .filter(|waiting| waiting.subscription == key)
+                .for_each(|waiting| waiting.subscribe_as(&scan));
         }
         // Never to a shared subscription [section 4.8.2].
         if wants_retained && filter.share_name().is_none() {

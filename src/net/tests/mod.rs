@@ -3,6 +3,7 @@
 //! Nothing here waits for time to pass: what is awaited comes, or [`soon`] fails the test.
 
 mod broker;
+mod differential;
 pub(super) mod pipe;
 mod proxy;
 mod replay;
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// What a slow machine may need; only a failing test takes it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
