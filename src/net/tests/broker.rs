@@ -10,7 +10,6 @@ use crate::{
     tap::Observed,
 };
 
-const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::V5];
 const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 #[tokio::test] // [MQTT-4.2-1], [MQTT3-7.1.1-1]

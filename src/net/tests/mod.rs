@@ -4,6 +4,7 @@
 
 mod broker;
 mod differential;
+mod guests;
 pub(super) mod pipe;
 mod proxy;
 mod replay;
@@ -32,6 +33,8 @@ use crate::{
     },
     tap::{Observation, Observer, Tap},
 };
+
+const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::V5];
 
 /// What a slow machine may need; only a failing test takes it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
