@@ -34,7 +34,7 @@ impl Broker {
     }
 
     pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, ack: Ack) {
-        let reason = if self.sessions[session as usize].received.remove(ack.packet_identifier) {
+        let reason = if self.sessions[session as usize].received.release(ack.packet_identifier) {
             let connection = &mut self.connections[index as usize];
             connection.receiving = connection.receiving.saturating_sub(1);
             ReasonCode::SUCCESS
@@ -60,7 +60,7 @@ impl Broker {
             Acknowledged::Completed { freed } => {
                 let connection = &mut self.connections[index as usize];
                 connection.send_used -= u16::from(*freed);
-                if self.sessions[session as usize].has_waiting() {
+                if !self.sessions[session as usize].is_caught_up() {
                     self.pump(now, session);
                 }
             }

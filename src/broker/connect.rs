@@ -190,6 +190,7 @@ impl Broker {
 
     /// Repeats what is unacknowledged [MQTT-4.4.0-1] and goes on with what waited.
     fn resume(&mut self, now: Instant, index: u32, session: u32) {
+        self.sessions[session as usize].received.resume();
         let repeats = self.sessions[session as usize].inflight.repeats();
         for identifier in repeats.releases {
             self.send_pubrel(index, identifier, ReasonCode::SUCCESS);

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use crate::{
     packet::QoS,
     session::{
-        Connection, Delivery, MessageRef, RetainedScan, Session, StoredMessage,
+        Connection, Delivery, MessageRef, Next, Session, StoredMessage,
         layout::{self, Encoded, Layout},
     },
 };
@@ -222,7 +222,7 @@ impl Broker {
     }
 
     /// Sends what waits for a Session as far as its connection has room: repeated messages first,
-    /// then the queue, then retained messages.
+    /// then what is queued, lookups of retained messages in their place.
     pub(super) fn pump(&mut self, now: Instant, index: u32) {
         let Self {
             limits, sessions, connections, outputs, stats, fan_out, retained, figures, timers, ..
@@ -242,27 +242,30 @@ impl Broker {
                 }
                 continue;
             }
-            if deliverer.send_queued(index, connection) {
-                continue;
-            }
+            let may_begin = deliverer.may_begin(index, connection);
             let session = &mut deliverer.sessions[index as usize];
-            let Some(scan) = session.retained_scans.front_mut() else { return };
+            let scan = match session.queue.next(may_begin) {
+                None => return,
+                Some(Next::Message(delivery)) => {
+                    deliverer.send_queued(index, connection, delivery);
+                    continue;
+                }
+                Some(Next::Retained(scan)) => scan,
+            };
             let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
             match retained.next(scan, now, &mut budget) {
                 Step::Found(message) => {
-                    if !deliverer.send_retained(index, connection, message) {
-                        return;
-                    }
+                    let qos = message.as_message().qos.min(scan.qos);
+                    let subscription_identifiers = scan.subscription_identifier.into_iter().collect();
+                    // [MQTT3-3.3.1-8]
+                    let delivery =
+                        Delivery { message, qos, retain: true, subscription_identifiers, share: None };
+                    deliverer.begin(index, connection, delivery);
                 }
                 Step::Pause => {
                     return timers.set(&mut session.scan_at, Some(now), Timer::RetainedScan(index));
                 }
-                Step::Done => {
-                    session.retained_scans.pop_front();
-                    if session.retained_scans.is_empty() {
-                        session.retained_scans.shrink_to_fit();
-                    }
-                }
+                Step::Done => session.queue.finish(may_begin),
             }
         }
     }
@@ -436,46 +439,19 @@ impl Deliverer<'_> {
         true
     }
 
-    /// Sends the first queued message, or finds it expired; whether to go on.
-    fn send_queued(&mut self, index: u32, connection: u32) -> bool {
-        let session = &mut self.sessions[index as usize];
-        let may_begin = session.inflight.len() < usize::from(self.limits.inflight_max)
-            && self.connections[connection as usize].has_quota();
-        if !may_begin {
-            return false;
-        }
-        let Some(delivery) = session.queue.pop() else { return false };
-        if delivery.message.is_expired(self.now) {
-            self.stats.dropped_expired += 1;
-            return true;
-        }
-        self.begin(index, connection, delivery);
-        true
+    /// Whether a message of QoS 1 or 2 may be sent for the first time.
+    fn may_begin(&self, index: u32, connection: u32) -> bool {
+        self.sessions[index as usize].inflight.len() < usize::from(self.limits.inflight_max)
+            && self.connections[connection as usize].has_quota()
     }
 
-    /// Sends a retained message to a new subscription; `false` leaves it for when there is quota.
-    fn send_retained(&mut self, index: u32, connection: u32, message: Arc<StoredMessage>) -> bool {
-        let session = &mut self.sessions[index as usize];
-        let Some(RetainedScan { from, qos, subscription_identifier, .. }) =
-            session.retained_scans.front_mut()
-        else {
-            return false;
-        };
-        let qos = message.as_message().qos.min(*qos);
-        let must_wait = qos != QoS::AtMostOnce
-            && !(session.queue.is_empty()
-                && session.inflight.len() < usize::from(self.limits.inflight_max)
-                && self.connections[connection as usize].has_quota());
-        if must_wait {
-            // Without the U+0000 at its end, this is the topic that was just found.
-            from.pop();
-            return false;
+    /// Sends a message that has waited, or finds it expired.
+    fn send_queued(&mut self, index: u32, connection: u32, delivery: Delivery) {
+        if delivery.message.is_expired(self.now) {
+            self.stats.dropped_expired += 1;
+        } else {
+            self.begin(index, connection, delivery);
         }
-        let subscription_identifiers = subscription_identifier.iter().copied().collect();
-        // [MQTT3-3.3.1-8]
-        let delivery = Delivery { message, qos, retain: true, subscription_identifiers, share: None };
-        self.begin(index, connection, delivery);
-        true
     }
 
     /// Sends a message for the first time, after the caller has seen that it may.

@@ -242,7 +242,7 @@ impl Broker {
             && connection.outbox.len() <= self.limits.outbox_bytes
         {
             self.sessions[session as usize].queue.recover();
-            if self.sessions[session as usize].has_waiting() {
+            if !self.sessions[session as usize].is_caught_up() {
                 self.pump(now, session);
             }
         }

@@ -18,7 +18,7 @@ use crate::{
 use super::{Broker, BrokerEvent, Delivered, Output, disconnect::explain};
 
 /// Topics of the broker's own figures, which clients do not publish to [section 4.7.2].
-const OWN_TOPICS: &str = "$SYS/";
+const OWN_TOPICS: &[u8] = b"$SYS/";
 
 /// What a PUBLISH's properties mean to the broker itself.
 #[derive(Default)]
@@ -63,20 +63,19 @@ impl Broker {
             Ok(topic) => topic,
             Err((reason, text)) => return self.fail(now, index, reason, Some(text)),
         };
-        if let (QoS::ExactlyOnce, Some(identifier)) = (publish.qos, publish.packet_identifier) {
-            if self.sessions[session as usize].received.contains(identifier) {
-                // Repeated before PUBREL: acknowledged again, not delivered again [MQTT-4.3.3-10].
+        if let Some(identifier) = publish.packet_identifier {
+            let is_repeated = publish.qos == QoS::ExactlyOnce
+                && self.sessions[session as usize].received.contains(identifier);
+            if is_repeated {
+                // Before PUBREL: acknowledged again, not delivered again [MQTT-4.3.3-10].
                 return self.send_pubrec(index, identifier, ReasonCode::SUCCESS, None);
             }
+            // At QoS 1 only this one waits for its acknowledgement.
             let connection = &self.connections[index as usize];
             if connection.is_v5() && connection.receiving >= self.limits.receive_maximum {
                 return self.fail(now, index, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, None);
             }
         }
-        if let Err((reason, text)) = self.judge(session, &topic, &publish, &own) {
-            return self.refuse_publish(now, index, &publish, reason, text);
-        }
-
         let mut properties = BytesMut::new();
         encode_forwarded(&publish.properties, &mut properties);
         let message = MessageRef {
@@ -87,6 +86,9 @@ impl Broker {
             retain: publish.retain,
             expires_at: own.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
         };
+        if let Err((reason, text)) = self.judge(session, &publish, &own, &message) {
+            return self.refuse_publish(now, index, &publish, reason, text);
+        }
         self.stats.published[publish.qos as usize] += 1;
         self.stats.payload_bytes_received += publish.payload.len() as u64;
         let routed = self.route(now, &message, Some(session));
@@ -138,11 +140,11 @@ impl Broker {
     fn judge(
         &mut self,
         session: u32,
-        topic: &TopicName,
         publish: &Publish,
         own: &Own,
+        message: &MessageRef<'_>,
     ) -> Result<(), (ReasonCode, &'static str)> {
-        if topic.as_str().starts_with(OWN_TOPICS) {
+        if message.topic.starts_with(OWN_TOPICS) {
             return Err((ReasonCode::NOT_AUTHORIZED, "only the server publishes below $SYS"));
         }
         if own.claims_utf8 && simdutf8::basic::from_utf8(&publish.payload).is_err() {
@@ -157,10 +159,7 @@ impl Broker {
         // Where the answer cannot say so, the message is passed on without being kept.
         let is_answered =
             publish.qos != QoS::AtMostOnce && self.sessions[session as usize].protocol == ProtocolVersion::V5;
-        if publish.retain
-            && is_answered
-            && !self.has_room_to_retain(topic.as_str().as_bytes(), publish.payload.len())
-        {
+        if publish.retain && is_answered && !self.has_room_to_retain(message) {
             return Err((ReasonCode::QUOTA_EXCEEDED, "no room for another retained message"));
         }
         Ok(())
@@ -231,7 +230,7 @@ impl Broker {
         }
         if payload.is_empty() {
             self.retained.remove(message.topic);
-        } else if self.has_room_to_retain(message.topic, payload.len()) {
+        } else if self.has_room_to_retain(message) {
             let stored = stored.get_or_insert_with(|| Arc::new(message.store()));
             let publisher =
                 publisher.map(|session| self.sessions[session as usize].client_identifier.clone());
@@ -242,13 +241,13 @@ impl Broker {
         self.set_retained_timer();
     }
 
-    fn has_room_to_retain(&mut self, topic: &[u8], payload: usize) -> bool {
-        if payload == 0 {
+    fn has_room_to_retain(&mut self, message: &MessageRef<'_>) -> bool {
+        if message.payload.as_bytes().is_empty() {
             return true;
         }
-        let before = self.retained.get(topic).map(StoredMessage::size);
+        let before = self.retained.get(message.topic).map(StoredMessage::size);
         let messages = self.retained.len() + usize::from(before.is_none());
-        let bytes = self.retained.bytes() - before.unwrap_or(0) + topic.len() + payload;
+        let bytes = self.retained.bytes() - before.unwrap_or(0) + message.size();
         messages <= self.limits.retained_messages && bytes <= self.limits.retained_bytes
     }
 

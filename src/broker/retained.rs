@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    packet::TopicFilter,
+    packet::{QoS, TopicFilter},
     session::{RetainedScan, StoredMessage, SubscriptionKey},
 };
 
@@ -32,8 +32,22 @@ struct Entry {
     message: Arc<StoredMessage>,
     /// The client identifier of its publisher; `None` for the server itself.
     publisher: Option<Arc<str>>,
+    /// Counts what was stored, up to this one.
+    serial: u64,
+}
+
+impl Entry {
+    /// Whether `scan` is to find it, if its topic matches.
+    fn is_for(&self, scan: &RetainedScan) -> bool {
+        let is_own = scan.not_from.is_some() && self.publisher == scan.not_from;
+        let qos = self.message.as_message().qos.min(scan.qos);
+        !is_own && (self.serial <= scan.until || qos == QoS::AtMostOnce)
+    }
+
     /// Where it stands among the expiries.
-    expiry: Option<(Instant, u64)>,
+    fn expiry(&self) -> Option<(Instant, u64)> {
+        self.message.expires_at().map(|at| (at, self.serial))
+    }
 }
 
 /// What a look for the next retained message found.
@@ -50,7 +64,7 @@ impl Retained {
         self.messages.len()
     }
 
-    /// Topic and payload bytes.
+    /// Topic, property and payload bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -65,12 +79,11 @@ impl Retained {
     pub fn store(&mut self, message: Arc<StoredMessage>, publisher: Option<Arc<str>>) {
         self.set_key(message.as_message().topic);
         self.stored += 1;
-        let expiry = message.expires_at().map(|at| (at, self.stored));
-        if let Some(at) = expiry {
+        self.bytes += message.size();
+        let entry = Entry { message, publisher, serial: self.stored };
+        if let Some(at) = entry.expiry() {
             self.expiries.insert(at, self.key.as_slice().into());
         }
-        self.bytes += message.size();
-        let entry = Entry { message, publisher, expiry };
         let before = match self.messages.get_mut(&*self.key) {
             Some(place) => Some(std::mem::replace(place, entry)),
             None => self.messages.insert(self.key.as_slice().into(), entry),
@@ -119,8 +132,7 @@ impl Retained {
                     scan.from.clear();
                     scan.from.extend_from_slice(key);
                     scan.from.push(0);
-                    let is_own = scan.not_from.is_some() && entry.publisher == scan.not_from;
-                    if !is_own && !entry.message.is_expired(now) {
+                    if entry.is_for(scan) && !entry.message.is_expired(now) {
                         return Step::Found(entry.message.clone());
                     }
                 }
@@ -148,6 +160,27 @@ impl Retained {
         }
     }
 
+    /// Begins looking for what the `filter` of a subscription matches.
+    pub fn scan(&self, subscription: SubscriptionKey, filter: &TopicFilter) -> RetainedScan {
+        let pattern: Box<[u8]> = filter.pattern().bytes().map(sortable).collect();
+        let wildcard = pattern.iter().position(|&byte| byte == b'+' || byte == b'#');
+        // What stands before the first wildcard, without the separator, so that `a/#` finds `a`.
+        let from = match wildcard {
+            None => pattern.to_vec(),
+            Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
+        };
+        RetainedScan {
+            subscription,
+            until: self.stored,
+            pattern,
+            from,
+            qos: Default::default(),
+            subscription_identifier: None,
+            not_from: None,
+            is_of_figures: false,
+        }
+    }
+
     fn set_key(&mut self, topic: &[u8]) {
         self.key.clear();
         self.key.extend(topic.iter().map(|&byte| sortable(byte)));
@@ -156,29 +189,9 @@ impl Retained {
     fn forget(&mut self, before: Option<Entry>) {
         let Some(entry) = before else { return };
         self.bytes -= entry.message.size();
-        if let Some(expiry) = entry.expiry {
+        if let Some(expiry) = entry.expiry() {
             self.expiries.remove(&expiry);
         }
-    }
-}
-
-/// Begins looking for what the `filter` of a subscription matches.
-pub fn scan(subscription: SubscriptionKey, filter: &TopicFilter) -> RetainedScan {
-    let pattern: Box<[u8]> = filter.pattern().bytes().map(sortable).collect();
-    let wildcard = pattern.iter().position(|&byte| byte == b'+' || byte == b'#');
-    // What stands before the first wildcard, without the separator, so that `a/#` finds `a`.
-    let from = match wildcard {
-        None => pattern.to_vec(),
-        Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
-    };
-    RetainedScan {
-        subscription,
-        pattern,
-        from,
-        qos: Default::default(),
-        subscription_identifier: None,
-        not_from: None,
-        is_of_figures: false,
     }
 }
 
@@ -246,7 +259,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        packet::{QoS, TopicName},
+        packet::TopicName,
         session::{MessageRef, Payload},
     };
 
@@ -265,7 +278,7 @@ mod tests {
     /// Topics that `filter` finds, and how many were looked at.
     fn find(retained: &Retained, filter: &str, now: Instant) -> (Vec<String>, usize) {
         let subscription = SubscriptionKey { node: 0, share: None };
-        let mut scan = scan(subscription, &TopicFilter::parse(filter).expect("a valid filter"));
+        let mut scan = retained.scan(subscription, &TopicFilter::parse(filter).expect("a valid filter"));
         let (mut found, mut budget) = (Vec::new(), usize::MAX);
         while let Step::Found(message) = retained.next(&mut scan, now, &mut budget) {
             found.push(String::from_utf8(message.as_message().topic.to_vec()).expect("UTF-8"));

@@ -10,7 +10,7 @@ use crate::{
     session::{RetainedScan, SubscriptionKey},
 };
 
-use super::{Broker, BrokerEvent, Output, retained, subscriptions::Subscriber};
+use super::{Broker, BrokerEvent, Output, subscriptions::Subscriber};
 
 const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
 
@@ -49,7 +49,7 @@ impl Broker {
             return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
         }
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
-        let waiting = self.sessions[session as usize].retained_scans.len();
+        let waiting = self.sessions[session as usize].queue.scans();
         let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
         for subscription in &subscribe.subscriptions {
             let reason = if in_use {
@@ -63,7 +63,7 @@ impl Broker {
         }
         let suback = Suback { packet_identifier, properties: Properties::new(), reason_codes };
         self.send(index, ControlPacket::Suback(suback));
-        if self.sessions[session as usize].has_waiting() {
+        if !self.sessions[session as usize].is_caught_up() {
             self.pump(now, session);
         }
     }
@@ -86,7 +86,7 @@ impl Broker {
         let subscriber =
             Subscriber { session, options, subscription_identifier: subscription_identifier.unwrap_or(0) };
         let state = &mut self.sessions[session as usize];
-        if state.retained_scans.len() >= self.limits.subscriptions_per_client {
+        if state.queue.scans() >= self.limits.subscriptions_per_client {
             return ReasonCode::QUOTA_EXCEEDED;
         }
         let held = self
@@ -120,12 +120,12 @@ impl Broker {
             qos: options.qos,
             subscription_identifier,
             not_from: options.no_local.then(|| state.client_identifier.clone()), // [MQTT-3.8.3-3]
-            ..retained::scan(key, filter)
+            ..self.retained.scan(key, filter)
         };
         if held.is_some() {
             // What it is still to be sent is sent as it is now subscribed to. Within a packet, each
             // subscription has its own answer [MQTT-3.8.4-5].
-            let earlier = state.retained_scans.iter_mut().take(waiting);
+            let earlier = state.queue.scans_mut().take(waiting);
             earlier
                 .filter(|waiting| waiting.subscription == key)
                 .for_each(|waiting| waiting.subscribe_as(&scan));
@@ -133,10 +133,10 @@ impl Broker {
         // Never to a shared subscription [section 4.8.2].
         if wants_retained && filter.share_name().is_none() {
             if self.figures.retained.len() > 0 && filter.pattern().starts_with("$SYS/") {
-                state.retained_scans.push_back(RetainedScan { is_of_figures: true, ..scan.clone() });
+                state.queue.push_scan(RetainedScan { is_of_figures: true, until: u64::MAX, ..scan.clone() });
             }
             if self.retained.len() > 0 {
-                state.retained_scans.push_back(scan);
+                state.queue.push_scan(scan);
             }
         }
         self.stats.subscriptions_total += 1;
@@ -204,7 +204,7 @@ impl Broker {
         }
         self.remove_subscription(session, key);
         // Nothing more is sent for it [MQTT-3.10.4-2].
-        self.sessions[session as usize].retained_scans.retain(|scan| scan.subscription != key);
+        self.sessions[session as usize].queue.drop_scans(key);
         self.outputs.push_back(Output::Emit(BrokerEvent::Unsubscribed {
             connection: self.connections[index as usize].id,
             filter: filter.as_str().to_owned(),

@@ -252,7 +252,15 @@ fn identifier_of(serial: u64) -> PacketIdentifier {
 #[derive(Debug, Default)]
 pub struct Received {
     identifiers: HashSet<u16, FixedState>,
+    /// The last ones that were released over the present connection: if it breaks, the client may
+    /// not have heard so.
+    released: VecDeque<u16>,
+    /// Those of the connection before.
+    unheard: VecDeque<u16>,
 }
+
+/// How many released identifiers are remembered.
+const REMEMBERED: usize = 128;
 
 impl Received {
     /// Whether `identifier` is new, so that its message has to be passed on.
@@ -264,9 +272,23 @@ impl Received {
         !self.identifiers.is_empty() && self.identifiers.contains(&identifier.get())
     }
 
-    /// Whether `identifier` was there.
-    pub fn remove(&mut self, identifier: PacketIdentifier) -> bool {
-        self.identifiers.remove(&identifier.get())
+    /// Whether `identifier` was there, or has been until the connection before broke.
+    pub fn release(&mut self, identifier: PacketIdentifier) -> bool {
+        let identifier = identifier.get();
+        if !self.identifiers.remove(&identifier) {
+            let unheard = self.unheard.iter().position(|&one| one == identifier);
+            return unheard.and_then(|at| self.unheard.remove(at)).is_some();
+        }
+        if self.released.len() == REMEMBERED {
+            self.released.pop_front();
+        }
+        self.released.push_back(identifier);
+        true
+    }
+
+    /// The client is back and repeats PUBREL where it has not heard PUBCOMP.
+    pub fn resume(&mut self) {
+        self.unheard = std::mem::take(&mut self.released);
     }
 }
 

@@ -68,9 +68,9 @@ impl<'a> Payload<'a> {
 }
 
 impl MessageRef<'_> {
-    /// Topic and payload bytes, what queue and retained limits count.
+    /// Topic, property and payload bytes, what queue and retained limits count.
     pub fn size(&self) -> usize {
-        self.topic.len() + self.payload.as_bytes().len()
+        self.topic.len() + self.properties.len() + self.payload.as_bytes().len()
     }
 
     /// A copy that owns what it holds, for queues and the retained store.

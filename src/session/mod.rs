@@ -16,6 +16,6 @@ pub use message::{
     encode_forwarded,
 };
 pub use outbox::Outbox;
-pub use queue::{Queue, QueueFull};
+pub use queue::{Next, Queue, QueueFull};
 pub use scan::RetainedScan;
 pub use state::{NEVER, Session, SubscriptionKey, WillMessage};

@@ -17,6 +17,9 @@ pub struct RetainedScan {
     pub pattern: Box<[u8]>,
     /// Topics before this one, in the same form, have been looked at.
     pub from: Vec<u8>,
+    /// Messages of QoS 1 and 2 that were stored later are no part of it: they wait for the client
+    /// themselves, in their order. The count of those stored before.
+    pub until: u64,
     /// The granted QoS.
     pub qos: QoS,
     pub subscription_identifier: Option<u32>,

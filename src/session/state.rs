@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 
 use crate::packet::{PacketIdentifier, ProtocolVersion};
 
-use super::{Inflight, Queue, Received, RetainedScan, StoredMessage};
+use super::{Inflight, Queue, Received, StoredMessage};
 
 /// Session Expiry Interval of a Session that does not expire.
 pub const NEVER: u32 = u32::MAX;
@@ -42,8 +42,6 @@ pub struct Session {
     pub queue: Queue,
     /// Unacknowledged messages still to be repeated over the present connection.
     pub resend: VecDeque<PacketIdentifier>,
-    /// New subscriptions whose retained messages are still to be sent.
-    pub retained_scans: VecDeque<RetainedScan>,
     pub will: Option<Box<WillMessage>>,
     /// Session Expiry Interval, seconds; [`NEVER`].
     pub expiry: u32,
@@ -82,7 +80,6 @@ impl Session {
             received: Received::default(),
             queue: Queue::default(),
             resend: VecDeque::new(),
-            retained_scans: VecDeque::new(),
             will: None,
             expiry: 0,
             ends_at: None,
@@ -92,13 +89,8 @@ impl Session {
         }
     }
 
-    /// Whether nothing waits that has to be sent before a new message.
+    /// Whether nothing waits to be sent when there is room.
     pub fn is_caught_up(&self) -> bool {
         self.queue.is_empty() && self.resend.is_empty()
-    }
-
-    /// Whether there is anything to send when there is room.
-    pub fn has_waiting(&self) -> bool {
-        !self.is_caught_up() || !self.retained_scans.is_empty()
     }
 }
