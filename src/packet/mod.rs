@@ -16,7 +16,7 @@ mod reason;
 mod string;
 mod subscribe;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 mod topic;
 mod version;

@@ -9,16 +9,16 @@ use super::*;
 use generator::{any_packet, any_version};
 
 /// A row of tests/data/packets.txt, whose head explains the format.
-struct Row {
-    line: usize,
-    protocol: ProtocolVersion,
-    bytes: Bytes,
+pub struct Row {
+    pub line: usize,
+    pub protocol: ProtocolVersion,
+    pub bytes: Bytes,
     /// Whether the encoder writes these bytes.
     canonical: bool,
-    expected: Result<&'static str, &'static str>,
+    pub expected: Result<&'static str, &'static str>,
 }
 
-fn rows() -> impl Iterator<Item = Row> {
+pub fn rows() -> impl Iterator<Item = Row> {
     let lines = include_str!("../../tests/data/packets.txt").lines().enumerate();
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(|(index, line)| {
         let (input, canonical, text) = match line.split_once(" => ") {

@@ -5,6 +5,7 @@
 mod broker;
 mod differential;
 mod guests;
+mod hostile;
 pub(super) mod pipe;
 mod proxy;
 mod replay;
