@@ -168,7 +168,7 @@ impl Broker {
         let connection = &mut self.connections[index as usize];
         let v5 = connect.protocol == ProtocolVersion::V5;
         let longest = self.limits.keep_alive_max;
-        let overridden = v5 && longest > 0 && (connect.keep_alive == 0 || connect.keep_alive > longest);
+        let overridden = v5 && longest > 0 && connect.keep_alive > longest;
         connection.state = State::Connected(session);
         self.connected += 1;
         connection.keep_alive = if overridden { longest } else { connect.keep_alive };

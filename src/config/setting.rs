@@ -191,7 +191,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.port", PORT, "1883", "0 takes a free one"),
     full("mqtt.max_connections", COUNT, "1000", "MQTT connections at a time"),
     full("mqtt.max_packet_size", Kind::Integer { min: 2, max: LARGEST_PACKET }, "65536", "bytes, fixed header included"),
-    full("mqtt.keep_alive_secs", Kind::Integer { min: 0, max: 65_535 }, "60", "longest keep alive an MQTT 5 client is granted; 0 leaves every client its own"),
+    full("mqtt.keep_alive_secs", Kind::Integer { min: 0, max: 65_535 }, "60", "longest keep alive an MQTT 5 client is granted, unless it asks for none; 0 leaves every client its own"),
     full("mqtt.upstream", Kind::Text(check_upstream), "", "URL of a real broker to stand in front of; empty is a broker of our own"),
     full("mqtt.sys_interval_secs", Kind::Integer { min: 0, max: 86_400 }, "10", "how often the `$SYS/broker/` topics are published; 0 is never"),
     full("mqtt.scram_users", Kind::Secret(check_users), "", "who may authenticate with SCRAM-SHA-256: `name:password`, a line or a comma apart"),
