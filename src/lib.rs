@@ -22,10 +22,11 @@
 //! # }
 //! ```
 //!
-//! From the bottom up: [`packet`] is the codec, [`auth`] how clients prove who they are, [`session`] and
-//! [`broker`] are the broker as a plain value, [`relay`] is one proxied client, [`recording`] the model of what was captured and the player, [`tap`],
-//! [`recorder`] and [`store`] capture it; [`net`] moves bytes, [`control`] holds the operations that
-//! [`gateway`] offers as gRPC and REST, and [`cli`] as commands.
+//! From the bottom up: [`packet`] is the codec, [`auth`] how clients prove who they are, [`session`]
+//! and [`broker`] are the broker as a plain value, [`relay`] is one proxied client, [`recording`] the
+//! model of what was captured and the player, [`tap`], [`recorder`] and [`store`] capture it; [`net`]
+//! moves bytes, [`control`] holds the operations that [`gateway`] offers as gRPC and REST, and [`cli`]
+//! as commands.
 
 pub mod auth;
 pub mod broker;

@@ -8,10 +8,10 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::{
-    broker::{self, BrokerEvent},
+    broker::{self, BrokerEvent, DropReason},
     config::{Config, ListenConfig, MqttConfig},
     control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer},
     event::{EventBus, What},
@@ -293,7 +293,14 @@ fn log(event: &BrokerEvent) {
         BrokerEvent::ClientDisconnected { connection, client_identifier, reason } => {
             info!(%connection, client = %client_identifier, reason = reason.name(), "disconnected");
         }
-        _ => {}
+        BrokerEvent::Dropped { client_identifier, reason: DropReason::QueueFull } => {
+            warn!(client = %client_identifier, "its queue is full: messages are dropped until there is room");
+        }
+        BrokerEvent::Dropped { client_identifier, reason } => {
+            debug!(client = %client_identifier, reason = reason.name(), "a message was dropped");
+        }
+        BrokerEvent::Subscribed { connection, filter, .. } => debug!(%connection, filter, "subscribed"),
+        BrokerEvent::Unsubscribed { connection, filter } => debug!(%connection, filter, "unsubscribed"),
     }
 }
 

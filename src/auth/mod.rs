@@ -4,8 +4,10 @@
 //! is kept of it here does not let anybody log in. Nothing here sends: callers pass on what is
 //! returned.
 
+mod random;
 mod scram;
 mod users;
 
+pub use random::Random;
 pub use scram::{Challenge, METHOD, Refused, Success};
 pub use users::{BadUsers, UserList, Users};

@@ -10,6 +10,9 @@ use super::users::{Digest256, Users, Verifier, prepare, sign};
 /// The Authentication Method.
 pub const METHOD: &str = "SCRAM-SHA-256";
 
+/// Bytes of a client's nonce; clients send some dozens.
+const LONGEST_NONCE: usize = 1024;
+
 /// Why a client is not let in. Says nothing that would help to guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -75,7 +78,8 @@ impl Challenge {
         let client_nonce = attributes
             .next()
             .and_then(|attribute| attribute.strip_prefix("r="))
-            .filter(|nonce| !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_graphic()))
+            .filter(|nonce| (1..=LONGEST_NONCE).contains(&nonce.len()))
+            .filter(|nonce| nonce.bytes().all(|byte| byte.is_ascii_graphic()))
             .ok_or(Refused::FirstMessage)?;
         match identity.strip_prefix("a=").map(unescape) {
             None if identity.is_empty() => {}

@@ -6,6 +6,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
+use super::Random;
+
 /// What each guess of a password costs, at least [RFC 7677, section 4].
 const ITERATIONS_MIN: u32 = 4096;
 
@@ -95,23 +97,29 @@ pub(super) fn prepare(text: &str) -> Option<String> {
 /// Everybody who may log in.
 pub struct Users {
     verifiers: BTreeMap<String, Verifier>,
-    /// What nobody else knows; makes salts and nonces.
-    secret: Digest256,
-    nonces: u64,
+    random: Random,
+    /// What somebody who is not there seems to be derived with.
+    iterations: u32,
 }
 
 impl Users {
     /// Derives what is kept from passwords, which takes milliseconds for each. `seed` makes salts and
     /// nonces: it must not be guessable where anybody could listen.
     pub fn new(list: &UserList, seed: u64) -> Self {
-        let secret = Sha256::digest(seed.to_be_bytes()).into();
+        let random = Random::new(seed);
         let verifier = |name: &str, credential: &Credential| match credential {
             Credential::Verifier(verifier) => verifier.clone(),
-            Credential::Password(password) => Verifier::of_password(password, salt_of(&secret, name)),
+            Credential::Password(password) => Verifier::of_password(password, salt_of(&random, name)),
         };
-        let verifiers =
+        let verifiers: BTreeMap<_, _> =
             list.0.iter().map(|(name, credential)| (name.clone(), verifier(name, credential))).collect();
-        Self { verifiers, secret, nonces: 0 }
+        let mut counts = BTreeMap::<u32, usize>::new();
+        for verifier in verifiers.values() {
+            *counts.entry(verifier.iterations).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|&(_, count)| count);
+        let iterations = most.map_or(ITERATIONS_MIN, |(iterations, _)| iterations);
+        Self { verifiers, random, iterations }
     }
 
     /// Whether nobody can log in.
@@ -119,26 +127,25 @@ impl Users {
         self.verifiers.is_empty()
     }
 
-    /// What the user `name` has to know. For one that is not there too: what it looks like, so that
-    /// nobody learns who is.
+    /// What the user `name` has to know. For one that is not there too: what most of them look like,
+    /// so that nobody learns who is.
     pub(super) fn verifier(&self, name: &str) -> Verifier {
         self.verifiers.get(name).cloned().unwrap_or_else(|| Verifier {
-            salt: salt_of(&self.secret, name),
-            iterations: ITERATIONS_MIN,
-            stored_key: sign(&self.secret, &[b"nobody's key", name.as_bytes()]),
-            server_key: self.secret,
+            salt: salt_of(&self.random, name),
+            iterations: self.iterations,
+            stored_key: self.random.of("nobody's key", name.as_bytes()),
+            server_key: self.random.of("nobody's server key", name.as_bytes()),
         })
     }
 
     /// A text that was never given before and cannot be foretold.
     pub(super) fn nonce(&mut self) -> String {
-        self.nonces += 1;
-        BASE64_STANDARD.encode(&sign(&self.secret, &[b"nonce", &self.nonces.to_be_bytes()])[..18])
+        BASE64_STANDARD.encode(&self.random.draw("nonce")[..18])
     }
 }
 
-fn salt_of(secret: &Digest256, name: &str) -> Vec<u8> {
-    sign(secret, &[b"salt", name.as_bytes()])[..SALT_LEN].to_vec()
+fn salt_of(random: &Random, name: &str) -> Vec<u8> {
+    random.of("salt", name.as_bytes())[..SALT_LEN].to_vec()
 }
 
 /// What is kept of a password.

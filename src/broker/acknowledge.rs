@@ -104,11 +104,14 @@ impl Broker {
                 return false;
             }
         }
-        if connection.outbox.is_empty() {
+        let (protocol, was_empty) = (connection.protocol, connection.outbox.is_empty());
+        if connection.outbox.append(|buffer| packet.encode(protocol, buffer)).is_err() {
+            return false;
+        }
+        if was_empty {
             self.outputs.push_back(Output::Flush(connection.id));
         }
         self.stats.packets_sent += 1;
-        let protocol = connection.protocol;
-        connection.outbox.append(|buffer| packet.encode(protocol, buffer)).is_ok()
+        true
     }
 }

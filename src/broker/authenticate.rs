@@ -10,7 +10,7 @@ use crate::{
     session::State,
 };
 
-use super::{Broker, Closing};
+use super::Broker;
 
 /// How a connection authenticates, from its CONNECT on.
 pub(super) struct Authentication {
@@ -74,7 +74,7 @@ impl Broker {
         match data {
             Some(data) => self.authenticate(now, index, &data),
             // Some methods, and some clients, leave the first word to the server.
-            None => self.send_auth(index, ReasonCode::CONTINUE_AUTHENTICATION, Bytes::new()),
+            None => self.send_auth(now, index, ReasonCode::CONTINUE_AUTHENTICATION, Bytes::new()),
         }
     }
 
@@ -114,7 +114,7 @@ impl Broker {
         match data.cloned() {
             Some(data) => self.authenticate(now, index, &data),
             None if auth.reason_code == ReasonCode::REAUTHENTICATE => {
-                self.send_auth(index, ReasonCode::CONTINUE_AUTHENTICATION, Bytes::new());
+                self.send_auth(now, index, ReasonCode::CONTINUE_AUTHENTICATION, Bytes::new());
             }
             None => self.authenticate(now, index, &[]),
         }
@@ -134,7 +134,7 @@ impl Broker {
         };
         match answer {
             Ok(Answer::Continue(data)) => {
-                self.send_auth(index, ReasonCode::CONTINUE_AUTHENTICATION, data);
+                self.send_auth(now, index, ReasonCode::CONTINUE_AUTHENTICATION, data);
             }
             Ok(Answer::Success(success)) => self.authenticated(now, index, success),
             Err(refused) => self.refuse_authentication(now, index, refused),
@@ -152,7 +152,7 @@ impl Broker {
                 self.accept(now, index, *connect, Some((method, data)));
             }
             (None, Some(before)) if *before == success.user => {
-                self.send_auth(index, ReasonCode::SUCCESS, data);
+                self.send_auth(now, index, ReasonCode::SUCCESS, data);
             }
             (None, _) => self.refuse_authentication(now, index, Refused::OtherUser),
         }
@@ -168,7 +168,7 @@ impl Broker {
     }
 
     /// Sends AUTH; a client that takes no packet of that size cannot go on.
-    fn send_auth(&mut self, index: u32, reason_code: ReasonCode, data: Bytes) {
+    fn send_auth(&mut self, now: Instant, index: u32, reason_code: ReasonCode, data: Bytes) {
         let Some(current) = self.authentications.get(&index) else { return };
         let mut properties = Properties::new();
         properties.push(Property::AuthenticationMethod(current.method.clone()));
@@ -176,7 +176,10 @@ impl Broker {
             properties.push(Property::AuthenticationData(data));
         }
         if !self.send(index, ControlPacket::Auth(Auth { reason_code, properties })) {
-            self.close(index, Closing::Refused(ReasonCode::PACKET_TOO_LARGE));
+            match self.connections[index as usize].state {
+                State::Authenticating => self.refuse(index, ReasonCode::PACKET_TOO_LARGE),
+                _ => self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, None),
+            }
         }
     }
 }

@@ -191,6 +191,7 @@ impl Broker {
     /// Repeats what is unacknowledged [MQTT-4.4.0-1] and goes on with what waited.
     fn resume(&mut self, now: Instant, index: u32, session: u32) {
         self.sessions[session as usize].received.resume();
+        self.sessions[session as usize].queue.miss();
         let repeats = self.sessions[session as usize].inflight.repeats();
         for identifier in repeats.releases {
             self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
@@ -331,12 +332,9 @@ impl Broker {
     /// A client identifier that no Session has [MQTT-3.1.3-6].
     fn assign_client_identifier(&mut self) -> Utf8String {
         loop {
-            // SplitMix64: all that is asked of it is to differ from run to run.
-            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut bits = self.random;
-            bits = (bits ^ bits >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            bits = (bits ^ bits >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-            let name = format!("auto-{:016x}", bits ^ bits >> 31);
+            let drawn = self.random.draw("client identifier");
+            let number = u64::from_be_bytes(*drawn.first_chunk().expect("32 bytes"));
+            let name = format!("auto-{number:016x}");
             if !self.by_client.contains_key(name.as_str()) {
                 return Utf8String::new(name).expect("21 letters and digits");
             }
@@ -346,17 +344,6 @@ impl Broker {
 
 /// Why a CONNECT is not accepted.
 fn refusal(connect: &Connect, limits: &Limits) -> Option<ReasonCode> {
-    if connect.client_identifier.is_empty() {
-        let assignable = match connect.protocol {
-            ProtocolVersion::V31 => false,
-            // [MQTT3-3.1.3-8]
-            ProtocolVersion::V311 => connect.clean_start,
-            ProtocolVersion::V5 => true,
-        };
-        if !assignable {
-            return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-        }
-    }
     let will = connect.will.as_ref()?;
     if will.qos > limits.maximum_qos {
         return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]

@@ -26,13 +26,13 @@ use crate::{
 };
 
 use super::{
-    Broker, BrokerEvent, BrokerStats, Limits, Output, Timer,
+    Broker, BrokerEvent, BrokerStats, DropReason, Limits, Output, Timer,
     retained::Step,
     subscriptions::{Matches, Subscriber, Subscriptions},
 };
 
 /// Retained topics looked at in one turn of one Session.
-const SCAN_BUDGET: usize = 2_048;
+pub(super) const SCAN_BUDGET: usize = 2_048;
 
 /// What is used again for each message.
 #[derive(Debug, Default)]
@@ -224,12 +224,17 @@ impl Broker {
     /// Sends what waits for a Session as far as its connection has room: repeated messages first,
     /// then what is queued, lookups of retained messages in their place.
     pub(super) fn pump(&mut self, now: Instant, index: u32) {
+        let mut budget = SCAN_BUDGET;
+        self.pump_within(now, index, &mut budget);
+    }
+
+    /// The same, looking at no more than `budget` retained topics.
+    pub(super) fn pump_within(&mut self, now: Instant, index: u32, budget: &mut usize) {
         let Self {
             limits, sessions, connections, outputs, stats, fan_out, retained, figures, timers, ..
         } = self;
         let buffer = &mut fan_out.buffer;
         let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
-        let mut budget = SCAN_BUDGET;
         loop {
             let session = &mut deliverer.sessions[index as usize];
             let Some(connection) = session.connection else { return };
@@ -244,19 +249,25 @@ impl Broker {
             }
             let may_begin = deliverer.may_begin(index, connection);
             let session = &mut deliverer.sessions[index as usize];
-            let scan = match session.queue.next(may_begin) {
+            if session.queue.take_missed() {
+                for scan in session.queue.scans_mut() {
+                    let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
+                    retained.extend(scan);
+                }
+            }
+            let (place, scan) = match session.queue.next(may_begin) {
                 None => return,
                 Some(Next::Message(delivery)) => {
                     deliverer.send_queued(index, connection, delivery);
                     continue;
                 }
-                Some(Next::Retained(scan)) => scan,
+                Some(Next::Retained(place, scan)) => (place, scan),
             };
             let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
-            match retained.next(scan, now, &mut budget) {
+            match retained.next(scan, now, budget) {
                 Step::Found(message) => {
-                    let qos = message.as_message().qos.min(scan.qos);
-                    let subscription_identifiers = scan.subscription_identifier.into_iter().collect();
+                    let qos = message.as_message().qos.min(scan.lookup.qos);
+                    let subscription_identifiers = scan.lookup.subscription_identifier.into_iter().collect();
                     // [MQTT3-3.3.1-8]
                     let delivery =
                         Delivery { message, qos, retain: true, subscription_identifiers, share: None };
@@ -265,7 +276,7 @@ impl Broker {
                 Step::Pause => {
                     return timers.set(&mut session.scan_at, Some(now), Timer::RetainedScan(index));
                 }
-                Step::Done => session.queue.finish(may_begin),
+                Step::Done => session.queue.finish(place),
             }
         }
     }
@@ -340,7 +351,10 @@ impl Deliverer<'_> {
             alias,
             subscription_identifiers: if v5 { &identifiers } else { &[] },
         };
-        let encoded = if alias.is_none() && layout.subscription_identifiers.is_empty() {
+        // What no other receiver sees is not kept for them.
+        let is_its_own = alias.is_some() || !layout.subscription_identifiers.is_empty();
+        let begin = self.buffer.len();
+        let encoded = if !is_its_own {
             let shared = &mut layouts[usize::from(v5) * 6 + usize::from(receiver.retain) * 3 + qos as usize];
             shared.or_else(|| {
                 *shared = layout::encode(message, &layout, self.now, self.buffer);
@@ -370,6 +384,9 @@ impl Deliverer<'_> {
             self.outputs.push_back(Output::Flush(connection.id));
         }
         encoded.send(packet_identifier, message, self.buffer, &mut connection.outbox);
+        if is_its_own {
+            self.buffer.truncate(begin);
+        }
         if let Some(alias) = alias {
             connection.alias_was_sent(alias, message.topic);
         }
@@ -405,16 +422,16 @@ impl Deliverer<'_> {
     fn count_full(&mut self, index: u32, is_first: bool) {
         self.stats.dropped_queue_full += 1;
         if is_first {
-            self.report_drop(index, "queue full");
+            self.report_drop(index, DropReason::QueueFull);
         }
     }
 
     fn drop_too_large(&mut self, index: u32) {
         self.stats.dropped_too_large += 1;
-        self.report_drop(index, "larger than the client's maximum packet size");
+        self.report_drop(index, DropReason::TooLarge);
     }
 
-    fn report_drop(&mut self, index: u32, reason: &'static str) {
+    fn report_drop(&mut self, index: u32, reason: DropReason) {
         let client_identifier = self.sessions[index as usize].client_identifier.to_string();
         self.outputs.push_back(Output::Emit(BrokerEvent::Dropped { client_identifier, reason }));
     }

@@ -162,11 +162,9 @@ impl Broker {
         for key in keys {
             self.remove_subscription(index, key);
         }
+        self.publish_will_of(now, index);
         let mut session = self.sessions.remove(index as usize);
         self.by_client.remove(&session.client_identifier);
-        if let Some(will) = session.will.take() {
-            self.publish_will(now, *will, None);
-        }
         // Shared subscriptions pass on what this member did not get; a QoS 2 message that was sent
         // stays with it [MQTT-4.8.2-5].
         let sent = session.inflight.take_published().into_iter();

@@ -104,7 +104,7 @@ impl Broker {
                 properties: &[],
                 payload: Payload::Copied(value.as_bytes()),
                 qos: QoS::ExactlyOnce,
-                retain: true,
+                retain: self.limits.retain_available,
                 expires_at: None,
             };
             let before = self.figures.retained.get(topic.as_bytes());

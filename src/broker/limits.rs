@@ -1,4 +1,4 @@
-//! What the broker allows.
+//! The broker's limits and features.
 
 use crate::packet::QoS;
 
@@ -18,14 +18,14 @@ pub struct Limits {
     pub shared_subscription_available: bool,
     /// Topic aliases a client may use; advertised. 0 forbids them.
     pub topic_alias_maximum: u16,
-    /// Seconds. MQTT 5 clients that ask for more, or for none, are told this one with Server Keep
-    /// Alive. 0 leaves every client its own.
+    /// Seconds. MQTT 5 clients that ask for more are told this one with Server Keep Alive. 0 leaves
+    /// every client its own.
     pub keep_alive_max: u16,
     /// QoS 1 and 2 messages in flight towards one client, if the client allows as many.
     pub inflight_max: u16,
     /// Messages that wait for one client, offline or slow.
     pub queue_messages: usize,
-    /// Payload and topic bytes of the same.
+    /// Topic, property and payload bytes of the same.
     pub queue_bytes: usize,
     /// Bytes waiting on a socket above which QoS 0 messages to that client are dropped.
     pub outbox_bytes: usize,

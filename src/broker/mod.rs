@@ -33,14 +33,14 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
-    auth::Users,
+    auth::{Random, Users},
     packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
 };
 
 pub use limits::Limits;
 pub use options::Options;
-pub use output::{BrokerEvent, Closing, Output};
+pub use output::{BrokerEvent, Closing, DropReason, Output};
 pub use view::{BrokerStats, ClientView, SubscriptionView};
 
 use authenticate::Authentication;
@@ -92,7 +92,7 @@ pub struct Broker {
     stats: BrokerStats,
     fan_out: FanOut,
     /// State of the generator of client identifiers.
-    random: u64,
+    random: Random,
 }
 
 impl Broker {
@@ -116,12 +116,13 @@ impl Broker {
             outputs: VecDeque::new(),
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
-            random: seed,
+            random: Random::new(seed),
         };
         broker.start_figures();
         broker
     }
 
+    /// As it was made with.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -268,7 +269,8 @@ impl Broker {
                 }
                 Timer::RetainedScan(index) => {
                     self.sessions[index as usize].scan_at = None;
-                    self.pump(now, index);
+                    // Others have their turn before the next lookup.
+                    return self.pump(now, index);
                 }
                 Timer::RetainedExpiry => {
                     self.retained_expiry_at = None;

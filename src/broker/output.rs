@@ -47,8 +47,31 @@ pub enum BrokerEvent {
         connection: ConnectionId,
         filter: String,
     },
+    /// A message did not reach `client_identifier`, or was not taken from it.
     Dropped {
         client_identifier: String,
-        reason: &'static str,
+        reason: DropReason,
     },
+}
+
+/// Why a message was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The first of a run: what follows is not told until there was room again.
+    QueueFull,
+    /// Larger than the client's Maximum Packet Size.
+    TooLarge,
+    /// Not accepted from its publisher, with why.
+    Refused(&'static str),
+}
+
+impl DropReason {
+    /// As the API says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLarge => "too_large",
+            Self::Refused(why) => why,
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
     session::{ApplicationMessage, MessageRef, Payload, State, StoredMessage, encode_forwarded},
 };
 
-use super::{Broker, BrokerEvent, Delivered, Output, disconnect::explain};
+use super::{Broker, BrokerEvent, Delivered, DropReason, Output, disconnect::explain};
 
 /// Topics of the broker's own figures, which clients do not publish to [section 4.7.2].
 const OWN_TOPICS: &[u8] = b"$SYS/";
@@ -150,9 +150,12 @@ impl Broker {
         if own.claims_utf8 && simdutf8::basic::from_utf8(&publish.payload).is_err() {
             return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not UTF-8"));
         }
+        let state = &self.sessions[session as usize];
+        // Before MQTT 5 nobody could be told, and the message would be lost.
         if let Some(identifier) = publish.packet_identifier
             && publish.qos == QoS::AtLeastOnce
-            && self.sessions[session as usize].received.contains(identifier)
+            && state.protocol == ProtocolVersion::V5
+            && state.received.contains(identifier)
         {
             return Err((ReasonCode::PACKET_IDENTIFIER_IN_USE, "a QoS 2 message has this identifier"));
         }
@@ -195,9 +198,10 @@ impl Broker {
         }
     }
 
-    fn report_refused(&mut self, index: u32, reason: &'static str) {
+    fn report_refused(&mut self, index: u32, why: &'static str) {
         if let State::Connected(session) = self.connections[index as usize].state {
             let client_identifier = self.sessions[session as usize].client_identifier.to_string();
+            let reason = DropReason::Refused(why);
             self.outputs.push_back(Output::Emit(BrokerEvent::Dropped { client_identifier, reason }));
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     packet::{QoS, TopicFilter},
-    session::{RetainedScan, StoredMessage, SubscriptionKey},
+    session::{Lookup, RetainedScan, StoredMessage, SubscriptionKey},
 };
 
 /// The retained messages of all topics.
@@ -39,9 +39,11 @@ struct Entry {
 impl Entry {
     /// Whether `scan` is to find it, if its topic matches.
     fn is_for(&self, scan: &RetainedScan) -> bool {
-        let is_own = scan.not_from.is_some() && self.publisher == scan.not_from;
-        let qos = self.message.as_message().qos.min(scan.qos);
-        !is_own && (self.serial <= scan.until || qos == QoS::AtMostOnce)
+        let Lookup { qos, not_from, .. } = &scan.lookup;
+        let is_own = not_from.is_some() && self.publisher == *not_from;
+        let qos = self.message.as_message().qos.min(*qos);
+        let until = scan.until[usize::from(qos != QoS::AtMostOnce)];
+        !is_own && self.serial <= until
     }
 
     /// Where it stands among the expiries.
@@ -96,6 +98,11 @@ impl Retained {
         self.set_key(topic);
         let before = self.messages.remove(&*self.key);
         self.forget(before);
+    }
+
+    /// The client of `scan` missed QoS 0 messages: what is retained of them is to be looked up.
+    pub fn extend(&self, scan: &mut RetainedScan) {
+        scan.until[0] = self.stored;
     }
 
     /// When the next message expires.
@@ -161,7 +168,7 @@ impl Retained {
     }
 
     /// Begins looking for what the `filter` of a subscription matches.
-    pub fn scan(&self, subscription: SubscriptionKey, filter: &TopicFilter) -> RetainedScan {
+    pub fn scan(&self, subscription: SubscriptionKey, filter: &TopicFilter, lookup: Lookup) -> RetainedScan {
         let pattern: Box<[u8]> = filter.pattern().bytes().map(sortable).collect();
         let wildcard = pattern.iter().position(|&byte| byte == b'+' || byte == b'#');
         // What stands before the first wildcard, without the separator, so that `a/#` finds `a`.
@@ -169,16 +176,7 @@ impl Retained {
             None => pattern.to_vec(),
             Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
         };
-        RetainedScan {
-            subscription,
-            until: self.stored,
-            pattern,
-            from,
-            qos: Default::default(),
-            subscription_identifier: None,
-            not_from: None,
-            is_of_figures: false,
-        }
+        RetainedScan { subscription, until: [self.stored; 2], pattern, from, lookup, is_of_figures: false }
     }
 
     fn set_key(&mut self, topic: &[u8]) {
@@ -278,7 +276,9 @@ mod tests {
     /// Topics that `filter` finds, and how many were looked at.
     fn find(retained: &Retained, filter: &str, now: Instant) -> (Vec<String>, usize) {
         let subscription = SubscriptionKey { node: 0, share: None };
-        let mut scan = retained.scan(subscription, &TopicFilter::parse(filter).expect("a valid filter"));
+        let filter = TopicFilter::parse(filter).expect("a valid filter");
+        let mut scan =
+            retained.scan(subscription, &filter, Lookup { qos: QoS::AtLeastOnce, ..Lookup::default() });
         let (mut found, mut budget) = (Vec::new(), usize::MAX);
         while let Step::Found(message) = retained.next(&mut scan, now, &mut budget) {
             found.push(String::from_utf8(message.as_message().topic.to_vec()).expect("UTF-8"));

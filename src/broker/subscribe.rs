@@ -2,93 +2,93 @@
 
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::{
     packet::{
-        ControlPacket, PacketIdentifier, Properties, Property, ReasonCode, RetainHandling, Suback, Subscribe,
+        ControlPacket, Properties, Property, QoS, ReasonCode, RetainHandling, Suback, Subscribe,
         Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe,
     },
-    session::{RetainedScan, SubscriptionKey},
+    session::{Lookup, RetainedScan, SubscriptionKey},
 };
 
-use super::{Broker, BrokerEvent, Output, subscriptions::Subscriber};
+use super::{Broker, BrokerEvent, Output, deliver::SCAN_BUDGET, subscriptions::Subscriber};
 
 const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
 
-/// Levels of a filter that count as one subscription against the limit, so that filters of
-/// thousands of levels cannot fill the memory that the limit is to guard.
+/// Levels and bytes of a filter that count as one subscription against the limit, so that filters of
+/// thousands of them cannot fill the memory that the limit is to guard.
 const LEVELS_PER_UNIT: usize = 64;
+const BYTES_PER_UNIT: usize = 1024;
 
 impl Broker {
     pub(super) fn handle_subscribe(&mut self, now: Instant, index: u32, session: u32, subscribe: Subscribe) {
-        let shared_no_local = |subscription: &Subscription| {
-            subscription.options.no_local && subscription.filter.share_name().is_some()
-        };
-        if subscribe.subscriptions.iter().any(shared_no_local) {
-            // [MQTT-3.8.3-4]
-            let text = "no local on a shared subscription";
-            return self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
-        }
         let subscription_identifier = subscribe.properties.iter().find_map(|property| match property {
             Property::SubscriptionIdentifier(value) => Some(*value),
             _ => None,
         });
-        let packet_identifier = subscribe.packet_identifier;
         let v5 = self.connections[index as usize].is_v5();
-        let unavailable = subscribe.subscriptions.iter().find_map(|one| self.unavailable(&one.filter));
         let unavailable = match subscription_identifier {
             Some(_) if !self.limits.subscription_identifier_available => {
                 Some(ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
             }
-            _ => unavailable,
+            _ => subscribe.subscriptions.iter().find_map(|one| self.unavailable(&one.filter)),
         };
         if let Some(reason) = unavailable.filter(|_| v5) {
             // CONNACK said so [section 3.2.2.3]; before MQTT 5 only SUBACK can.
             return self.fail(now, index, reason, None);
         }
-        if !self.can_answer(index, subscribe.subscriptions.len()) {
+        let packet_identifier = subscribe.packet_identifier;
+        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
+        let refused = in_use.then_some(ReasonCode::PACKET_IDENTIFIER_IN_USE);
+        let reason_codes = vec![refused.unwrap_or_default(); subscribe.subscriptions.len()];
+        let mut suback = Suback { packet_identifier, properties: Properties::new(), reason_codes };
+        if !self.can_send(index, &ControlPacket::Suback(suback.clone())) {
             return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
         }
-        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
-        let waiting = self.sessions[session as usize].queue.scans();
-        let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
-        for subscription in &subscribe.subscriptions {
-            let reason = if in_use {
-                ReasonCode::PACKET_IDENTIFIER_IN_USE
-            } else {
-                self.subscribe(index, session, subscription, subscription_identifier, waiting)
-            };
-            // Before MQTT 5 there is one code for every failure.
-            let reason = if reason.is_error() && !v5 { ReasonCode::UNSPECIFIED_ERROR } else { reason };
-            reason_codes.push(reason);
+        let mut scans = Vec::new();
+        if !in_use {
+            for (subscription, code) in subscribe.subscriptions.iter().zip(&mut suback.reason_codes) {
+                let granted = self.subscribe(index, session, subscription, subscription_identifier);
+                *code = match granted {
+                    Ok(Granted { qos, lookups }) => {
+                        scans.extend(lookups);
+                        ReasonCode(qos as u8)
+                    }
+                    // Before MQTT 5 there is one code for every failure.
+                    Err(_) if !v5 => ReasonCode::UNSPECIFIED_ERROR,
+                    Err(reason) => reason,
+                };
+            }
         }
-        let suback = Suback { packet_identifier, properties: Properties::new(), reason_codes };
         self.send(index, ControlPacket::Suback(suback));
-        if !self.sessions[session as usize].is_caught_up() {
-            self.pump(now, session);
+        // One after the other, as if each had come in a packet of its own [MQTT-3.8.4-5].
+        let mut budget = SCAN_BUDGET;
+        for scan in scans {
+            self.sessions[session as usize].queue.push_scan(scan);
+            self.pump_within(now, session, &mut budget);
         }
     }
 
-    /// Adds or replaces one subscription [MQTT-3.8.4-3] and has its retained messages sent; `waiting`
-    /// lookups are left over from earlier packets.
+    /// Adds or replaces one subscription [MQTT-3.8.4-3].
+    ///
+    /// # Errors
+    /// The Reason Code of why it is not granted.
     fn subscribe(
         &mut self,
         index: u32,
         session: u32,
         subscription: &Subscription,
         subscription_identifier: Option<u32>,
-        waiting: usize,
-    ) -> ReasonCode {
+    ) -> Result<Granted, ReasonCode> {
         let Subscription { filter, options } = subscription;
         if let Some(reason) = self.unavailable(filter) {
-            return reason;
+            return Err(reason);
         }
         let options = SubscriptionOptions { qos: options.qos.min(self.limits.maximum_qos), ..*options };
         let subscriber =
             Subscriber { session, options, subscription_identifier: subscription_identifier.unwrap_or(0) };
         let state = &mut self.sessions[session as usize];
-        if state.queue.scans() >= self.limits.subscriptions_per_client {
-            return ReasonCode::QUOTA_EXCEEDED;
-        }
         let held = self
             .subscriptions
             .find(filter)
@@ -101,9 +101,9 @@ impl Broker {
                 key
             }
             None => {
-                let cost = cost(filter.pattern().split('/').count());
+                let cost = cost(filter.pattern().split('/').count(), filter.pattern().len());
                 if state.subscription_cost + cost > self.limits.subscriptions_per_client {
-                    return ReasonCode::QUOTA_EXCEEDED;
+                    return Err(ReasonCode::QUOTA_EXCEEDED);
                 }
                 state.subscription_cost += cost;
                 let (key, position) = self.subscriptions.add(filter, subscriber);
@@ -116,28 +116,11 @@ impl Broker {
             RetainHandling::SendIfNew => held.is_none(),
             RetainHandling::DoNotSend => false,
         };
-        let scan = RetainedScan {
-            qos: options.qos,
-            subscription_identifier,
-            not_from: options.no_local.then(|| state.client_identifier.clone()), // [MQTT-3.8.3-3]
-            ..self.retained.scan(key, filter)
-        };
+        let not_from = options.no_local.then(|| state.client_identifier.clone()); // [MQTT-3.8.3-3]
+        let lookup = Lookup { qos: options.qos, subscription_identifier, not_from };
         if held.is_some() {
-            // What it is still to be sent is sent as it is now subscribed to. Within a packet, each
-            // subscription has its own answer [MQTT-3.8.4-5].
-            let earlier = state.queue.scans_mut().take(waiting);
-            earlier
-                .filter(|waiting| waiting.subscription == key)
-                .for_each(|waiting| waiting.subscribe_as(&scan));
-        }
-        // Never to a shared subscription [section 4.8.2].
-        if wants_retained && filter.share_name().is_none() {
-            if self.figures.retained.len() > 0 && filter.pattern().starts_with("$SYS/") {
-                state.queue.push_scan(RetainedScan { is_of_figures: true, until: u64::MAX, ..scan.clone() });
-            }
-            if self.retained.len() > 0 {
-                state.queue.push_scan(scan);
-            }
+            // What it is still to be sent is sent as it is now subscribed to.
+            state.queue.replace_scans(key, &lookup);
         }
         self.stats.subscriptions_total += 1;
         self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
@@ -145,7 +128,34 @@ impl Broker {
             filter: filter.as_str().to_owned(),
             qos: options.qos,
         }));
-        ReasonCode(options.qos as u8)
+        // Never to a shared subscription [section 4.8.2].
+        let lookups = match wants_retained && filter.share_name().is_none() {
+            true => self.look_up(key, filter, lookup),
+            false => SmallVec::new(),
+        };
+        Ok(Granted { qos: options.qos, lookups })
+    }
+
+    /// What is to be looked up for a new subscription: among the clients' retained messages, and
+    /// among the broker's own.
+    fn look_up(
+        &self,
+        key: SubscriptionKey,
+        filter: &TopicFilter,
+        lookup: Lookup,
+    ) -> SmallVec<[RetainedScan; 1]> {
+        let mut scans = SmallVec::new();
+        if self.limits.retain_available
+            && self.figures.retained.len() > 0
+            && filter.pattern().starts_with("$SYS/")
+        {
+            let scan = self.figures.retained.scan(key, filter, lookup.clone());
+            scans.push(RetainedScan { is_of_figures: true, ..scan });
+        }
+        if self.retained.len() > 0 {
+            scans.push(self.retained.scan(key, filter, lookup));
+        }
+        scans
     }
 
     /// Why `filter` is not one that the server's features allow.
@@ -157,16 +167,11 @@ impl Broker {
             .then_some(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED)
     }
 
-    /// Whether the client takes a SUBACK or UNSUBACK of so many Reason Codes. Without it, the client
-    /// would wait for an answer for ever [MQTT-3.8.4-1], [MQTT-3.10.4-4].
-    fn can_answer(&self, index: u32, reason_codes: usize) -> bool {
-        let answer = ControlPacket::Suback(Suback {
-            packet_identifier: PacketIdentifier::MIN,
-            properties: Properties::new(),
-            reason_codes: vec![ReasonCode::SUCCESS; reason_codes],
-        });
+    /// Whether the client takes a packet of that size. Without its answer, it would wait for ever
+    /// [MQTT-3.8.4-1], [MQTT-3.10.4-4].
+    fn can_send(&self, index: u32, packet: &ControlPacket) -> bool {
         let connection = &self.connections[index as usize];
-        answer.encoded_len(connection.protocol) <= connection.packet_size_maximum
+        packet.encoded_len(connection.protocol) <= connection.packet_size_maximum
     }
 
     pub(super) fn handle_unsubscribe(
@@ -178,22 +183,23 @@ impl Broker {
     ) {
         let packet_identifier = unsubscribe.packet_identifier;
         let v5 = self.connections[index as usize].is_v5();
-        if !self.can_answer(index, unsubscribe.filters.len()) {
+        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
+        let refused = in_use.then_some(ReasonCode::PACKET_IDENTIFIER_IN_USE);
+        // Before MQTT 5 there are none.
+        let count = if v5 { unsubscribe.filters.len() } else { 0 };
+        let reason_codes = vec![refused.unwrap_or_default(); count];
+        let mut unsuback = Unsuback { packet_identifier, properties: Properties::new(), reason_codes };
+        if !self.can_send(index, &ControlPacket::Unsuback(unsuback.clone())) {
             return self.fail(now, index, ReasonCode::PACKET_TOO_LARGE, Some(ANSWER_TOO_LARGE));
         }
-        let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
-        let mut reason_codes = Vec::with_capacity(unsubscribe.filters.len());
-        for filter in &unsubscribe.filters {
-            reason_codes.push(if in_use {
-                ReasonCode::PACKET_IDENTIFIER_IN_USE
-            } else {
-                self.unsubscribe(index, session, filter)
-            });
+        if !in_use {
+            for (position, filter) in unsubscribe.filters.iter().enumerate() {
+                let reason = self.unsubscribe(index, session, filter);
+                if let Some(code) = unsuback.reason_codes.get_mut(position) {
+                    *code = reason;
+                }
+            }
         }
-        if !v5 {
-            reason_codes.clear();
-        }
-        let unsuback = Unsuback { packet_identifier, properties: Properties::new(), reason_codes };
         self.send(index, ControlPacket::Unsuback(unsuback));
     }
 
@@ -216,14 +222,21 @@ impl Broker {
     pub(super) fn remove_subscription(&mut self, session: u32, key: SubscriptionKey) {
         let state = &mut self.sessions[session as usize];
         let Some(position) = state.subscriptions.remove(&key) else { return };
-        state.subscription_cost -= cost(self.subscriptions.levels(key));
+        let (levels, bytes) = self.subscriptions.size(key);
+        state.subscription_cost -= cost(levels, bytes);
         if let Some(moved) = self.subscriptions.remove(key, position) {
             self.sessions[moved.session as usize].subscriptions.insert(key, moved.position);
         }
     }
 }
 
-/// What a filter of so many levels counts against the limit.
-fn cost(levels: usize) -> usize {
-    1 + levels / LEVELS_PER_UNIT
+/// What a subscription leads to.
+struct Granted {
+    qos: QoS,
+    lookups: SmallVec<[RetainedScan; 1]>,
+}
+
+/// What a filter of so many levels and bytes counts against the limit.
+fn cost(levels: usize, bytes: usize) -> usize {
+    1 + levels / LEVELS_PER_UNIT + bytes / BYTES_PER_UNIT
 }

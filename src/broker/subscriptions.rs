@@ -226,15 +226,17 @@ impl Subscriptions {
         }
     }
 
-    /// How many levels the filter of `key` has.
-    pub fn levels(&self, key: SubscriptionKey) -> usize {
-        let mut levels = 0;
+    /// How many levels and bytes the filter of `key` has, a share name not counted.
+    pub fn size(&self, key: SubscriptionKey) -> (usize, usize) {
+        let (mut levels, mut bytes) = (0, 0);
         let mut node = key.node;
         while node != ROOT {
             levels += 1;
+            bytes += self.nodes[node as usize].level.len() + 1;
             node = self.nodes[node as usize].parent;
         }
-        levels
+        // One separator less than levels.
+        (levels, bytes - 1)
     }
 
     /// Fills `matches` with everything that `topic` matches.

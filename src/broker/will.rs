@@ -39,18 +39,13 @@ pub(super) fn keep(will: &Will) -> WillMessage {
 }
 
 impl Broker {
-    /// Publishes the Will of a Session that goes on without a connection; it is then gone
+    /// Publishes the Will of a Session that has no connection any more; it is then gone
     /// [MQTT-3.1.2-10].
     pub(super) fn publish_will_of(&mut self, now: Instant, session: u32) {
-        if let Some(will) = self.sessions[session as usize].will.take() {
-            self.publish_will(now, *will, Some(session));
-        }
-    }
-
-    pub(super) fn publish_will(&mut self, now: Instant, will: WillMessage, publisher: Option<u32>) {
+        let Some(will) = self.sessions[session as usize].will.take() else { return };
         let mut message = will.message.as_message();
         // The interval is the published message's, whatever the delay was [section 3.1.3.2.4].
         message.expires_at = will.expiry.map(|interval| now + interval);
-        self.route(now, &message, publisher);
+        self.route(now, &message, Some(session));
     }
 }

@@ -210,7 +210,7 @@ impl Watch {
             What::Broker(BrokerEvent::Dropped { client_identifier, reason }) => {
                 Event::MessageDropped(pb::DropEvent {
                     client_id: client_identifier,
-                    reason: reason.to_owned(),
+                    reason: reason.name().to_owned(),
                 })
             }
             // The tap tells the same, of a proxy as well.

@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot, watch},
-    task::{LocalSet, spawn_local},
+    task::{LocalSet, spawn_local, yield_now},
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -495,8 +495,13 @@ impl Shell {
                         () = sleep_until(deadline.into()) => {}
                         () = self.timer.notified() => continue,
                     }
-                    self.broker.borrow_mut().handle_timeout(self.now());
+                    let turn = || self.broker.borrow_mut().handle_timeout(self.now());
+                    if catch_unwind(AssertUnwindSafe(turn)).is_err() {
+                        error!("a timer of the broker panicked");
+                    }
                     self.settle();
+                    // More may be due at once.
+                    yield_now().await;
                 }
             }
         }

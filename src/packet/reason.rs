@@ -73,6 +73,7 @@ impl ReasonCode {
     pub const fn is_error(self) -> bool {
         self.0 >= 0x80
     }
+
     /// Whether a packet of this type may carry the code in MQTT 5, sent by whichever side
     /// [table 2-6].
     pub const fn is_allowed_in(self, packet: PacketType) -> bool {

@@ -71,10 +71,15 @@ pub struct Connection {
     aliases_out: Option<Box<AliasesOut>>,
 }
 
+/// Topic bytes for which we set aliases towards one client, however many it allows.
+const ALIASED_BYTES: usize = 256 * 1024;
+
 /// Topic Aliases that we set towards a client, first come, first served.
 #[derive(Debug)]
 struct AliasesOut {
     maximum: u16,
+    /// Of the topics.
+    bytes: usize,
     values: HashMap<Box<[u8]>, u16, FixedState>,
 }
 
@@ -132,8 +137,9 @@ impl Connection {
 
     /// Lets us set up to `maximum` aliases towards the client.
     pub fn allow_aliases(&mut self, maximum: u16) {
-        self.aliases_out = (maximum > 0)
-            .then(|| Box::new(AliasesOut { maximum, values: HashMap::with_hasher(FixedState::default()) }));
+        self.aliases_out = (maximum > 0).then(|| {
+            Box::new(AliasesOut { maximum, bytes: 0, values: HashMap::with_hasher(FixedState::default()) })
+        });
     }
 
     /// The alias to send `topic` with: a known one, or the next free one.
@@ -143,12 +149,14 @@ impl Connection {
             return Some(Alias { value, known: true });
         }
         let used = aliases.values.len();
-        (used < usize::from(aliases.maximum)).then(|| Alias { value: used as u16 + 1, known: false })
+        let has_room = used < usize::from(aliases.maximum) && aliases.bytes + topic.len() <= ALIASED_BYTES;
+        has_room.then(|| Alias { value: used as u16 + 1, known: false })
     }
 
     /// A packet that sets `alias` was sent.
     pub fn alias_was_sent(&mut self, alias: Alias, topic: &[u8]) {
         if let Some(aliases) = self.aliases_out.as_mut().filter(|_| !alias.known) {
+            aliases.bytes += topic.len();
             aliases.values.insert(topic.into(), alias.value);
         }
     }

@@ -107,7 +107,7 @@ fn own_properties_len(message: &MessageRef<'_>, layout: &Layout<'_>) -> usize {
 
 fn put_own_properties(message: &MessageRef<'_>, layout: &Layout<'_>, now: Instant, buffer: &mut Vec<u8>) {
     if let Some(expires_at) = message.expires_at {
-        // What is left, in started seconds: a message that may still be sent never says 0.
+        // What is left, in started seconds; 0 only for one that had none, or is repeated late.
         let left = expires_at.saturating_duration_since(now).as_millis().div_ceil(1000);
         buffer.push(0x02);
         buffer.extend_from_slice(&u32::try_from(left).unwrap_or(u32::MAX).to_be_bytes());

@@ -17,5 +17,5 @@ pub use message::{
 };
 pub use outbox::Outbox;
 pub use queue::{Next, Queue, QueueFull};
-pub use scan::RetainedScan;
+pub use scan::{Lookup, RetainedScan};
 pub use state::{NEVER, Session, SubscriptionKey, WillMessage};

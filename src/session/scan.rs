@@ -9,7 +9,7 @@ use super::SubscriptionKey;
 /// Retained messages still to be sent for one subscription.
 ///
 /// They are looked up as there is room for them instead of being queued, so a subscription to a
-/// million retained messages costs a few bytes, whatever the client's speed.
+/// million retained messages costs no more than its filter, whatever the client's speed.
 #[derive(Clone, Debug)]
 pub struct RetainedScan {
     pub subscription: SubscriptionKey,
@@ -17,23 +17,28 @@ pub struct RetainedScan {
     pub pattern: Box<[u8]>,
     /// Topics before this one, in the same form, have been looked at.
     pub from: Vec<u8>,
-    /// Messages of QoS 1 and 2 that were stored later are no part of it: they wait for the client
-    /// themselves, in their order. The count of those stored before.
-    pub until: u64,
+    /// Up to which count of stored messages it goes, for those that are sent at QoS 0 and for the
+    /// others: later ones are sent to the client as they are published, or wait for it in their
+    /// order. What a client missed of QoS 0, away or slow, is looked up, too.
+    pub until: [u64; 2],
+    pub lookup: Lookup,
+    /// Whether it goes through what the broker itself has retained, instead of what clients have.
+    pub is_of_figures: bool,
+}
+
+/// How what is found is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
     /// The granted QoS.
     pub qos: QoS,
     pub subscription_identifier: Option<u32>,
     /// The client whose own messages are left out; `None` leaves out none.
     pub not_from: Option<Arc<str>>,
-    /// Whether it goes through what the broker itself has retained, instead of what clients have.
-    pub is_of_figures: bool,
 }
 
 impl RetainedScan {
-    /// Takes over the options that the subscription of `scan` has been replaced with.
-    pub fn subscribe_as(&mut self, scan: &RetainedScan) {
-        self.qos = scan.qos;
-        self.subscription_identifier = scan.subscription_identifier;
-        self.not_from.clone_from(&scan.not_from);
+    /// There is one for each subscription, and one for the broker's own messages.
+    pub fn key(&self) -> (SubscriptionKey, bool) {
+        (self.subscription, self.is_of_figures)
     }
 }

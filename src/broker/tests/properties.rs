@@ -1,11 +1,12 @@
 //! Laws that hold whatever clients do.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 
 use crate::{
-    broker::Limits,
+    auth::UserList,
+    broker::{Limits, Options},
     packet::{ControlPacket, QoS},
     session::State,
 };
@@ -19,11 +20,21 @@ use super::{
 fn any_line() -> impl Strategy<Value = String> {
     let name = || prop::sample::select(vec!["a", "b", "c"]);
     let filter = || {
-        prop::sample::select(vec!["t", "t/+", "#", "t/#", "+/u", "$share/g/t", "$share/g/#", "$share/h/t/u"])
+        prop::sample::select(vec![
+            "t",
+            "t/+",
+            "#",
+            "t/#",
+            "+/u",
+            "$share/g/t",
+            "$share/g/#",
+            "$share/h/t/u",
+            "$SYS/#",
+        ])
     };
     let topic = || prop::sample::select(vec!["t", "t/u", "x/u", "t/u/v"]);
-    let connect = (name(), name(), 3..6_u8, any::<bool>(), 0..4_u32, 0..4_u16, 0..3_u8).prop_map(
-        |(name, client, version, clean, expiry, receive, will)| {
+    let connect = (name(), name(), 3..6_u8, any::<bool>(), 0..4_u32, 0..4_u16, 0..3_u8, 0..6_u8).prop_map(
+        |(name, client, version, clean, expiry, receive, will, rest)| {
             let protocol = ["3.1", "3.1.1", "5.0"][usize::from(version) - 3];
             let mut line = format!("{name}> CONNECT {client} v={protocol} clean={clean} keep_alive=9");
             if will > 0 {
@@ -36,6 +47,12 @@ fn any_line() -> impl Strategy<Value = String> {
                 }
                 if will > 1 {
                     line += " will_delay=5";
+                }
+                match rest {
+                    0 => line += " auth_method=SCRAM-SHA-256",
+                    1 => line += " auth_method=SCRAM-SHA-256 auth_data=\"n,,n=u,r=x\" maximum_packet_size=99",
+                    2 => line += " maximum_packet_size=30",
+                    _ => {}
                 }
             }
             line
@@ -52,8 +69,20 @@ fn any_line() -> impl Strategy<Value = String> {
     );
     let ack = (name(), prop::sample::select(vec!["PUBACK", "PUBREC", "PUBREL", "PUBCOMP"]), 1..5_u16)
         .prop_map(|(name, kind, id)| format!("{name}> {kind} {id}"));
+    // As bytes: any version may send it.
+    let auth = (name(), any::<bool>(), 0..3_u8).prop_map(|(name, again, data)| {
+        let data = [format!("n,,n=u,r={}", "x".repeat(60)), "c=biws,r=x,p=AAAA".to_owned(), String::new()]
+            [usize::from(data)]
+        .clone();
+        let method = [&b"\x15\0\x0dSCRAM-SHA-256\x16\0"[..], &[data.len() as u8], data.as_bytes()].concat();
+        let code = if again { 0x19 } else { 0x18 };
+        let body = [&[code, method.len() as u8][..], &method].concat();
+        let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{name}> bytes f0{:02x}{hex}", body.len())
+    });
     prop_oneof![
         3 => connect,
+        2 => auth,
         6 => publish,
         6 => ack,
         3 => (name(), filter(), 0..3_u8).prop_map(|(name, filter, qos)| format!("{name}> SUBSCRIBE 9 {filter} qos={qos}")),
@@ -121,7 +150,13 @@ proptest! {
             retained_messages: 2,
             ..generous()
         };
-        let mut player = bare(limits);
+        let mut options = Options::from(limits);
+        // No password: deriving keys from one takes long.
+        let key = "A".repeat(43) + "=";
+        let user = format!("u:SCRAM-SHA-256$4096:AAAA${key}:{key}");
+        options.scram_users = UserList::parse(&user).expect("a user");
+        options.sys_interval = Duration::from_secs(5);
+        let mut player = bare(options);
         for line in lines {
             if player.knows(&line) {
                 player.play(&line);
@@ -134,7 +169,7 @@ proptest! {
                 player.play(&format!("{name}!"));
             }
         }
-        player.play("+100000s");
+        player.play("+100s");
         check(&player);
         prop_assert!(player.stage.broker.connections.is_empty());
     }
