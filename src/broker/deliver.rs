@@ -255,8 +255,11 @@ impl Broker {
                     retained.extend(scan);
                 }
             }
+            // A lookup that has had its turn goes on when the timer says so, whatever wakes us before.
+            let is_paused = session.scan_at.is_some();
             let (place, scan) = match session.queue.next(may_begin) {
                 None => return,
+                Some(Next::Retained(..)) if is_paused => return,
                 Some(Next::Message(delivery)) => {
                     deliverer.send_queued(index, connection, delivery);
                     continue;
@@ -365,6 +368,9 @@ impl Deliverer<'_> {
         };
         let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
             // [MQTT-3.1.2-25] It counts as sent.
+            if is_its_own {
+                self.buffer.truncate(begin);
+            }
             self.drop_too_large(receiver.session);
             return true;
         };

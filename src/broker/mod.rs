@@ -242,7 +242,9 @@ impl Broker {
         if let State::Connected(session) = connection.state
             && connection.outbox.len() <= self.limits.outbox_bytes
         {
-            self.sessions[session as usize].queue.recover();
+            if connection.outbox.len() <= self.limits.outbox_bytes / 2 {
+                self.sessions[session as usize].queue.recover();
+            }
             if !self.sessions[session as usize].is_caught_up() {
                 self.pump(now, session);
             }

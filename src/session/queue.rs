@@ -25,8 +25,9 @@ pub struct Queue {
     bytes: usize,
     /// When the first message may expire; `None` if none does.
     first_expiry: Option<Instant>,
-    /// Whether the last push was refused, so that a run of drops is reported once.
-    is_dropping: bool,
+    /// How many messages waited when the first of a run was refused, so that it is reported once. A
+    /// run ends when half of them are gone.
+    refused_at: Option<usize>,
     /// Whether the client may have missed QoS 0 messages that are retained, since the last lookup.
     has_missed: bool,
 }
@@ -78,7 +79,6 @@ impl Queue {
         if self.messages.len() >= messages || self.bytes.saturating_add(size) > bytes {
             return Err(self.refuse());
         }
-        self.is_dropping = false;
         self.bytes += size;
         if let Some(at) = delivery.message.expires_at() {
             self.first_expiry = Some(self.first_expiry.map_or(at, |first| first.min(at)));
@@ -95,8 +95,8 @@ impl Queue {
 
     /// Notes that a message for this client was dropped; tells whether it is the first of a run.
     pub fn refuse(&mut self) -> QueueFull {
-        let is_first = !self.is_dropping;
-        self.is_dropping = true;
+        let is_first = self.refused_at.is_none();
+        self.refused_at.get_or_insert(self.messages.len());
         self.has_missed = true;
         QueueFull { is_first }
     }
@@ -111,9 +111,11 @@ impl Queue {
         std::mem::take(&mut self.has_missed)
     }
 
-    /// There is room again: the next drop begins a new run.
+    /// There is room again: unless the queue is still long, the next drop begins a new run.
     pub fn recover(&mut self) {
-        self.is_dropping = false;
+        if self.refused_at.is_some_and(|count| self.messages.len() * 2 <= count) {
+            self.refused_at = None;
+        }
     }
 
     /// The next thing to do; if nothing of QoS 1 or 2 may begin, a lookup for a QoS 0 subscription,
@@ -137,7 +139,7 @@ impl Queue {
     pub fn pop(&mut self) -> Option<Delivery> {
         let (_, delivery) = self.messages.pop_front()?;
         self.bytes -= delivery.message.size();
-        self.is_dropping = false;
+        self.recover();
         if self.messages.is_empty() {
             // A burst is no reason to keep its memory.
             self.messages.shrink_to(16);

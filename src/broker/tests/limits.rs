@@ -309,7 +309,12 @@ fn retained_messages_are_sent_in_turns_and_all_of_them() {
     let mut heard = first;
     while broker.next_timeout() == Some(now) {
         broker.handle_timeout(now);
-        heard += packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311).len();
+        let in_turn = packets(&drain(&mut broker, ConnectionId(1)), ProtocolVersion::V311).len();
+        assert!(in_turn < 5_000, "one turn sends a part: {in_turn}");
+        heard += in_turn;
+        broker.handle_flushed(now, ConnectionId(1));
+        let is_over = broker.next_timeout() != Some(now);
+        assert!(is_over || drain(&mut broker, ConnectionId(1)).is_empty(), "the next turn is the timer's");
     }
     assert_eq!(heard, 10_001);
 }
@@ -330,4 +335,26 @@ fn assigned_client_identifiers_depend_on_the_seed_alone() {
     };
     assert_eq!(assigned(1), assigned(1));
     assert_ne!(assigned(1), assigned(2));
+}
+
+#[test]
+fn a_queue_that_stays_full_is_reported_once() {
+    let mut player = bare(Limits { queue_messages: 10, ..generous() });
+    play(&mut player, "sub> CONNECT sub receive_maximum=1\nsub> SUBSCRIBE 1 a qos=1\npub> CONNECT pub");
+    for number in 1..60 {
+        play(&mut player, "pub> PUBLISH a qos=1 id=1\npub> PUBLISH a qos=1 id=1");
+        play(&mut player, &format!("sub> PUBACK {number}"));
+    }
+    let count = |player: &Player<Bare>| {
+        player.stage.events.iter().filter(|event| matches!(event, BrokerEvent::Dropped { .. })).count()
+    };
+    assert_eq!(count(&player), 1);
+    // Once it was half empty, the next drop begins a new run.
+    for number in 60..70 {
+        play(&mut player, &format!("sub> PUBACK {number}"));
+    }
+    for _ in 0..30 {
+        play(&mut player, "pub> PUBLISH a qos=1 id=1");
+    }
+    assert_eq!(count(&player), 2);
 }
