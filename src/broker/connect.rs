@@ -15,6 +15,7 @@ use crate::{
 use super::{
     Broker, BrokerEvent, Closing, Limits, Output, Timer,
     disconnect::{WillFate, explain, reason_in},
+    figures::is_own_topic,
     will,
 };
 
@@ -234,18 +235,10 @@ impl Broker {
                 self.refuse(index, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
             }
             _ if *protocol == ProtocolVersion::V5 => {
-                self.refuse(index, reason_in(PacketType::Connack, error));
+                self.refuse(index, reason_in(&[PacketType::Connack], error));
             }
             _ => self.close(index, Closing::Refused(error.reason_code())),
         }
-    }
-
-    /// Answers what is no packet while the client authenticates. Its CONNECT was accepted as one, so
-    /// no code is left that only speaks of CONNECT.
-    pub(super) fn refuse_during_authentication(&mut self, index: u32, error: &DecodeError) {
-        let reason = reason_in(PacketType::Disconnect, error);
-        let is_sayable = reason.is_allowed_in(PacketType::Connack);
-        self.refuse(index, if is_sayable { reason } else { ReasonCode::PROTOCOL_ERROR });
     }
 
     fn send_connack(
@@ -356,5 +349,5 @@ fn refusal(connect: &Connect, limits: &Limits) -> Option<ReasonCode> {
         return Some(ReasonCode::PAYLOAD_FORMAT_INVALID);
     }
     // Clients do not publish below $SYS, not even at their end.
-    will.topic.as_str().starts_with("$SYS/").then_some(ReasonCode::NOT_AUTHORIZED)
+    is_own_topic(will.topic.as_str().as_bytes()).then_some(ReasonCode::NOT_AUTHORIZED)
 }

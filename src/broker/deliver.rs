@@ -247,8 +247,7 @@ impl Broker {
                 }
                 continue;
             }
-            let may_begin = deliverer.may_begin(index, connection);
-            let session = &mut deliverer.sessions[index as usize];
+            let may_begin = has_slot(session, &deliverer.connections[connection as usize], deliverer.limits);
             if session.queue.take_missed() {
                 for scan in session.queue.scans_mut() {
                     let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
@@ -290,8 +289,13 @@ fn is_ready(session: &Session, connections: &Slab<Connection>, limits: &Limits) 
     session.connection.is_some_and(|index| connections[index as usize].outbox.len() <= limits.outbox_bytes)
 }
 
+/// Whether a message of QoS 1 or 2 may be sent for the first time.
+fn has_slot(session: &Session, connection: &Connection, limits: &Limits) -> bool {
+    session.inflight.len() < usize::from(limits.inflight_max) && connection.has_quota()
+}
+
 /// Encodes a PUBLISH of no more than `longest` bytes: without a Topic Alias of ours, if it is that
-/// which makes it too large.
+/// which makes it too large. One that does not fit leaves nothing behind.
 fn encode_within(
     longest: usize,
     message: &MessageRef<'_>,
@@ -299,11 +303,15 @@ fn encode_within(
     now: Instant,
     buffer: &mut Vec<u8>,
 ) -> Option<Encoded> {
-    let fits = |encoded: &Encoded| encoded.size <= longest;
-    layout::encode(message, layout, now, buffer).filter(fits).or_else(|| {
+    let begin = buffer.len();
+    loop {
+        let encoded = layout::encode(message, layout, now, buffer);
+        if let Some(encoded) = encoded.filter(|encoded| encoded.size <= longest) {
+            return Some(encoded);
+        }
+        buffer.truncate(begin);
         layout.alias.take()?;
-        layout::encode(message, layout, now, buffer).filter(fits)
-    })
+    }
 }
 
 impl Deliverer<'_> {
@@ -333,8 +341,7 @@ impl Deliverer<'_> {
         } else {
             let may_begin = has_room
                 && session.is_caught_up()
-                && session.inflight.len() < usize::from(self.limits.inflight_max)
-                && connection.as_ref().is_some_and(|connection| connection.has_quota());
+                && connection.as_ref().is_some_and(|connection| has_slot(session, connection, self.limits));
             if !may_begin {
                 let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
                 let (retain, share) = (receiver.retain, receiver.share);
@@ -368,9 +375,6 @@ impl Deliverer<'_> {
         };
         let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
             // [MQTT-3.1.2-25] It counts as sent.
-            if is_its_own {
-                self.buffer.truncate(begin);
-            }
             self.drop_too_large(receiver.session);
             return true;
         };
@@ -460,12 +464,6 @@ impl Deliverer<'_> {
             self.drop_too_large(index);
         }
         true
-    }
-
-    /// Whether a message of QoS 1 or 2 may be sent for the first time.
-    fn may_begin(&self, index: u32, connection: u32) -> bool {
-        self.sessions[index as usize].inflight.len() < usize::from(self.limits.inflight_max)
-            && self.connections[connection as usize].has_quota()
     }
 
     /// Sends a message that has waited, or finds it expired.

@@ -176,10 +176,12 @@ impl Broker {
     }
 }
 
-/// The Reason Code for `error` in a packet that may not be able to say all of them: a CONNECT is
-/// refused for its version only where it comes first.
-pub(super) fn reason_in(packet: PacketType, error: &DecodeError) -> ReasonCode {
-    Some(error.reason_code()).filter(|code| code.is_allowed_in(packet)).unwrap_or(ReasonCode::PROTOCOL_ERROR)
+/// The Reason Code for `error`, if all of `packets` may carry it: a CONNECT, for one, is refused for
+/// its version only where it comes first.
+pub(super) fn reason_in(packets: &[PacketType], error: &DecodeError) -> ReasonCode {
+    let code = error.reason_code();
+    let is_sayable = packets.iter().all(|&packet| code.is_allowed_in(packet));
+    if is_sayable { code } else { ReasonCode::PROTOCOL_ERROR }
 }
 
 /// A Reason String, for packets that may always carry one.

@@ -54,6 +54,12 @@ impl Load {
     }
 }
 
+/// Whether a topic is below `$SYS`, where clients do not publish [section 4.7.2]; of a filter, whether
+/// it may match such topics.
+pub(super) fn is_own_topic(topic: &[u8]) -> bool {
+    topic.starts_with(b"$SYS/")
+}
+
 impl Figures {
     pub fn new(now: Instant, interval: Duration) -> Self {
         Self {
@@ -68,7 +74,7 @@ impl Figures {
 
     /// Whether `topic` is one of theirs, which nobody else's message is retained for.
     pub fn owns(&mut self, topic: &[u8]) -> bool {
-        topic.starts_with(b"$SYS/") && self.retained.get(topic).is_some()
+        is_own_topic(topic) && self.retained.get(topic).is_some()
     }
 
     fn update_loads(&mut self, now: Instant, totals: &[(&'static str, u64)]) {

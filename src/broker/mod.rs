@@ -216,9 +216,12 @@ impl Broker {
         match self.connections[index as usize].state {
             State::Closing => {}
             State::AwaitingConnect => self.refuse_malformed(index, error),
-            State::Authenticating => self.refuse_during_authentication(index, error),
+            // Its CONNECT was accepted as one: no code is left that only speaks of CONNECT.
+            State::Authenticating => {
+                self.refuse(index, reason_in(&[PacketType::Connack, PacketType::Disconnect], error));
+            }
             State::Connected(_) => {
-                let reason = reason_in(PacketType::Disconnect, error);
+                let reason = reason_in(&[PacketType::Disconnect], error);
                 self.fail(now, index, reason, Some(&error.to_string()));
             }
         }

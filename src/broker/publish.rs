@@ -15,10 +15,7 @@ use crate::{
     session::{ApplicationMessage, MessageRef, Payload, State, StoredMessage, encode_forwarded},
 };
 
-use super::{Broker, BrokerEvent, Delivered, DropReason, Output, disconnect::explain};
-
-/// Topics of the broker's own figures, which clients do not publish to [section 4.7.2].
-const OWN_TOPICS: &[u8] = b"$SYS/";
+use super::{Broker, BrokerEvent, Delivered, DropReason, Output, disconnect::explain, figures::is_own_topic};
 
 /// What a PUBLISH's properties mean to the broker itself.
 #[derive(Default)]
@@ -144,7 +141,7 @@ impl Broker {
         own: &Own,
         message: &MessageRef<'_>,
     ) -> Result<(), (ReasonCode, &'static str)> {
-        if message.topic.starts_with(OWN_TOPICS) {
+        if is_own_topic(message.topic) {
             return Err((ReasonCode::NOT_AUTHORIZED, "only the server publishes below $SYS"));
         }
         if own.claims_utf8 && simdutf8::basic::from_utf8(&publish.payload).is_err() {

@@ -12,7 +12,9 @@ use crate::{
     session::{Lookup, RetainedScan, SubscriptionKey},
 };
 
-use super::{Broker, BrokerEvent, Output, deliver::SCAN_BUDGET, subscriptions::Subscriber};
+use super::{
+    Broker, BrokerEvent, Output, deliver::SCAN_BUDGET, figures::is_own_topic, subscriptions::Subscriber,
+};
 
 const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
 
@@ -147,7 +149,7 @@ impl Broker {
         let mut scans = SmallVec::new();
         if self.limits.retain_available
             && self.figures.retained.len() > 0
-            && filter.pattern().starts_with("$SYS/")
+            && is_own_topic(filter.pattern().as_bytes())
         {
             let scan = self.figures.retained.scan(key, filter, lookup.clone());
             scans.push(RetainedScan { is_of_figures: true, ..scan });

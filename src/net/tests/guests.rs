@@ -47,12 +47,7 @@ struct Wishes {
     keeps_session: bool,
     acknowledges_by_hand: bool,
     will: Option<&'static str>,
-    properties: ConnectProperties5,
-}
-
-/// What only 5.0 has.
-#[derive(Default)]
-struct ConnectProperties5 {
+    // Only 5.0 has these.
     receive_maximum: Option<u16>,
     topic_alias_maximum: Option<u16>,
     maximum_packet_size: Option<u32>,
@@ -83,9 +78,9 @@ impl Guest {
         options.set_clean_start(!wishes.keeps_session).set_manual_acks(wishes.acknowledges_by_hand);
         let mut properties = ConnectProperties::new();
         properties.session_expiry_interval = wishes.keeps_session.then_some(1000);
-        properties.receive_maximum = wishes.properties.receive_maximum;
-        properties.topic_alias_max = wishes.properties.topic_alias_maximum;
-        properties.max_packet_size = wishes.properties.maximum_packet_size;
+        properties.receive_maximum = wishes.receive_maximum;
+        properties.topic_alias_max = wishes.topic_alias_maximum;
+        properties.max_packet_size = wishes.maximum_packet_size;
         options.set_connect_properties(properties);
         if let Some(topic) = wishes.will {
             let properties = LastWillProperties {
@@ -114,6 +109,14 @@ impl Guest {
         match guest.next().await {
             Heard::Connected { session_present } => (guest, session_present),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// What 5.0 alone can do, rumqttc's own client does.
+    fn client(&self) -> v5::AsyncClient {
+        match self {
+            Self::V4(..) => panic!("not of 5.0"),
+            Self::V5(client, _) => client.clone(),
         }
     }
 
@@ -384,16 +387,11 @@ async fn guests_that_share_a_subscription_take_turns() {
     }
 }
 
-fn properties(message: Message) -> PublishProperties {
-    message.properties.expect("properties")
-}
-
 #[tokio::test] // [MQTT-3.3.2-4], [MQTT-3.3.2-15] to [MQTT-3.3.2-20], [MQTT-3.3.4-3]
 async fn every_property_of_a_guest_arrives() {
     let broker = TestBroker::new();
     let (mut guest, _) = Guest::connect(&broker, "guest", ProtocolVersion::V5, Wishes::default()).await;
-    let Guest::V5(client, _) = &guest else { panic!("of 5.0") };
-    let client = client.clone();
+    let client = guest.client();
     let own = SubscribeProperties { id: Some(268_435_455), user_properties: Vec::new() };
     client.subscribe_with_properties("t/#", qos5(2), own).await.expect("queued");
     assert_eq!(guest.next().await, Heard::Subscribed);
@@ -411,7 +409,7 @@ async fn every_property_of_a_guest_arrives() {
     for qos in 0..3 {
         let topic = format!("t/{qos}");
         client.publish_with_properties(topic, qos5(qos), false, "x", sent.clone()).await.expect("queued");
-        let mut heard = properties(guest.message().await);
+        let mut heard = guest.message().await.properties.expect("properties");
         assert_eq!(std::mem::take(&mut heard.subscription_identifiers), [268_435_455]);
         assert_eq!(heard, sent);
     }
@@ -420,14 +418,10 @@ async fn every_property_of_a_guest_arrives() {
 #[tokio::test] // [MQTT-3.3.2-12], [MQTT-3.1.2-27]
 async fn topic_aliases_of_a_guest_and_towards_it_stand_for_their_topics() {
     let broker = TestBroker::new();
-    let wishes = Wishes {
-        properties: ConnectProperties5 { topic_alias_maximum: Some(1), ..Default::default() },
-        ..Wishes::default()
-    };
+    let wishes = Wishes { topic_alias_maximum: Some(1), ..Wishes::default() };
     let (mut guest, _) = Guest::connect(&broker, "guest", ProtocolVersion::V5, wishes).await;
     guest.subscribe("#", 1).await;
-    let Guest::V5(client, _) = &guest else { panic!("of 5.0") };
-    let client = client.clone();
+    let client = guest.client();
     let alias = |topic_alias| PublishProperties { topic_alias, ..PublishProperties::default() };
     for (topic, value) in [("long/topic", 7), ("", 7), ("other", 7), ("", 7)] {
         client.publish_with_properties(topic, qos5(1), false, "x", alias(Some(value))).await.expect("queued");
@@ -443,11 +437,7 @@ async fn topic_aliases_of_a_guest_and_towards_it_stand_for_their_topics() {
 #[tokio::test] // [MQTT-3.3.4-9]
 async fn a_guest_has_no_more_in_flight_than_its_receive_maximum() {
     let broker = TestBroker::new();
-    let wishes = Wishes {
-        acknowledges_by_hand: true,
-        properties: ConnectProperties5 { receive_maximum: Some(2), ..Default::default() },
-        ..Wishes::default()
-    };
+    let wishes = Wishes { acknowledges_by_hand: true, receive_maximum: Some(2), ..Wishes::default() };
     let (mut guest, _) = Guest::connect(&broker, "guest", ProtocolVersion::V5, wishes).await;
     guest.subscribe("t", 1).await;
     let (mut sender, _) = Guest::connect(&broker, "sender", ProtocolVersion::V5, Wishes::default()).await;
@@ -459,8 +449,7 @@ async fn a_guest_has_no_more_in_flight_than_its_receive_maximum() {
     sender.publish("t", 0, "marker").await;
     assert_eq!(sender.next().await, Heard::Sent);
     assert_eq!(guest.until("marker").await, ["0", "1"]);
-    let Guest::V5(client, _) = &guest else { panic!("of 5.0") };
-    let client = client.clone();
+    let client = guest.client();
     let mut acknowledge = v5::mqttbytes::v5::Publish::new("t", qos5(1), "", None);
     acknowledge.pkid = 1;
     client.ack(&acknowledge).await.expect("queued");
@@ -470,10 +459,7 @@ async fn a_guest_has_no_more_in_flight_than_its_receive_maximum() {
 #[tokio::test] // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
 async fn a_guest_gets_no_packet_above_its_maximum_and_those_behind_it() {
     let broker = TestBroker::new();
-    let wishes = Wishes {
-        properties: ConnectProperties5 { maximum_packet_size: Some(100), ..Default::default() },
-        ..Wishes::default()
-    };
+    let wishes = Wishes { maximum_packet_size: Some(100), ..Wishes::default() };
     let (mut guest, _) = Guest::connect(&broker, "guest", ProtocolVersion::V5, wishes).await;
     guest.subscribe("t", 1).await;
     let (mut sender, _) = Guest::connect(&broker, "sender", ProtocolVersion::V5, Wishes::default()).await;
@@ -488,8 +474,7 @@ async fn a_guest_gets_no_packet_above_its_maximum_and_those_behind_it() {
 async fn the_options_of_a_guests_subscription_are_kept() {
     let broker = TestBroker::new();
     let (mut guest, _) = Guest::connect(&broker, "guest", ProtocolVersion::V5, Wishes::default()).await;
-    let Guest::V5(client, _) = &guest else { panic!("of 5.0") };
-    let client = client.clone();
+    let client = guest.client();
     let filter = |path: &str, nolocal, rule| Filter {
         path: path.to_owned(),
         qos: qos5(1),

@@ -122,10 +122,9 @@ fn play(steps: &[Step], stage: impl Stage) -> Transcript {
             for heard in player.play(&line) {
                 let (name, what) = heard.split_once(['<', ' ']).expect("a name in front");
                 let client = clients.entry(name.to_owned()).or_default();
-                told.push((name.to_owned(), client.hear(what.trim())));
+                told.push(format!("{name} {}", client.hear(what.trim())));
             }
         }
-        let mut told: Vec<_> = told.into_iter().map(|(name, what)| format!("{name} {what}")).collect();
         // Among its packets, a server is free where an answer stands. Retained messages come in an
         // order of its own, also among the filters of a SUBSCRIBE.
         told.sort_by_key(|line| {

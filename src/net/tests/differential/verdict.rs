@@ -1,6 +1,6 @@
 //! The classes of differences, as `tests/data/differences.md` judges them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Difference, Told};
 
@@ -216,7 +216,7 @@ impl Class {
                     drop_code(ours, theirs, &["CONNACK"], present, absent);
                     // What had waited is gone with the session.
                     if cause.contains("> CONNECT ") {
-                        ours.retain(|line| !line.contains(" PUBLISH ") || theirs.contains(line));
+                        drop_surplus(ours, theirs, |line| line.contains(" PUBLISH "));
                     }
                     // Nobody is left to hear it.
                     drop_code(theirs, ours, &["PUBACK", "PUBREC"], " 0x10", "");
@@ -227,12 +227,12 @@ impl Class {
                 let name = name_of(cause);
                 let shares = |(line, _): &(String, Told)| name_of(line) == name && line.contains(" $share/");
                 if difference.ours.iter().any(shares) {
-                    theirs.retain(|line| !line.contains(" retain=true") || ours.contains(line));
+                    drop_surplus(theirs, ours, |line| line.contains(" retain=true"));
                 }
             }
             RetainedToOneself => {
                 if cause.contains("> SUBSCRIBE ") && cause.contains(" nl=true") {
-                    theirs.retain(|line| !line.contains(" retain=true") || ours.contains(line));
+                    drop_surplus(theirs, ours, |line| line.contains(" retain=true"));
                 }
             }
             RetainedOrder => {
@@ -250,9 +250,9 @@ impl Class {
                 let may_show = cause.contains("> PUBLISH ") || cause.contains("> CONNECT ");
                 if may_show && difference.ours.iter().any(asked) {
                     let own = format!("{name} PUBLISH ");
-                    let common: Vec<_> = ours.iter().filter(|line| theirs.contains(line)).cloned().collect();
-                    ours.retain(|line| !line.starts_with(&own) || common.contains(line));
-                    theirs.retain(|line| !line.starts_with(&own) || common.contains(line));
+                    let before = ours.clone();
+                    drop_surplus(ours, theirs, |line| line.starts_with(&own));
+                    drop_surplus(theirs, &before, |line| line.starts_with(&own));
                 }
             }
             QuotaForNothing => {
@@ -260,10 +260,7 @@ impl Class {
                     let wrong = ["PUBACK", "PUBREC", "PUBCOMP"].map(|packet| format!("{name}> {packet} 9"));
                     difference.ours.iter().any(|(line, _)| wrong.contains(line))
                 };
-                theirs.retain(|line| {
-                    let is_message = line.contains(" PUBLISH ") && line.contains(" qos=");
-                    !is_message || ours.contains(line) || !acknowledged_nothing(name_of(line))
-                });
+                drop_surplus(theirs, ours, |line| takes_a_slot(line) && acknowledged_nothing(name_of(line)));
             }
             QuotaOnResume => {
                 let has_resumed = |name: &str| {
@@ -271,30 +268,18 @@ impl Class {
                     has_limit(difference, name, "receive_maximum")
                         && difference.ours.iter().any(|(_, told)| told.contains(&connack))
                 };
-                theirs.retain(|line| {
-                    let is_message = line.contains(" PUBLISH ") && line.contains(" qos=");
-                    !is_message || ours.contains(line) || !has_resumed(name_of(line))
-                });
+                drop_surplus(theirs, ours, |line| takes_a_slot(line) && has_resumed(name_of(line)));
             }
-            QuotaOfTooLarge => ours.retain(|line| {
-                let (is_message, name) =
-                    (line.contains(" PUBLISH ") && line.contains(" qos="), name_of(line));
-                let has = |limit| has_limit(difference, name, limit);
-                !is_message || theirs.contains(line) || !has("maximum_packet_size") || !has("receive_maximum")
+            QuotaOfTooLarge => drop_surplus(ours, theirs, |line| {
+                let has = |limit| has_limit(difference, name_of(line), limit);
+                takes_a_slot(line) && has("maximum_packet_size") && has("receive_maximum")
             }),
-            SmallerByAlias => ours.retain(|line| {
-                let (is_message, name) = (line.contains(" PUBLISH "), name_of(line));
-                let has = |limit| has_limit(difference, name, limit);
-                !is_message
-                    || theirs.contains(line)
-                    || !has("maximum_packet_size")
-                    || !has("topic_alias_maximum")
+            SmallerByAlias => drop_surplus(ours, theirs, |line| {
+                let has = |limit| has_limit(difference, name_of(line), limit);
+                line.contains(" PUBLISH ") && has("maximum_packet_size") && has("topic_alias_maximum")
             }),
-            OverMaximumPacketSize => theirs.retain(|line| {
-                let is_message = line.contains(" PUBLISH ");
-                !is_message
-                    || ours.contains(line)
-                    || !has_limit(difference, name_of(line), "maximum_packet_size")
+            OverMaximumPacketSize => drop_surplus(theirs, ours, |line| {
+                line.contains(" PUBLISH ") && has_limit(difference, name_of(line), "maximum_packet_size")
             }),
             OverlappingCopies => {
                 *ours = merged(ours);
@@ -302,6 +287,16 @@ impl Class {
             }
         }
     }
+}
+
+/// Takes those lines away that are `of_class` and the others were not told.
+fn drop_surplus(told: &mut Told, others: &Told, of_class: impl Fn(&str) -> bool) {
+    told.retain(|line| others.contains(line) || !of_class(line));
+}
+
+/// Whether it is a message that counts against the client's Receive Maximum.
+fn takes_a_slot(line: &str) -> bool {
+    line.contains(" PUBLISH ") && line.contains(" qos=")
 }
 
 /// Whether the client set the limit of that name in its last CONNECT.
@@ -325,14 +320,14 @@ fn drop_code(ours: &mut Told, theirs: &Told, packets: &[&str], end: &str, other:
 
 /// One copy of each message to each client, whatever subscriptions it was sent for.
 fn merged(told: &Told) -> Told {
-    let mut copies = BTreeMap::new();
+    let mut copies = BTreeSet::new();
     for line in told {
         let is_message = line.contains(" PUBLISH ") || line.contains(" PUBREL ");
         let mut words: Vec<_> = line.split(' ').collect();
         if is_message {
             words.retain(|word| !["qos=", "sub_id=", "retain="].iter().any(|start| word.starts_with(start)));
         }
-        copies.insert((words.join(" "), if is_message { 0 } else { copies.len() }), ());
+        copies.insert((words.join(" "), if is_message { 0 } else { copies.len() }));
     }
-    copies.into_keys().map(|(line, _)| line).collect()
+    copies.into_iter().map(|(line, _)| line).collect()
 }
