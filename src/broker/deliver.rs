@@ -28,7 +28,7 @@ use crate::{
 use super::{
     Broker, BrokerEvent, BrokerStats, DropReason, Limits, Output, Timer,
     retained::Step,
-    subscriptions::{Matches, Subscriber, Subscriptions},
+    subscriptions::{Matches, Subscriber},
 };
 
 /// Retained topics looked at in one turn of one Session.
@@ -38,12 +38,24 @@ pub(super) const SCAN_BUDGET: usize = 2_048;
 #[derive(Debug, Default)]
 pub(super) struct FanOut {
     matches: Matches,
+    /// Where the last message went, unless a memo says so.
+    route: Route,
+    memos: Memos,
+    /// Members of shared subscriptions that the last message was given to.
+    chosen: Vec<(Subscriber, u32)>,
+    buffer: Vec<u8>,
+    /// Numbers the routes that are found.
+    serial: u64,
+}
+
+/// The receivers of every message of a topic, as long as no subscription changes; which members of
+/// shared subscriptions get one is decided each time.
+#[derive(Debug, Default)]
+struct Route {
     receivers: Vec<Receiver>,
     /// Subscription Identifiers of the receivers, each chained to the next one by index + 1.
     identifiers: Vec<(u32, u32)>,
-    buffer: Vec<u8>,
-    /// Numbers the messages.
-    serial: u64,
+    groups: Vec<u32>,
 }
 
 /// A Session that gets a copy.
@@ -51,7 +63,7 @@ pub(super) struct FanOut {
 struct Receiver {
     session: u32,
     qos: QoS,
-    retain: bool,
+    retain_as_published: bool,
     /// First and last of the chain of identifiers, by index + 1; 0 for none.
     identifiers: (u32, u32),
     share: Option<u32>,
@@ -69,94 +81,142 @@ pub(super) struct Routed {
 /// Encodings of one message by version, RETAIN and QoS.
 type Layouts = [Option<Encoded>; 12];
 
-impl FanOut {
-    /// Decides who gets a copy of what `topic` matched. `publisher` is left out where it asked for
-    /// that [MQTT-3.8.3-3].
-    fn collect(
+impl Route {
+    /// Decides who gets a copy of what matched. `publisher` is left out where it asked for that
+    /// [MQTT-3.8.3-3]; returns whether a message of another client could go elsewhere.
+    fn find(
         &mut self,
-        message: &MessageRef<'_>,
+        matches: &mut Matches,
         publisher: Option<u32>,
-        subscriptions: &mut Subscriptions,
         sessions: &mut Slab<Session>,
-        is_ready: impl Fn(&Session) -> bool,
-    ) {
-        self.serial += 1;
+        serial: u64,
+    ) -> bool {
         self.receivers.clear();
         self.identifiers.clear();
-        self.buffer.clear();
-        subscriptions.matches(message.topic, &mut self.matches);
-        for index in 0..self.matches.subscribers.len() {
-            let subscriber = self.matches.subscribers[index];
-            if subscriber.options.no_local && publisher == Some(subscriber.session) {
-                continue;
-            }
-            let session = &mut sessions[subscriber.session as usize];
-            if session.mark.0 == self.serial {
-                let position = session.mark.1;
-                self.merge(position as usize, subscriber, message.retain);
-            } else {
-                session.mark = (self.serial, self.receivers.len() as u32);
-                self.push(subscriber, None, message.retain);
-            }
-        }
-        for index in 0..self.matches.groups.len() {
-            let share = self.matches.groups[index];
-            let chosen = subscriptions.choose(share, |session| is_ready(&sessions[session as usize]));
-            if let Some(subscriber) = chosen {
-                self.push(subscriber, Some(share), message.retain);
-            }
-        }
-    }
-
-    fn push(&mut self, subscriber: Subscriber, share: Option<u32>, retain: bool) {
-        let identifiers = match subscriber.subscription_identifier {
-            0 => (0, 0),
-            value => {
-                let added = self.add_identifier(value);
-                (added, added)
-            }
-        };
-        self.receivers.push(Receiver {
-            session: subscriber.session,
-            qos: subscriber.options.qos,
-            retain: retain && subscriber.options.retain_as_published,
-            identifiers,
-            share,
-        });
-    }
-
-    fn merge(&mut self, position: usize, subscriber: Subscriber, retain: bool) {
-        if subscriber.subscription_identifier != 0 {
-            let added = self.add_identifier(subscriber.subscription_identifier);
-            let identifiers = &mut self.receivers[position].identifiers;
-            match identifiers.1 {
-                0 => *identifiers = (added, added),
-                last => {
-                    self.identifiers[last as usize - 1].1 = added;
-                    identifiers.1 = added;
+        std::mem::swap(&mut self.groups, &mut matches.groups);
+        let mut depends_on_publisher = false;
+        for &subscriber in &matches.subscribers {
+            if subscriber.options.no_local {
+                depends_on_publisher = true;
+                if publisher == Some(subscriber.session) {
+                    continue;
                 }
             }
+            let session = &mut sessions[subscriber.session as usize];
+            if session.mark.0 == serial {
+                let position = session.mark.1;
+                self.merge(position as usize, subscriber);
+            } else {
+                session.mark = (serial, self.receivers.len() as u32);
+                let identifiers = self.add_identifier(subscriber.subscription_identifier);
+                self.receivers.push(Receiver::new(subscriber, (identifiers, identifiers), None));
+            }
         }
-        let receiver = &mut self.receivers[position];
-        receiver.qos = receiver.qos.max(subscriber.options.qos);
-        receiver.retain |= retain && subscriber.options.retain_as_published;
+        depends_on_publisher
     }
 
+    fn merge(&mut self, position: usize, subscriber: Subscriber) {
+        let added = self.add_identifier(subscriber.subscription_identifier);
+        let receiver = &mut self.receivers[position];
+        if added != 0 {
+            match receiver.identifiers.1 {
+                0 => receiver.identifiers.0 = added,
+                last => self.identifiers[last as usize - 1].1 = added,
+            }
+            receiver.identifiers.1 = added;
+        }
+        receiver.qos = receiver.qos.max(subscriber.options.qos);
+        receiver.retain_as_published |= subscriber.options.retain_as_published;
+    }
+
+    /// Its index + 1; 0 if there is none.
     fn add_identifier(&mut self, value: u32) -> u32 {
+        if value == 0 {
+            return 0;
+        }
         self.identifiers.push((value, 0));
         self.identifiers.len() as u32
     }
+
+    fn identifiers_of(&self, receiver: &Receiver) -> SmallVec<[u32; 4]> {
+        let mut identifiers = SmallVec::new();
+        let mut next = receiver.identifiers.0;
+        while next != 0 {
+            let (value, after) = self.identifiers[next as usize - 1];
+            identifiers.push(value);
+            next = after;
+        }
+        identifiers
+    }
 }
 
-fn identifiers_of(receiver: &Receiver, chained: &[(u32, u32)]) -> SmallVec<[u32; 4]> {
-    let mut identifiers = SmallVec::new();
-    let mut next = receiver.identifiers.0;
-    while next != 0 {
-        let (value, after) = chained[next as usize - 1];
-        identifiers.push(value);
-        next = after;
+impl Receiver {
+    fn new(subscriber: Subscriber, identifiers: (u32, u32), share: Option<u32>) -> Self {
+        Self {
+            session: subscriber.session,
+            qos: subscriber.options.qos,
+            retain_as_published: subscriber.options.retain_as_published,
+            identifiers,
+            share,
+        }
     }
-    identifiers
+}
+
+/// Routes of topics that were published to lately.
+///
+/// One slot for each hash: a topic that comes twice in a row takes it over, one that comes once does
+/// not.
+#[derive(Debug, Default)]
+struct Memos(Vec<Memo>);
+
+#[derive(Debug, Default)]
+struct Memo {
+    /// Of the topic that came last.
+    hash: u64,
+    /// Of the subscriptions that `route` was found in.
+    generation: u64,
+    /// Empty while there is none.
+    topic: Box<[u8]>,
+    route: Route,
+}
+
+impl Memos {
+    const SLOTS: usize = 1 << 10;
+
+    #[inline]
+    fn slot(&mut self, hash: u64) -> &mut Memo {
+        if self.0.is_empty() {
+            self.0.resize_with(Self::SLOTS, Memo::default);
+        }
+        &mut self.0[hash as usize % Self::SLOTS]
+    }
+}
+
+impl Memo {
+    /// Longer routes are found anew each time: delivering costs more than finding them.
+    const RECEIVERS_MAX: usize = 256;
+
+    /// Longer topics are.
+    const TOPIC_MAX: usize = 256;
+
+    #[inline]
+    fn is_of(&self, topic: &[u8], hash: u64, generation: u64) -> bool {
+        self.hash == hash && self.generation == generation && *self.topic == *topic
+    }
+
+    /// Takes `route` over, if it is worth it; whether it did.
+    fn keep(&mut self, topic: &[u8], hash: u64, generation: u64, route: &mut Route) -> bool {
+        let is_again = std::mem::replace(&mut self.hash, hash) == hash;
+        if !is_again || topic.len() > Self::TOPIC_MAX || route.receivers.len() > Self::RECEIVERS_MAX {
+            // What is there is of another topic, or of other subscriptions.
+            self.topic = Box::default();
+            return false;
+        }
+        self.generation = generation;
+        self.topic = topic.into();
+        std::mem::swap(&mut self.route, route);
+        true
+    }
 }
 
 /// The parts of the broker that a delivery changes.
@@ -178,19 +238,42 @@ impl Broker {
             self.retain(message, publisher, &mut stored);
         }
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
-        let is_ready = |session: &Session| is_ready(session, connections, limits);
-        fan_out.collect(message, publisher, subscriptions, sessions, is_ready);
-        let FanOut { receivers, identifiers, buffer, .. } = fan_out;
+        let FanOut { matches, route, memos, chosen, buffer, serial } = fan_out;
+        let (hash, generation) = (subscriptions.topic_hash(message.topic), subscriptions.generation());
+        let memo = memos.slot(hash);
+        let route = if memo.is_of(message.topic, hash, generation) {
+            &memo.route
+        } else {
+            *serial += 1;
+            subscriptions.matches(message.topic, matches);
+            let is_for_all = !route.find(matches, publisher, sessions, *serial);
+            let is_kept = is_for_all && memo.keep(message.topic, hash, generation, route);
+            if is_kept { &memo.route } else { route }
+        };
+        chosen.clear();
+        for &share in &route.groups {
+            let is_ready = |session| is_ready(&sessions[session as usize], connections, limits);
+            chosen.extend(subscriptions.choose(share, is_ready).map(|subscriber| (subscriber, share)));
+        }
+        buffer.clear();
         let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
         let mut layouts = Layouts::default();
         let mut reached = 0;
-        for receiver in &*receivers {
-            let identifiers = identifiers_of(receiver, identifiers);
-            if deliverer.deliver(receiver, identifiers, message, &mut stored, &mut layouts) {
-                reached += 1;
-            }
+        for receiver in &route.receivers {
+            let identifiers = || route.identifiers_of(receiver);
+            reached +=
+                usize::from(deliverer.deliver(receiver, identifiers, message, &mut stored, &mut layouts));
         }
-        Routed { matched: receivers.len(), reached }
+        for &(subscriber, share) in &*chosen {
+            reached += usize::from(deliverer.deliver_to_member(
+                subscriber,
+                share,
+                message,
+                &mut stored,
+                &mut layouts,
+            ));
+        }
+        Routed { matched: route.receivers.len() + chosen.len(), reached }
     }
 
     /// Gives a message that a member of a shared subscription did not get to another member.
@@ -208,17 +291,8 @@ impl Broker {
         let buffer = &mut fan_out.buffer;
         let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
         let message = delivery.message.as_message();
-        let receiver = Receiver {
-            session: subscriber.session,
-            qos: subscriber.options.qos,
-            retain: message.retain && subscriber.options.retain_as_published,
-            identifiers: (0, 0),
-            share: Some(share),
-        };
-        let identifiers =
-            Some(subscriber.subscription_identifier).filter(|&value| value != 0).into_iter().collect();
         let mut stored = Some(delivery.message.clone());
-        deliverer.deliver(&receiver, identifiers, &message, &mut stored, &mut Layouts::default());
+        deliverer.deliver_to_member(subscriber, share, &message, &mut stored, &mut Layouts::default());
     }
 
     /// Sends what waits for a Session as far as its connection has room: repeated messages first,
@@ -315,21 +389,37 @@ fn encode_within(
 }
 
 impl Deliverer<'_> {
+    /// Delivers to the member of a shared subscription whose turn it is.
+    fn deliver_to_member(
+        &mut self,
+        member: Subscriber,
+        share: u32,
+        message: &MessageRef<'_>,
+        stored: &mut Option<Arc<StoredMessage>>,
+        layouts: &mut Layouts,
+    ) -> bool {
+        let identifier = Some(member.subscription_identifier).filter(|&value| value != 0);
+        let receiver = Receiver::new(member, (0, 0), Some(share));
+        self.deliver(&receiver, || identifier.into_iter().collect(), message, stored, layouts)
+    }
+
     /// Sends, queues or drops one receiver's copy; whether it was not dropped.
     #[inline]
     fn deliver(
         &mut self,
         receiver: &Receiver,
-        identifiers: SmallVec<[u32; 4]>,
+        identifiers: impl FnOnce() -> SmallVec<[u32; 4]>,
         message: &MessageRef<'_>,
         stored: &mut Option<Arc<StoredMessage>>,
         layouts: &mut Layouts,
     ) -> bool {
         let qos = message.qos.min(receiver.qos);
+        let retain = message.retain && receiver.retain_as_published;
         let session = &mut self.sessions[receiver.session as usize];
         let connection = session.connection.map(|index| &mut self.connections[index as usize]);
         let has_room =
             connection.as_ref().is_some_and(|connection| connection.outbox.len() <= self.limits.outbox_bytes);
+        let identifiers = identifiers();
         if qos == QoS::AtMostOnce {
             if !has_room {
                 // A client that is away misses QoS 0 messages; one that is slow has them dropped.
@@ -344,7 +434,7 @@ impl Deliverer<'_> {
                 && connection.as_ref().is_some_and(|connection| has_slot(session, connection, self.limits));
             if !may_begin {
                 let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
-                let (retain, share) = (receiver.retain, receiver.share);
+                let share = receiver.share;
                 let delivery =
                     Delivery { message, qos, retain, subscription_identifiers: identifiers, share };
                 return self.queue(receiver.session, delivery);
@@ -356,7 +446,7 @@ impl Deliverer<'_> {
         let mut layout = Layout {
             v5,
             qos,
-            retain: receiver.retain,
+            retain,
             dup: false,
             alias,
             subscription_identifiers: if v5 { &identifiers } else { &[] },
@@ -364,14 +454,14 @@ impl Deliverer<'_> {
         // What no other receiver sees is not kept for them.
         let is_its_own = alias.is_some() || !layout.subscription_identifiers.is_empty();
         let begin = self.buffer.len();
-        let encoded = if !is_its_own {
-            let shared = &mut layouts[usize::from(v5) * 6 + usize::from(receiver.retain) * 3 + qos as usize];
-            shared.or_else(|| {
-                *shared = layout::encode(message, &layout, self.now, self.buffer);
-                *shared
-            })
-        } else {
+        let encoded = if is_its_own {
             encode_within(connection.packet_size_maximum, message, &mut layout, self.now, self.buffer)
+        } else {
+            let shared = &mut layouts[usize::from(v5) * 6 + usize::from(retain) * 3 + qos as usize];
+            if shared.is_none() {
+                *shared = layout::lay_out(message, &layout, self.now, self.buffer);
+            }
+            *shared
         };
         let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
             // [MQTT-3.1.2-25] It counts as sent.
@@ -382,7 +472,7 @@ impl Deliverer<'_> {
         let mut packet_identifier = 0;
         if qos != QoS::AtMostOnce {
             let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
-            let (retain, share) = (receiver.retain, receiver.share);
+            let share = receiver.share;
             let delivery =
                 Delivery { message, qos, retain, subscription_identifiers: identifiers.clone(), share };
             // There are fewer exchanges than the limit, and so than identifiers.

@@ -112,6 +112,7 @@ impl Broker {
                 qos: QoS::ExactlyOnce,
                 retain: self.limits.retain_available,
                 expires_at: None,
+                packet: None,
             };
             let before = self.figures.retained.get(topic.as_bytes());
             if before.is_some_and(|before| before.as_message().payload.as_bytes() == value.as_bytes()) {

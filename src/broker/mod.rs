@@ -75,6 +75,8 @@ pub struct Broker {
     sessions: Slab<Session>,
     connections: Slab<Connection>,
     by_id: HashMap<ConnectionId, u32, FixedState>,
+    /// What was found last in `by_id`: packets come in runs.
+    last_found: Option<(ConnectionId, u32)>,
     /// Connections that serve a Session.
     connected: usize,
     by_client: HashMap<Arc<str>, u32, FixedState>,
@@ -107,6 +109,7 @@ impl Broker {
             connections: Slab::new(),
             connected: 0,
             by_id: HashMap::with_hasher(FixedState::with_seed(seed)),
+            last_found: None,
             by_client: HashMap::with_hasher(FixedState::with_seed(seed)),
             subscriptions: Subscriptions::new(seed),
             retained: Retained::default(),
@@ -138,7 +141,7 @@ impl Broker {
     /// The protocol of a connection whose CONNECT is not accepted by the decoder, which still could
     /// tell so much: before [`handle_malformed`](Self::handle_malformed), for the right answer.
     pub fn set_protocol(&mut self, id: ConnectionId, protocol: ProtocolVersion) {
-        if let Some(&index) = self.by_id.get(&id) {
+        if let Some(index) = self.find_connection(id) {
             let connection = &mut self.connections[index as usize];
             if connection.state == State::AwaitingConnect {
                 connection.protocol = protocol;
@@ -146,11 +149,33 @@ impl Broker {
         }
     }
 
-    pub fn handle_packet(&mut self, now: Instant, from: ConnectionId, packet: ControlPacket) {
-        let Some(&index) = self.by_id.get(&from) else { return };
-        self.stats.packets_received += 1;
+    #[inline]
+    fn find_connection(&mut self, id: ConnectionId) -> Option<u32> {
+        match self.last_found {
+            Some((last, index)) if last == id => Some(index),
+            _ => {
+                self.last_found = self.by_id.get(&id).map(|&index| (id, index));
+                self.last_found.map(|(_, index)| index)
+            }
+        }
+    }
+
+    /// Notes that a connected client sent something; whether it may.
+    #[inline]
+    fn hear(&mut self, now: Instant, index: u32) -> bool {
         let connection = &mut self.connections[index as usize];
-        let session = match (connection.state, packet) {
+        connection.last_heard = now;
+        let may = connection.outbox.len() <= self.limits.outbox_bytes + UNREAD_ANSWERS;
+        if !may {
+            self.fail(now, index, ReasonCode::QUOTA_EXCEEDED, Some("answers are not read"));
+        }
+        may
+    }
+
+    pub fn handle_packet(&mut self, now: Instant, from: ConnectionId, packet: ControlPacket) {
+        let Some(index) = self.find_connection(from) else { return };
+        self.stats.packets_received += 1;
+        let (session, packet) = match (self.connections[index as usize].state, packet) {
             // Nothing behind a DISCONNECT or a refused CONNECT counts [MQTT-3.1.4-6].
             (State::Closing, _) => return,
             (State::AwaitingConnect, ControlPacket::Connect(connect)) => {
@@ -168,21 +193,17 @@ impl Broker {
             }
             // [MQTT-3.1.2-30]
             (State::Authenticating, _) => return self.refuse(index, ReasonCode::PROTOCOL_ERROR),
-            (State::Connected(session), packet) => {
-                connection.last_heard = now;
-                if connection.outbox.len() > self.limits.outbox_bytes + UNREAD_ANSWERS {
-                    return self.fail(now, index, ReasonCode::QUOTA_EXCEEDED, Some("answers are not read"));
-                }
-                (session, packet)
-            }
+            (State::Connected(session), packet) => (session, packet),
         };
-        self.handle_connected(now, index, session.0, session.1);
+        if self.hear(now, index) {
+            self.handle_connected(now, index, session, packet);
+        }
     }
 
     /// Dispatches a packet of a client that has connected.
     fn handle_connected(&mut self, now: Instant, connection: u32, session: u32, packet: ControlPacket) {
         match packet {
-            ControlPacket::Publish(publish) => self.handle_publish(now, connection, session, publish),
+            ControlPacket::Publish(publish) => self.handle_publish(now, connection, session, &publish),
             ControlPacket::Puback(ack) => self.handle_puback(now, connection, session, ack),
             ControlPacket::Pubrec(ack) => self.handle_pubrec(now, connection, session, ack),
             ControlPacket::Pubrel(ack) => self.handle_pubrel(connection, session, ack),
@@ -212,7 +233,7 @@ impl Broker {
 
     /// The client sent bytes that are no packet.
     pub fn handle_malformed(&mut self, now: Instant, from: ConnectionId, error: &DecodeError) {
-        let Some(&index) = self.by_id.get(&from) else { return };
+        let Some(index) = self.find_connection(from) else { return };
         match self.connections[index as usize].state {
             State::Closing => {}
             State::AwaitingConnect => self.refuse_malformed(index, error),
@@ -230,6 +251,7 @@ impl Broker {
     /// The transport connection is gone: by itself, or after [`Output::Close`].
     pub fn handle_close(&mut self, now: Instant, from: ConnectionId) {
         let Some(index) = self.by_id.remove(&from) else { return };
+        self.last_found = None;
         self.set_connection_timer(index, None);
         if let State::Connected(session) = self.connections[index as usize].state {
             self.detach(now, index, session, ReasonCode::UNSPECIFIED_ERROR, WillFate::Publish);
@@ -240,7 +262,7 @@ impl Broker {
 
     /// The shell wrote from the outbox; messages that waited for room can follow.
     pub fn handle_flushed(&mut self, now: Instant, id: ConnectionId) {
-        let Some(&index) = self.by_id.get(&id) else { return };
+        let Some(index) = self.find_connection(id) else { return };
         let connection = &self.connections[index as usize];
         if let State::Connected(session) = connection.state
             && connection.outbox.len() <= self.limits.outbox_bytes
@@ -291,13 +313,19 @@ impl Broker {
         self.timers.next()
     }
 
+    /// Packets that were put into outboxes since the start.
+    #[inline]
+    pub fn packets_sent(&self) -> u64 {
+        self.stats.packets_sent
+    }
+
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     /// Bytes to write to `id`; `None` once the broker knows of no such connection.
     pub fn outbox(&mut self, id: ConnectionId) -> Option<&mut Outbox> {
-        let index = *self.by_id.get(&id)?;
+        let index = self.find_connection(id)?;
         Some(&mut self.connections[index as usize].outbox)
     }
 

@@ -9,16 +9,19 @@ use bytes::BytesMut;
 
 use crate::{
     packet::{
-        Ack, ControlPacket, PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS,
-        ReasonCode, TopicName,
+        Ack, ControlPacket, PacketIdentifier, PropertyIdentifier, PropertyValue, ProtocolVersion, Publish,
+        PublishRef, QoS, ReasonCode, TopicName,
     },
-    session::{ApplicationMessage, MessageRef, Payload, State, StoredMessage, encode_forwarded},
+    session::{
+        ApplicationMessage, ConnectionId, MessageRef, Payload, State, StoredMessage, Verbatim,
+        encode_forwarded,
+    },
 };
 
 use super::{Broker, BrokerEvent, Delivered, DropReason, Output, disconnect::explain, figures::is_own_topic};
 
 /// What a PUBLISH's properties mean to the broker itself.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Own {
     expiry: Option<u32>,
     alias: Option<u16>,
@@ -27,24 +30,114 @@ struct Own {
 }
 
 impl Own {
-    fn of(properties: &Properties) -> Self {
-        let mut own = Self::default();
-        for property in properties.iter() {
-            match property {
-                Property::MessageExpiryInterval(seconds) => own.expiry = Some(*seconds),
-                Property::TopicAlias(value) => own.alias = Some(*value),
-                Property::PayloadFormatIndicator(value) => own.claims_utf8 = *value == 1,
-                Property::SubscriptionIdentifier(_) => own.subscription_identifier = true,
-                _ => {}
+    fn note(&mut self, identifier: PropertyIdentifier, value: PropertyValue<'_>) {
+        match (identifier, value) {
+            (PropertyIdentifier::MESSAGE_EXPIRY_INTERVAL, PropertyValue::FourByte(seconds)) => {
+                self.expiry = Some(seconds);
             }
+            (PropertyIdentifier::TOPIC_ALIAS, PropertyValue::TwoByte(value)) => self.alias = Some(value),
+            (PropertyIdentifier::PAYLOAD_FORMAT_INDICATOR, PropertyValue::Byte(value)) => {
+                self.claims_utf8 = value == 1;
+            }
+            (PropertyIdentifier::SUBSCRIPTION_IDENTIFIER, _) => self.subscription_identifier = true,
+            _ => {}
         }
-        own
+    }
+
+    /// Whether all the properties are forwarded unaltered.
+    fn is_nothing(&self) -> bool {
+        self.expiry.is_none() && self.alias.is_none() && !self.subscription_identifier
     }
 }
 
+/// A client's PUBLISH, wherever its parts lie.
+#[derive(Clone, Copy)]
+struct Incoming<'a> {
+    qos: QoS,
+    retain: bool,
+    packet_identifier: Option<PacketIdentifier>,
+    /// A Topic Name; empty where an alias stands for it.
+    topic: &'a str,
+    /// Those that are forwarded.
+    properties: &'a [u8],
+    own: Own,
+    payload: Payload<'a>,
+    packet: Option<Verbatim<'a>>,
+}
+
 impl Broker {
-    pub(super) fn handle_publish(&mut self, now: Instant, index: u32, session: u32, mut publish: Publish) {
-        let own = if publish.properties.is_empty() { Own::default() } else { Own::of(&publish.properties) };
+    /// As [`handle_packet`](Self::handle_packet) for a PUBLISH in the bytes that it came in, `frame`.
+    /// Its payload is copied to each receiver, so it should be shorter than [`SHARED_PAYLOAD`].
+    #[inline]
+    pub fn handle_publish_in_place(
+        &mut self,
+        now: Instant,
+        from: ConnectionId,
+        publish: &PublishRef<'_>,
+        frame: &[u8],
+    ) {
+        let Some(index) = self.find_connection(from) else { return };
+        let State::Connected(session) = self.connections[index as usize].state else {
+            // What is wrong with it is said in one place.
+            if let Ok(packet) = ControlPacket::decode_copied(frame, self.connections[index as usize].protocol)
+            {
+                self.handle_packet(now, from, packet);
+            }
+            return;
+        };
+        self.stats.packets_received += 1;
+        if !self.hear(now, index) {
+            return;
+        }
+        let mut own = Own::default();
+        let mut forwarded = BytesMut::new();
+        if !publish.properties.is_empty() {
+            publish.iter_properties().for_each(|(identifier, value)| own.note(identifier, value));
+        }
+        let is_plain = own.is_nothing();
+        if !is_plain {
+            publish.encode_forwarded(&mut forwarded);
+        }
+        let incoming = Incoming {
+            qos: publish.qos,
+            retain: publish.retain,
+            packet_identifier: publish.packet_identifier,
+            topic: publish.topic,
+            properties: if is_plain { publish.properties } else { &forwarded },
+            own,
+            payload: Payload::Copied(publish.payload),
+            packet: (is_plain && !publish.dup).then(|| Verbatim {
+                bytes: frame,
+                v5: self.connections[index as usize].is_v5(),
+                identifier_at: publish.identifier_at(frame),
+            }),
+        };
+        self.handle_incoming(now, index, session, &incoming);
+    }
+
+    pub(super) fn handle_publish(&mut self, now: Instant, index: u32, session: u32, publish: &Publish) {
+        let mut own = Own::default();
+        for property in &publish.properties {
+            own.note(property.identifier(), property.value());
+        }
+        let mut properties = BytesMut::new();
+        encode_forwarded(&publish.properties, &mut properties);
+        let incoming = Incoming {
+            qos: publish.qos,
+            retain: publish.retain,
+            packet_identifier: publish.packet_identifier,
+            topic: publish.topic.as_ref().map_or("", TopicName::as_str),
+            properties: &properties,
+            own,
+            payload: Payload::of(&publish.payload),
+            packet: None,
+        };
+        self.handle_incoming(now, index, session, &incoming);
+    }
+
+    #[inline]
+    fn handle_incoming(&mut self, now: Instant, index: u32, session: u32, publish: &Incoming<'_>) {
+        let own = &publish.own;
         if own.subscription_identifier {
             // [MQTT-3.3.4-6]
             let text = "a subscription identifier in a client's PUBLISH";
@@ -56,9 +149,16 @@ impl Broker {
         if publish.retain && !self.limits.retain_available {
             return self.fail(now, index, ReasonCode::RETAIN_NOT_SUPPORTED, None); // [MQTT-3.2.2-14]
         }
-        let topic = match self.resolve_alias(index, own.alias, publish.topic.take()) {
-            Ok(topic) => topic,
-            Err((reason, text)) => return self.fail(now, index, reason, Some(text)),
+        let aliased = match own.alias {
+            Some(alias) => match self.resolve_alias(index, alias, publish.topic) {
+                Ok(topic) => Some(topic),
+                Err((reason, text)) => return self.fail(now, index, reason, Some(text)),
+            },
+            None if publish.topic.is_empty() => {
+                let text = "neither a topic nor a topic alias";
+                return self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
+            }
+            None => None,
         };
         if let Some(identifier) = publish.packet_identifier {
             let is_repeated = publish.qos == QoS::ExactlyOnce
@@ -73,21 +173,20 @@ impl Broker {
                 return self.fail(now, index, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, None);
             }
         }
-        let mut properties = BytesMut::new();
-        encode_forwarded(&publish.properties, &mut properties);
         let message = MessageRef {
-            topic: topic.as_str().as_bytes(),
-            properties: &properties,
-            payload: Payload::of(&publish.payload),
+            topic: aliased.as_ref().map_or(publish.topic, TopicName::as_str).as_bytes(),
+            properties: publish.properties,
+            payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
             expires_at: own.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
+            packet: publish.packet,
         };
-        if let Err((reason, text)) = self.judge(session, &publish, &own, &message) {
-            return self.refuse_publish(now, index, &publish, reason, text);
+        if let Err((reason, text)) = self.judge(session, publish, &message) {
+            return self.refuse_publish(now, index, publish, reason, text);
         }
         self.stats.published[publish.qos as usize] += 1;
-        self.stats.payload_bytes_received += publish.payload.len() as u64;
+        self.stats.payload_bytes_received += publish.payload.as_bytes().len() as u64;
         let routed = self.route(now, &message, Some(session));
 
         let Some(identifier) = publish.packet_identifier else { return };
@@ -108,43 +207,32 @@ impl Broker {
     fn resolve_alias(
         &mut self,
         index: u32,
-        alias: Option<u16>,
-        topic: Option<TopicName>,
+        alias: u16,
+        topic: &str,
     ) -> Result<TopicName, (ReasonCode, &'static str)> {
-        let connection = &mut self.connections[index as usize];
-        match (topic, alias) {
-            (Some(topic), None) => Ok(topic),
-            // [MQTT-3.3.2-8], [MQTT-3.3.2-9]
-            (_, Some(value)) if value == 0 || value > self.limits.topic_alias_maximum => {
-                Err((ReasonCode::TOPIC_ALIAS_INVALID, "the topic alias is out of range"))
-            }
-            (Some(topic), Some(value)) => {
-                // A copy of its own: the alias outlives the read buffer.
-                if let Ok(copy) = TopicName::parse(topic.as_str()) {
-                    connection.set_alias(value, copy);
-                }
-                Ok(topic)
-            }
-            (None, Some(value)) => connection
-                .aliased_topic(value)
-                .cloned()
-                .ok_or((ReasonCode::PROTOCOL_ERROR, "the topic alias was never set")),
-            (None, None) => Err((ReasonCode::PROTOCOL_ERROR, "neither a topic nor a topic alias")),
+        // [MQTT-3.3.2-8], [MQTT-3.3.2-9]
+        if alias == 0 || alias > self.limits.topic_alias_maximum {
+            return Err((ReasonCode::TOPIC_ALIAS_INVALID, "the topic alias is out of range"));
         }
+        let connection = &mut self.connections[index as usize];
+        if let Ok(topic) = TopicName::parse(topic) {
+            connection.set_alias(alias, topic);
+        }
+        let never = (ReasonCode::PROTOCOL_ERROR, "the topic alias was never set");
+        connection.aliased_topic(alias).cloned().ok_or(never)
     }
 
     /// Whether a message is accepted, apart from the rules whose breach ends the connection.
     fn judge(
         &mut self,
         session: u32,
-        publish: &Publish,
-        own: &Own,
+        publish: &Incoming<'_>,
         message: &MessageRef<'_>,
     ) -> Result<(), (ReasonCode, &'static str)> {
         if is_own_topic(message.topic) {
             return Err((ReasonCode::NOT_AUTHORIZED, "only the server publishes below $SYS"));
         }
-        if own.claims_utf8 && simdutf8::basic::from_utf8(&publish.payload).is_err() {
+        if publish.own.claims_utf8 && simdutf8::basic::from_utf8(publish.payload.as_bytes()).is_err() {
             return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not UTF-8"));
         }
         let state = &self.sessions[session as usize];
@@ -171,7 +259,7 @@ impl Broker {
         &mut self,
         now: Instant,
         index: u32,
-        publish: &Publish,
+        publish: &Incoming<'_>,
         reason: ReasonCode,
         text: &'static str,
     ) {
@@ -213,6 +301,7 @@ impl Broker {
             qos: message.qos,
             retain: message.retain,
             expires_at: message.expires_at,
+            packet: None,
         };
         Delivered { receivers: self.route(now, &reference, None).reached }
     }

@@ -269,6 +269,7 @@ mod tests {
             qos: QoS::AtMostOnce,
             retain: true,
             expires_at,
+            packet: None,
         };
         Arc::new(message.store())
     }

@@ -87,6 +87,8 @@ pub struct Subscriptions {
     next_group: u32,
     hasher: FixedState,
     len: usize,
+    /// Counts changes.
+    generation: u64,
 }
 
 impl Subscriptions {
@@ -101,12 +103,26 @@ impl Subscriptions {
             next_group: 0,
             hasher: FixedState::with_seed(seed),
             len: 0,
+            // What was never found in any is of none.
+            generation: 1,
         }
     }
 
     /// Subscriptions, each Session's counted.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Another one after every change: as long as it is the same, topics match what they did.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// For telling topics apart fast.
+    #[inline]
+    pub fn topic_hash(&self, topic: &[u8]) -> u64 {
+        hash_level(&self.hasher, topic)
     }
 
     /// Those of [`len`](Self::len) that are shared.
@@ -134,6 +150,7 @@ impl Subscriptions {
             node = self.child(node, level).unwrap_or_else(|| self.add_child(node, level));
         }
         self.len += 1;
+        self.generation += 1;
         let Some(name) = filter.share_name() else {
             let subscribers = &mut self.nodes[node as usize].subscribers;
             subscribers.push(subscriber);
@@ -161,6 +178,7 @@ impl Subscriptions {
 
     /// The subscription at `position` of `key`.
     pub fn get_mut(&mut self, key: SubscriptionKey, position: u32) -> Option<&mut Subscriber> {
+        self.generation += 1;
         match key.share {
             Some(share) => self.groups.get_mut(&share)?.members.get_mut(position as usize),
             None => self.nodes.get_mut(key.node as usize)?.subscribers.get_mut(position as usize),
@@ -179,6 +197,7 @@ impl Subscriptions {
     pub fn remove(&mut self, key: SubscriptionKey, position: u32) -> Option<Moved> {
         let index = position as usize;
         self.len -= 1;
+        self.generation += 1;
         let moved = match key.share {
             None => {
                 let subscribers = &mut self.nodes[key.node as usize].subscribers;

@@ -30,6 +30,7 @@ pub(super) fn keep(will: &Will) -> WillMessage {
         qos: will.qos,
         retain: will.retain,
         expires_at: None,
+        packet: None,
     };
     WillMessage {
         message: message.store(),

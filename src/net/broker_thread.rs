@@ -33,6 +33,7 @@ use super::{
     listener::{Gate, accept},
     local_thread,
     refusal::refuse,
+    scratch::Scratch,
     transport::Transport,
 };
 use crate::{
@@ -47,9 +48,6 @@ use crate::{
 /// Bytes read before outboxes are written, even if more connections are readable: bounds what
 /// gathers in them.
 const ROUND_BYTES: usize = 256 << 10;
-
-/// Each connection's turn at reading is at most this long; shared by all, so idle ones need none.
-const SCRATCH_BYTES: usize = 128 << 10;
 
 /// Bytes beyond the limit for messages that may wait for a client before nothing more is read from
 /// it: acks that it does not read.
@@ -206,8 +204,8 @@ pub(super) struct Shell {
     /// Bytes read since the last round.
     unflushed: Cell<usize>,
     flusher: RefCell<Option<Waker>>,
-    /// Filled by one read at a time and never kept.
-    pub(super) scratch: RefCell<Box<[u8]>>,
+    /// What connections are read into; shared by all, so idle ones need none.
+    pub(super) scratch: RefCell<Scratch>,
     /// What the timer sleeps until.
     armed: Cell<Option<Instant>>,
     timer: Notify,
@@ -241,7 +239,7 @@ impl Shell {
             dirty: RefCell::default(),
             unflushed: Cell::new(0),
             flusher: RefCell::default(),
-            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            scratch: RefCell::default(),
             armed: Cell::new(None),
             timer: Notify::new(),
             has_written: Notify::new(),

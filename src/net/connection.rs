@@ -2,19 +2,19 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
-    io::{self, IoSlice},
+    future::poll_fn,
+    io::{self, IoSlice, IoSliceMut},
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     time::timeout,
 };
 use tracing::{debug, error, trace, warn};
@@ -25,24 +25,31 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    packet::{ControlPacket, DecodeError, Frame, FrameReader},
+    packet::{ControlPacket, DecodeError, Frame, FrameReader, FrameRef, PacketRef, ProtocolVersion},
     recording::{CloseCause, Direction},
-    session::ConnectionId,
+    session::{ConnectionId, SHARED_PAYLOAD},
     tap::Tap,
 };
 
 /// Packets handed to the broker before other connections get their turn.
-const TURN_PACKETS: usize = 1000;
+const TURN_PACKETS: usize = 4_000;
+
+/// Packets that those may cause before others get their turn: one of a fan-out weighs more.
+const TURN_SENT: u64 = 20_000;
 
 /// Bytes read before other connections get their turn.
 const TURN_BYTES: usize = 256 << 10;
 
-/// A packet that misses at least so many bytes is read into its own buffer, not through the scratch.
+/// A packet that misses at least so many bytes is read into its own buffer, not through a chunk.
 const DIRECT_BYTES: usize = 16 << 10;
 
-/// The buffer of a long packet grows with what has arrived, at most by so much at once: a length
-/// that was only announced allocates nothing.
-const GROWTH_MAX: usize = 1 << 20;
+/// A buffer is at most so many times as long as what has arrived of its packet: a length that was only
+/// announced allocates nothing.
+const GROWTH: usize = 4;
+
+/// Packets of at least this size are passed on as slices of the chunk they were read into, shorter
+/// ones are copied: a subscriber that is slow to take one keeps a whole chunk alive.
+const SLICED_BYTES: usize = 32 << 10;
 
 /// How long a client may take to read what was written before its connection was closed.
 const CLOSING_WAIT: Duration = Duration::from_secs(5);
@@ -257,22 +264,25 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
         if link.is_blocked.get() && shell.owes_too_much(link.id) {
             return Poll::Pending;
         }
-        let count = if reading.has_more {
-            0
+        let read = if reading.has_more {
+            Read::default()
         } else {
             match ready!(poll_read(shell, reading, context)) {
-                Ok(0) => return Poll::Ready(Turn::Over(CloseCause::ClientFin)),
-                Ok(count) => count,
+                Ok(Read { count: 0, .. }) => return Poll::Ready(Turn::Over(CloseCause::ClientFin)),
+                Ok(read) => read,
                 Err(error) => {
                     trace!(connection = %link.id, %error, "cannot read");
                     return Poll::Ready(Turn::Over(CloseCause::ClientRst));
                 }
             }
         };
+        let count = read.count;
         if shell.tap.is_observed() {
+            reading.frames.buffer().extend_from_slice(&read.chunk[..read.filled]);
+            shell.scratch.borrow_mut().give_back(read.chunk);
             return Poll::Ready(Turn::Observed(count));
         }
-        hand_on(shell, link, reading, count);
+        hand_on(shell, link, reading, read);
         turn_bytes += count;
         if reading.has_more || turn_bytes >= TURN_BYTES {
             context.waker().wake_by_ref();
@@ -281,56 +291,154 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
     }
 }
 
-/// Appends what the socket has to the reader's buffer; how much it was.
-fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let buffer = reading.frames.buffer();
-    if let Ok(Some(size)) = Frame::size(buffer)
-        && size >= buffer.len() + DIRECT_BYTES
-    {
-        let missing = size - buffer.len();
-        buffer.reserve(missing.min(buffer.len().clamp(DIRECT_BYTES, GROWTH_MAX)));
-        return pin!(reading.half.read_buf(buffer)).poll(context);
-    }
-    let mut scratch = shell.scratch.borrow_mut();
-    let mut read = ReadBuf::new(&mut scratch);
-    ready!(Pin::new(&mut reading.half).poll_read(context, &mut read))?;
-    let read = read.filled();
-    if buffer.is_empty() {
-        // Just as long: payloads that somebody keeps are slices of it.
-        *buffer = BytesMut::from(read);
-    } else {
-        buffer.extend_from_slice(read);
-    }
-    Poll::Ready(Ok(read.len()))
+/// What one read brought.
+#[derive(Default)]
+struct Read {
+    /// The first `filled` bytes of it are new.
+    chunk: Bytes,
+    filled: usize,
+    /// All that was read, what completed the reader's buffer included.
+    count: usize,
 }
 
-/// Hands the packets that are whole to the broker; `count` bytes were read for them.
-fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, count: usize) {
+/// Reads what the socket has: the rest of a long packet into the reader's buffer, what follows into a
+/// chunk.
+fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) -> Poll<io::Result<Read>> {
+    let buffer = reading.frames.buffer();
+    let begun = buffer.len();
+    let missing = Frame::size(buffer).ok().flatten().map_or(0, |size| size.saturating_sub(begun));
+    let half = &mut reading.half;
+    let mut scratch = shell.scratch.borrow_mut();
+    if missing < DIRECT_BYTES {
+        let (chunk, filled) = ready!(scratch.read(|chunk| {
+            let mut read = ReadBuf::new(chunk);
+            ready!(Pin::new(half).poll_read(context, &mut read))?;
+            Poll::Ready(Ok(read.filled().len()))
+        }))?;
+        return Poll::Ready(Ok(Read { chunk, filled, count: filled }));
+    }
+    let part = missing.min(begun.max(DIRECT_BYTES) * (GROWTH - 1));
+    buffer.resize(begun + part, 0);
+    let result = scratch.read(|chunk| {
+        // Before the packet is whole, nothing follows it.
+        let behind = if part == missing { chunk } else { &mut [] };
+        half.poll_read_vectored(
+            context,
+            &mut [IoSliceMut::new(&mut buffer[begun..]), IoSliceMut::new(behind)],
+        )
+    });
+    let count = if let Poll::Ready(Ok((_, count))) = result { count } else { 0 };
+    buffer.truncate(begun + count.min(part));
+    let (chunk, count) = ready!(result)?;
+    Poll::Ready(Ok(Read { chunk, filled: count.saturating_sub(part), count }))
+}
+
+/// Hands the packets that are whole to the broker, from where they were read as far as they can be.
+fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let now = shell.now();
     let mut published = [0; 3];
+    let (chunk, filled) = match reading.has_more {
+        true => {
+            let rest = reading.frames.take_rest();
+            let len = rest.len();
+            (rest, len)
+        }
+        false => (read.chunk, read.filled),
+    };
+    let mut input = &chunk[..filled];
     let mut broker = shell.broker.borrow_mut();
     reading.has_more = true;
-    for _ in 0..TURN_PACKETS {
-        match reading.frames.next_frame() {
-            Ok(Some(frame)) => {
-                note(shell, link, &frame.packet, &mut published);
-                broker.handle_packet(now, link.id, frame.packet);
+    let sent_max = broker.packets_sent() + TURN_SENT;
+    let mut packets = 0;
+    while packets < TURN_PACKETS && broker.packets_sent() < sent_max {
+        packets += 1;
+        match reading.next(&mut input) {
+            Ok(Some(Next::InPlace(FrameRef { bytes, packet: PacketRef::Publish(publish) }))) => {
+                published[publish.qos as usize] += 1;
+                if bytes.len() < SHARED_PAYLOAD {
+                    broker.handle_publish_in_place(now, link.id, &publish, bytes);
+                } else if bytes.len() < SLICED_BYTES {
+                    // Just as long: somebody may keep it.
+                    if let Ok(packet) = ControlPacket::decode_copied(bytes, reading.protocol()) {
+                        broker.handle_packet(now, link.id, packet);
+                    }
+                } else {
+                    let frame = chunk.slice_ref(bytes);
+                    broker.handle_packet(now, link.id, publish.to_publish(&frame).into());
+                }
+            }
+            Ok(Some(
+                Next::InPlace(FrameRef { packet: PacketRef::Other(packet), .. }) | Next::Owned(packet),
+            )) => {
+                note(shell, link, &packet, &mut published);
+                broker.handle_packet(now, link.id, packet);
             }
             Ok(None) => {
                 reading.has_more = false;
-                release_buffer(reading.frames.buffer());
                 break;
             }
             Err(error) => {
                 reading.has_more = false;
+                input = &[];
                 refuse_malformed(&mut broker, now, link, reading, &error);
                 break;
             }
         }
     }
     drop(broker);
-    shell.metrics.received(now, count as u64, published);
-    shell.has_read(count);
+    let left = input.len();
+    if read.count > 0 {
+        reading.keep(input);
+        shell.scratch.borrow_mut().give_back(chunk);
+    } else if reading.has_more {
+        reading.put_back(chunk, left);
+    } else {
+        reading.keep(input);
+    }
+    shell.metrics.received(now, read.count as u64, published);
+    shell.has_read(read.count);
+}
+
+/// A packet, and whether its bytes are where they were read.
+enum Next<'a> {
+    InPlace(FrameRef<'a>),
+    Owned(ControlPacket),
+}
+
+impl Reading {
+    /// The next whole packet: of what is buffered and the front of `input`, or of `input` alone.
+    #[inline]
+    fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
+        if self.frames.buffer().is_empty() {
+            return Ok(self.frames.next_in_place(input)?.map(Next::InPlace));
+        }
+        self.frames.complete(input);
+        Ok(self.frames.next_frame()?.map(|frame| Next::Owned(frame.packet)))
+    }
+
+    /// Of a client that has sent a packet.
+    fn protocol(&self) -> ProtocolVersion {
+        self.frames.protocol().unwrap_or(ProtocolVersion::V311)
+    }
+
+    /// Keeps the last `left` bytes of what was taken from the buffer, without moving them if possible.
+    fn put_back(&mut self, taken: Bytes, left: usize) {
+        let mut rest = taken.try_into_mut().unwrap_or_else(|lent| BytesMut::from(&lent[..]));
+        rest.advance(rest.len() - left);
+        *self.frames.buffer() = rest;
+    }
+
+    /// Keeps what is left of the input for the next turn, in no more memory than it needs.
+    fn keep(&mut self, rest: &[u8]) {
+        let buffer = self.frames.buffer();
+        if !rest.is_empty() {
+            let size = Frame::size(rest).ok().flatten().unwrap_or(0);
+            *buffer = BytesMut::with_capacity(size.clamp(rest.len(), rest.len() * GROWTH));
+            buffer.extend_from_slice(rest);
+        } else if buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
+    }
 }
 
 /// As [`hand_on`], telling the observers first.

@@ -8,6 +8,7 @@ mod local_thread;
 mod proxy;
 mod refusal;
 pub mod replay;
+mod scratch;
 mod transport;
 mod url;
 

@@ -2,10 +2,10 @@
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     net::Shutdown,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -93,6 +93,40 @@ impl AsyncRead for ReadHalf {
 }
 
 impl ReadHalf {
+    /// Reads into `slices`, the first one first; how much it was, 0 at the end.
+    pub(super) fn poll_read_vectored(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(half) => loop {
+                ready!(half.as_ref().poll_read_ready(context))?;
+                match half.try_read_vectored(slices) {
+                    // That made it wait for the next time.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            },
+            #[cfg(test)]
+            Self::Pipe(half) => {
+                let mut count = 0;
+                for slice in slices.iter_mut().filter(|slice| !slice.is_empty()) {
+                    let mut read = ReadBuf::new(slice);
+                    let poll = half.poll_read(context, &mut read);
+                    let filled = read.filled().len();
+                    match poll {
+                        Poll::Ready(result) if count == 0 => result?,
+                        _ if count == 0 => return Poll::Pending,
+                        _ => {}
+                    }
+                    count += filled;
+                }
+                Poll::Ready(Ok(count))
+            }
+        }
+    }
+
     /// Reads on until the peer has seen that we closed, for a bounded time: closing with bytes unread
     /// would send RST, and the peer might lose what it was sent last.
     pub(super) async fn drain(&mut self) {

@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, packet_type::FixedHeader,
+    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, PublishRef,
+    packet_type::FixedHeader,
 };
 
 /// A Control Packet and the bytes it was received in or is sent as.
@@ -31,6 +32,36 @@ impl Frame {
     /// `None` while the fixed header is incomplete.
     pub fn size(start: &[u8]) -> Result<Option<usize>, DecodeError> {
         Ok(FixedHeader::parse(start)?.map(FixedHeader::size))
+    }
+}
+
+/// A packet in the bytes it was received in, which are somebody else's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameRef<'a> {
+    pub bytes: &'a [u8],
+    pub packet: PacketRef<'a>,
+}
+
+/// What is borrowed of a packet: all of the one kind that comes in millions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PacketRef<'a> {
+    Publish(PublishRef<'a>),
+    Other(ControlPacket),
+}
+
+impl<'a> PacketRef<'a> {
+    /// Decodes `frame`, which holds exactly one packet.
+    ///
+    /// # Errors
+    /// As [`ControlPacket::decode`].
+    #[inline]
+    pub fn decode(frame: &'a [u8], protocol: ProtocolVersion) -> Result<Self, DecodeError> {
+        match frame.first().map(|byte| byte >> 4) {
+            Some(number) if number == PacketType::Publish as u8 => {
+                PublishRef::decode(frame, protocol).map(Self::Publish)
+            }
+            _ => ControlPacket::decode_copied(frame, protocol).map(Self::Other),
+        }
     }
 }
 
@@ -85,26 +116,86 @@ impl FrameReader {
 
     #[inline]
     fn try_next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
-        let Some(&first_byte) = self.buffer.first() else { return Ok(None) };
+        match self.measure(&self.buffer)? {
+            Some(size) if size <= self.buffer.len() => self.cut(size).map(Some),
+            size => {
+                self.make_room(size.unwrap_or(0));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes the next whole packet off the front of `input`, without copying it; for bytes that follow
+    /// what was already returned, while nothing is [buffered](Self::buffer).
+    ///
+    /// `None` when `input` holds no whole packet any more: what is left of it belongs into the buffer.
+    /// So it does after an error.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame), and the last word just as well.
+    #[inline]
+    pub fn next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+        debug_assert!(self.buffer.is_empty(), "a packet has begun before");
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let next = self.try_next_in_place(input);
+        if let Err(error) = &next {
+            self.failed = Some(error.clone());
+        }
+        next
+    }
+
+    #[inline]
+    fn try_next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+        let Some(size) = self.measure(input)? else { return Ok(None) };
+        let Some((bytes, rest)) = input.split_at_checked(size) else { return Ok(None) };
+        let protocol = match self.protocol {
+            Some(protocol) => protocol,
+            None => *self.protocol.insert(Connect::peek_protocol(bytes)?),
+        };
+        let packet = PacketRef::decode(bytes, protocol)?;
+        *input = rest;
+        Ok(Some(FrameRef { bytes, packet }))
+    }
+
+    /// Moves from the front of `input` to the buffer what the packet that has begun there still lacks.
+    pub fn complete(&mut self, input: &mut &[u8]) {
+        loop {
+            let missing = match Frame::size(&self.buffer) {
+                Ok(Some(size)) => size.saturating_sub(self.buffer.len()),
+                // The fixed header is not whole.
+                Ok(None) => 1,
+                Err(_) => 0,
+            };
+            let (part, rest) = input.split_at(missing.min(input.len()));
+            if part.is_empty() {
+                return;
+            }
+            self.buffer.extend_from_slice(part);
+            *input = rest;
+        }
+    }
+
+    /// The size of the packet that `start` begins, if enough of it is there to tell.
+    #[inline]
+    fn measure(&self, start: &[u8]) -> Result<Option<usize>, DecodeError> {
+        let Some(&first_byte) = start.first() else { return Ok(None) };
         if self.protocol.is_none() && PacketType::of(first_byte) != Some(PacketType::Connect) {
             return Err(DecodeError::NotConnect);
         }
-        let size = Frame::size(&self.buffer)?;
+        let size = Frame::size(start)?;
         if let Some(size) = size
             && size > self.max_packet_size
         {
             return Err(DecodeError::TooLarge { size, limit: self.max_packet_size });
         }
-        match size {
-            Some(size) if size <= self.buffer.len() => self.cut(size).map(Some),
-            _ => {
-                // Why wait for the rest of what will be refused? A CONNECT's flags are the same in
-                // every version.
-                PacketType::parse(first_byte, self.protocol.unwrap_or(ProtocolVersion::V5))?;
-                self.make_room(size.unwrap_or(0));
-                Ok(None)
-            }
+        if size.is_none_or(|size| size > start.len()) {
+            // Why wait for the rest of what will be refused? A CONNECT's flags are the same in
+            // every version.
+            PacketType::parse(first_byte, self.protocol.unwrap_or(ProtocolVersion::V5))?;
         }
+        Ok(size)
     }
 
     #[inline]

@@ -164,6 +164,17 @@ impl Property {
 pub struct PropertyIdentifier(pub u8);
 
 impl PropertyIdentifier {
+    pub const PAYLOAD_FORMAT_INDICATOR: Self = Self(0x01);
+    pub const MESSAGE_EXPIRY_INTERVAL: Self = Self(0x02);
+    pub const SUBSCRIPTION_IDENTIFIER: Self = Self(0x0B);
+    pub const TOPIC_ALIAS: Self = Self(TOPIC_ALIAS);
+
+    /// Whether a server forwards the property of a PUBLISH unaltered [MQTT-3.3.2-4, -15, -16, -17, -20]:
+    /// payload format, content type, response topic, correlation data and user properties.
+    pub const fn is_forwarded(self) -> bool {
+        matches!(self.0, 0x01 | 0x03 | 0x08 | 0x09 | 0x26)
+    }
+
     /// The standard's name; `unknown property` for an identifier it does not know.
     pub fn name(self) -> &'static str {
         definition(self.0).map_or("unknown property", |definition| definition.name)
@@ -426,6 +437,21 @@ pub(super) fn properties_of_publish(
     std::iter::from_fn(move || {
         read_property(&mut properties, Place::Packet(PacketType::Publish), &mut seen).ok()
     })
+}
+
+/// Appends those of the properties that [`properties_of_publish`] finds which are forwarded.
+pub(super) fn copy_forwarded(bytes: &[u8], out: &mut BytesMut) {
+    let (mut properties, mut seen) = (Reader::new(bytes), Seen::default());
+    loop {
+        let start = bytes.len() - properties.len();
+        match read_property(&mut properties, Place::Packet(PacketType::Publish), &mut seen) {
+            Ok((identifier, _)) if identifier.is_forwarded() => {
+                out.extend_from_slice(&bytes[start..bytes.len() - properties.len()]);
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 fn read_property<'a>(

@@ -209,6 +209,18 @@ impl<'a> PublishRef<'a> {
         super::property::properties_of_publish(self.properties)
     }
 
+    /// Appends the properties that a server forwards unaltered, as they stand.
+    pub fn encode_forwarded(&self, out: &mut BytesMut) {
+        super::property::copy_forwarded(self.properties, out);
+    }
+
+    /// Where in `frame`, which this was decoded from, the Packet Identifier is, or would be.
+    #[inline]
+    pub fn identifier_at(&self, frame: &[u8]) -> usize {
+        let more = frame.iter().skip(1).take_while(|byte| **byte > 0x7F).count();
+        2 + more + 2 + self.topic.len()
+    }
+
     /// The owned packet, sharing `frame`, which this was decoded from.
     pub fn to_publish(&self, frame: &Bytes) -> Publish {
         let properties =

@@ -309,6 +309,7 @@ mod tests {
             qos,
             retain: false,
             expires_at: None,
+            packet: None,
         };
         Delivery {
             message: Arc::new(message.store()),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::packet::QoS;
 
-use super::{MessageRef, Outbox, Payload};
+use super::{MessageRef, Outbox, Payload, Verbatim};
 
 /// What a receiver's PUBLISH may differ in from another receiver's of the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +26,30 @@ pub struct Alias {
     pub known: bool,
 }
 
+impl Layout<'_> {
+    fn first_byte(&self) -> u8 {
+        0x30 | u8::from(self.dup) << 3 | (self.qos as u8) << 1 | u8::from(self.retain)
+    }
+
+    /// The packet that brought `message`, if this is how it is laid out.
+    #[inline]
+    fn find_in<'a>(&self, message: &MessageRef<'a>) -> Option<Verbatim<'a>> {
+        message
+            .packet
+            .filter(|packet| packet.v5 == self.v5 && packet.bytes.first() == Some(&self.first_byte()))
+    }
+}
+
 /// The largest Remaining Length [section 2.1.4].
 const LONGEST: usize = 268_435_455;
 
-/// An encoded PUBLISH: a range of the buffer it was encoded into, and maybe a shared payload.
+/// An encoded PUBLISH: the packet that brought the message, or a range of the buffer it was encoded
+/// into and maybe a shared payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoded {
     start: usize,
     end: usize,
+    is_verbatim: bool,
     /// Where the Packet Identifier goes, from the start; only for QoS 1 and 2.
     identifier_at: usize,
     /// The size of the packet on the wire.
@@ -61,7 +77,7 @@ pub fn encode(
     }
 
     let start = buffer.len();
-    buffer.push(0x30 | u8::from(layout.dup) << 3 | (layout.qos as u8) << 1 | u8::from(layout.retain));
+    buffer.push(layout.first_byte());
     put_varint(remaining, buffer);
     let topic_len = u16::try_from(topic.len()).expect("a Topic Name has at most 65,535 bytes");
     buffer.extend_from_slice(&topic_len.to_be_bytes());
@@ -80,17 +96,40 @@ pub fn encode(
         }
         Payload::Shared(bytes) => bytes.len(),
     };
-    Some(Encoded { start, end: buffer.len(), identifier_at, size: buffer.len() - start + shared })
+    let end = buffer.len();
+    Some(Encoded { start, end, is_verbatim: false, identifier_at, size: end - start + shared })
+}
+
+/// The same for a PUBLISH that many receivers see: where it came laid out like that, nothing is
+/// encoded.
+#[inline]
+pub fn lay_out(
+    message: &MessageRef<'_>,
+    layout: &Layout<'_>,
+    now: Instant,
+    buffer: &mut Vec<u8>,
+) -> Option<Encoded> {
+    match layout.find_in(message) {
+        Some(Verbatim { bytes, identifier_at, .. }) => {
+            let size = bytes.len();
+            Some(Encoded { start: 0, end: size, is_verbatim: true, identifier_at, size })
+        }
+        None => encode(message, layout, now, buffer),
+    }
 }
 
 impl Encoded {
     /// Appends the packet to `outbox`, with `identifier` filled in (0 for QoS 0).
-    pub fn send(&self, identifier: u16, message: &MessageRef<'_>, buffer: &mut [u8], outbox: &mut Outbox) {
-        let packet = &mut buffer[self.start..self.end];
-        if identifier != 0 {
-            packet[self.identifier_at..self.identifier_at + 2].copy_from_slice(&identifier.to_be_bytes());
+    #[inline]
+    pub fn send(&self, identifier: u16, message: &MessageRef<'_>, buffer: &[u8], outbox: &mut Outbox) {
+        let packet = match &message.packet {
+            Some(packet) if self.is_verbatim => packet.bytes,
+            _ => &buffer[self.start..self.end],
+        };
+        match identifier {
+            0 => outbox.extend(packet),
+            _ => outbox.extend_numbered(packet, self.identifier_at, identifier),
         }
-        outbox.extend(packet);
         if let Payload::Shared(bytes) = message.payload {
             outbox.push(bytes.clone());
         }

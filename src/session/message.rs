@@ -5,11 +5,19 @@ use std::{sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use crate::packet::{Properties, Property, QoS, TopicName};
+use crate::packet::{Properties, QoS, TopicName};
 
 /// Payloads of at least this many bytes are shared between receivers, shorter ones are copied:
 /// below it a copy is cheaper than a reference count and a slice of its own in the vectored write.
 pub const SHARED_PAYLOAD: usize = 8 * 1024;
+
+/// Shared payloads of at least this many bytes are kept as they are, shorter ones are copied first: they
+/// may be slices of a read buffer that is many times as long, which a message that waits for hours
+/// must not keep alive.
+const KEPT_SHARED: usize = 128 * 1024;
+
+/// Bytes of topic, properties and payload that need no block of their own.
+const INLINE: usize = 96;
 
 /// A message on its way from whoever published it to the subscribers.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +53,19 @@ pub struct MessageRef<'a> {
     pub qos: QoS,
     pub retain: bool,
     pub expires_at: Option<Instant>,
+    /// The packet that brought it, if receivers may be sent the same bytes; never with a shared payload.
+    pub packet: Option<Verbatim<'a>>,
+}
+
+/// A PUBLISH as it came, which says nothing that is not for every receiver: no Topic Alias, no Message
+/// Expiry Interval, no DUP.
+#[derive(Clone, Copy)]
+pub struct Verbatim<'a> {
+    pub bytes: &'a [u8],
+    /// Whether it has properties.
+    pub v5: bool,
+    /// Where its Packet Identifier is, if it has one.
+    pub identifier_at: usize,
 }
 
 /// A payload that is copied to each receiver, or one that receivers share.
@@ -75,21 +96,21 @@ impl MessageRef<'_> {
 
     /// A copy that owns what it holds, for queues and the retained store.
     pub fn store(&self) -> StoredMessage {
-        let payload = self.payload.as_bytes();
-        let copied = if payload.len() < SHARED_PAYLOAD { payload } else { &[] };
-        let mut head = Vec::with_capacity(self.topic.len() + self.properties.len() + copied.len());
+        let shared = match self.payload {
+            Payload::Shared(bytes) if bytes.len() >= KEPT_SHARED => Some(bytes.clone()),
+            Payload::Shared(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Payload::Copied(_) => None,
+        };
+        let copied = if shared.is_some() { &[] } else { self.payload.as_bytes() };
+        let mut head = SmallVec::with_capacity(self.topic.len() + self.properties.len() + copied.len());
         head.extend_from_slice(self.topic);
         head.extend_from_slice(self.properties);
         head.extend_from_slice(copied);
-        let shared = match self.payload {
-            Payload::Shared(bytes) => Some(bytes.clone()),
-            Payload::Copied(_) => None,
-        };
         StoredMessage {
-            head: head.into_boxed_slice(),
-            topic_len: self.topic.len(),
-            properties_len: self.properties.len(),
-            shared,
+            head,
+            topic_len: self.topic.len() as u32,
+            properties_len: self.properties.len() as u32,
+            shared: shared.map(Box::new),
             qos: self.qos,
             retain: self.retain,
             expires_at: self.expires_at,
@@ -104,26 +125,28 @@ impl MessageRef<'_> {
 #[derive(Debug)]
 pub struct StoredMessage {
     /// Topic Name, encoded properties and, unless shared, the payload.
-    head: Box<[u8]>,
-    topic_len: usize,
-    properties_len: usize,
-    shared: Option<Bytes>,
+    head: SmallVec<[u8; INLINE]>,
+    topic_len: u32,
+    properties_len: u32,
+    shared: Option<Box<Bytes>>,
     qos: QoS,
     retain: bool,
     expires_at: Option<Instant>,
 }
 
 impl StoredMessage {
+    #[inline]
     pub fn as_message(&self) -> MessageRef<'_> {
-        let (topic, rest) = self.head.split_at(self.topic_len);
-        let (properties, copied) = rest.split_at(self.properties_len);
+        let (topic, rest) = self.head.split_at(self.topic_len as usize);
+        let (properties, copied) = rest.split_at(self.properties_len as usize);
         MessageRef {
             topic,
             properties,
-            payload: self.shared.as_ref().map_or(Payload::Copied(copied), Payload::Shared),
+            payload: self.shared.as_deref().map_or(Payload::Copied(copied), Payload::Shared),
             qos: self.qos,
             retain: self.retain,
             expires_at: self.expires_at,
+            packet: None,
         }
     }
 
@@ -153,21 +176,10 @@ pub struct Delivery {
     pub share: Option<u32>,
 }
 
-/// Appends those of `properties` that are forwarded unaltered [MQTT-3.3.2-4, -15, -16, -17, -20],
-/// in their order, as MQTT 5 encodes them.
+/// Appends those of `properties` that are forwarded unaltered, in their order, as MQTT 5 encodes them.
 pub fn encode_forwarded(properties: &Properties, out: &mut BytesMut) {
-    for property in properties {
-        let is_forwarded = matches!(
-            property,
-            Property::PayloadFormatIndicator(_)
-                | Property::ContentType(_)
-                | Property::ResponseTopic(_)
-                | Property::CorrelationData(_)
-                | Property::UserProperty(..)
-        );
-        if is_forwarded {
-            // Fails only for what no packet can hold; then there is nothing to forward.
-            let _ = property.encode(out);
-        }
+    for property in properties.iter().filter(|property| property.identifier().is_forwarded()) {
+        // Fails only for what no packet can hold; then there is nothing to forward.
+        let _ = property.encode(out);
     }
 }

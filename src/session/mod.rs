@@ -12,7 +12,7 @@ mod state;
 pub use connection::{Connection, ConnectionId, Peer, State};
 pub use inflight::{Acknowledged, Inflight, Received, Repeats};
 pub use message::{
-    ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, StoredMessage,
+    ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, StoredMessage, Verbatim,
     encode_forwarded,
 };
 pub use outbox::Outbox;

@@ -9,59 +9,88 @@ use bytes::{Buf, Bytes, BytesMut};
 /// A read batch is 256 KiB, and what it causes fits in as much; more than that was a burst.
 const KEPT_CAPACITY: usize = 256 * 1024;
 
+/// Written bytes that are let go of while others wait, so that a slow client's buffer does not grow
+/// with all it was ever sent.
+const COMPACTED: usize = 16 * 1024;
+
 /// Encoded packets in the order they leave.
 ///
 /// Small packets are gathered in one buffer; long payloads are kept as shared slices, so that a
 /// fan-out does not copy them for each receiver.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    whole: VecDeque<Bytes>,
-    tail: BytesMut,
+    /// Bytes of our own. The first `written` have left.
+    gathered: BytesMut,
+    written: usize,
+    /// Shared slices, each behind so many bytes of `gathered`. Only while there are any.
+    shared: Option<Box<VecDeque<(usize, Bytes)>>>,
     len: usize,
 }
 
 impl Outbox {
     /// Bytes that wait.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Appends a copy of `bytes`.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.tail.extend_from_slice(bytes);
+        self.gathered.extend_from_slice(bytes);
         self.len += bytes.len();
+    }
+
+    /// Appends a copy of `bytes` with `identifier` in place of the two bytes at `at`.
+    ///
+    /// # Panics
+    /// When there are no such two bytes.
+    #[inline]
+    pub fn extend_numbered(&mut self, bytes: &[u8], at: usize, identifier: u16) {
+        let start = self.gathered.len() + at;
+        self.extend(bytes);
+        self.gathered[start..start + 2].copy_from_slice(&identifier.to_be_bytes());
     }
 
     /// Appends `bytes` without copying them.
     pub fn push(&mut self, bytes: Bytes) {
-        if !self.tail.is_empty() {
-            self.whole.push_back(self.tail.split().freeze());
-        }
         self.len += bytes.len();
-        self.whole.push_back(bytes);
+        self.shared.get_or_insert_default().push_back((self.gathered.len(), bytes));
     }
 
     /// Appends whatever `encode` appends to the buffer it is given.
     pub fn append<R>(&mut self, encode: impl FnOnce(&mut BytesMut) -> R) -> R {
-        let before = self.tail.len();
-        let result = encode(&mut self.tail);
-        self.len += self.tail.len() - before;
+        let before = self.gathered.len();
+        let result = encode(&mut self.gathered);
+        self.len += self.gathered.len() - before;
         result
     }
 
     /// Fills `slices` for a vectored write, from the front; returns how many were filled.
     pub fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
-        let waiting = self.whole.iter().map(|bytes| &bytes[..]).chain(tail);
+        let mut start = self.written;
         let mut filled = 0;
-        for (slice, bytes) in slices.iter_mut().zip(waiting) {
-            *slice = IoSlice::new(bytes);
-            filled += 1;
+        let mut fill = |bytes: &'a [u8]| {
+            if !bytes.is_empty()
+                && let Some(slice) = slices.get_mut(filled)
+            {
+                *slice = IoSlice::new(bytes);
+                filled += 1;
+            }
+            filled < slices.len()
+        };
+        for (behind, bytes) in self.shared.iter().flat_map(|shared| shared.iter()) {
+            if !(fill(&self.gathered[start..*behind]) && fill(bytes)) {
+                return filled;
+            }
+            start = *behind;
         }
+        fill(&self.gathered[start..]);
         filled
     }
 
@@ -72,21 +101,55 @@ impl Outbox {
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len, "cannot forget {count} of {} bytes", self.len);
         self.len -= count;
-        let mut left = count;
-        while let Some(first) = self.whole.front_mut() {
-            if first.len() > left {
-                first.advance(left);
-                return;
-            }
-            left -= first.len();
-            self.whole.pop_front();
+        if self.len == 0 {
+            return self.clear();
         }
-        if left < self.tail.len() {
-            self.tail.advance(left);
-        } else if self.tail.capacity() > KEPT_CAPACITY {
-            self.tail = BytesMut::new();
+        let mut left = count;
+        while left > 0 {
+            let first = self.shared.as_mut().and_then(|shared| shared.front_mut());
+            let own = first.as_ref().map_or(self.gathered.len(), |(behind, _)| *behind) - self.written;
+            if left <= own {
+                self.written += left;
+                break;
+            }
+            self.written += own;
+            left -= own;
+            let Some((_, bytes)) = first else { break };
+            if left < bytes.len() {
+                bytes.advance(left);
+                break;
+            }
+            left -= bytes.len();
+            if let Some(shared) = &mut self.shared {
+                shared.pop_front();
+            }
+        }
+        if self.written >= COMPACTED && self.written * 2 >= self.gathered.len() {
+            self.compact();
+        }
+    }
+
+    /// Nothing waits any more.
+    fn clear(&mut self) {
+        self.written = 0;
+        if let Some(shared) = &mut self.shared {
+            shared.clear();
+        }
+        if self.gathered.capacity() > KEPT_CAPACITY {
+            self.gathered = BytesMut::new();
         } else {
-            self.tail.clear();
+            self.gathered.clear();
+        }
+    }
+
+    /// Moves what waits to the front.
+    fn compact(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        let waiting = self.gathered.len() - written;
+        self.gathered.copy_within(written.., 0);
+        self.gathered.truncate(waiting);
+        for (behind, _) in self.shared.iter_mut().flat_map(|shared| shared.iter_mut()) {
+            *behind -= written;
         }
     }
 
@@ -133,6 +196,40 @@ mod tests {
             assert_eq!(content(&outbox), &b"one two three four!"[written..]);
             assert_eq!(outbox.len(), 19 - written);
         }
+    }
+
+    #[test]
+    fn a_slow_client_leaves_exactly_the_rest_however_long_it_takes() {
+        let mut outbox = Outbox::default();
+        let (mut sent, mut read) = (Vec::new(), 0);
+        for round in 0..2_000_usize {
+            let bytes: Vec<u8> = (0..round * 7 % 90).map(|index| (round + index) as u8).collect();
+            sent.extend_from_slice(&bytes);
+            if round % 5 == 0 {
+                outbox.push(bytes.into());
+            } else {
+                outbox.extend(&bytes);
+            }
+            // Reads a little less than what was sent, with a pause now and then.
+            let count = if round % 50 < 40 { outbox.len().min(round * 11 % 100) } else { 0 };
+            outbox.advance(count);
+            read += count;
+            let mut slices = [IoSlice::new(&[]); 400];
+            let filled = outbox.chunks(&mut slices);
+            let waiting: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+            let seen = waiting.len();
+            assert_eq!(waiting, sent[read..read + seen], "round {round}");
+            assert!(seen == outbox.len() || filled == 400, "round {round}");
+        }
+        assert!(outbox.gathered.len() < COMPACTED * 3, "{}", outbox.gathered.len());
+    }
+
+    #[test]
+    fn an_identifier_is_filled_in_where_it_belongs() {
+        let mut outbox = Outbox::default();
+        outbox.extend(b"ab");
+        outbox.extend_numbered(b"c__d", 1, 0x3132);
+        assert_eq!(content(&outbox), b"abc12d");
     }
 
     #[test]

@@ -233,6 +233,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: false,
             expires_at,
+            packet: None,
         };
         Delivery {
             message: Arc::new(message.store()),
