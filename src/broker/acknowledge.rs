@@ -1,47 +1,99 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP from clients, and sending what is not a PUBLISH.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
-    packet::{Ack, ControlPacket, PacketIdentifier, Properties, ReasonCode},
-    session::Acknowledged,
+    packet::{Ack, ControlPacket, PacketIdentifier, PacketType, PlainAck, Properties, ReasonCode},
+    session::{Acknowledged, ConnectionId, State, StoredMessage},
 };
 
 use super::{Broker, Output};
 
 impl Broker {
-    pub(super) fn handle_puback(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
-        let done = self.sessions[session as usize].inflight.puback(ack.packet_identifier);
-        self.completed(now, index, session, &done);
+    /// As [`handle_packet`](Self::handle_packet) for an acknowledgement that says just Success.
+    #[inline]
+    pub fn handle_plain_ack(&mut self, now: Instant, from: ConnectionId, ack: PlainAck) {
+        let Some(index) = self.find_connection(from) else { return };
+        let PlainAck { packet, packet_identifier } = ack;
+        let State::Connected(session) = self.connections[index as usize].state else {
+            let ack = Ack::new(packet_identifier);
+            return self.handle_packet(
+                now,
+                from,
+                match packet {
+                    PacketType::Pubrec => ControlPacket::Pubrec(ack),
+                    PacketType::Pubrel => ControlPacket::Pubrel(ack),
+                    PacketType::Pubcomp => ControlPacket::Pubcomp(ack),
+                    _ => ControlPacket::Puback(ack),
+                },
+            );
+        };
+        self.stats.packets_received += 1;
+        if !self.hear(now, index) {
+            return;
+        }
+        match packet {
+            PacketType::Pubrec => self.handle_pubrec(now, index, session, packet_identifier, false),
+            PacketType::Pubrel => self.handle_pubrel(index, session, packet_identifier),
+            PacketType::Pubcomp => self.handle_pubcomp(now, index, session, packet_identifier),
+            _ => self.handle_puback(now, index, session, packet_identifier),
+        }
     }
 
-    pub(super) fn handle_pubrec(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
-        let identifier = ack.packet_identifier;
-        let refused = ack.reason_code.is_error();
+    #[inline]
+    pub(super) fn handle_puback(
+        &mut self,
+        now: Instant,
+        index: u32,
+        session: u32,
+        identifier: PacketIdentifier,
+    ) {
+        let done = self.sessions[session as usize].inflight.puback(identifier);
+        self.completed(now, index, session, done);
+    }
+
+    /// `refused`: the client answered with a Reason Code of 0x80 or greater.
+    pub(super) fn handle_pubrec(
+        &mut self,
+        now: Instant,
+        index: u32,
+        session: u32,
+        identifier: PacketIdentifier,
+        refused: bool,
+    ) {
         match self.sessions[session as usize].inflight.pubrec(identifier, refused) {
-            Acknowledged::Released => self.send_pubrel(index, identifier, ReasonCode::SUCCESS),
+            Acknowledged::Released { message } => {
+                self.spare(message);
+                self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
+            }
             // Lets the client finish what we no longer know of.
             Acknowledged::Unknown if !refused => {
                 self.send_pubrel(index, identifier, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
             }
-            other => self.completed(now, index, session, &other),
+            other => self.completed(now, index, session, other),
         }
     }
 
-    pub(super) fn handle_pubcomp(&mut self, now: Instant, index: u32, session: u32, ack: Ack) {
-        let done = self.sessions[session as usize].inflight.pubcomp(ack.packet_identifier);
-        self.completed(now, index, session, &done);
+    pub(super) fn handle_pubcomp(
+        &mut self,
+        now: Instant,
+        index: u32,
+        session: u32,
+        identifier: PacketIdentifier,
+    ) {
+        let done = self.sessions[session as usize].inflight.pubcomp(identifier);
+        self.completed(now, index, session, done);
     }
 
-    pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, ack: Ack) {
-        let reason = if self.sessions[session as usize].received.release(ack.packet_identifier) {
+    pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, identifier: PacketIdentifier) {
+        let reason = if self.sessions[session as usize].received.release(identifier) {
             let connection = &mut self.connections[index as usize];
             connection.receiving = connection.receiving.saturating_sub(1);
             ReasonCode::SUCCESS
         } else {
             ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
         };
-        self.send_short(index, 0x70, ack.packet_identifier, reason);
+        self.send_short(index, 0x70, identifier, reason);
     }
 
     pub(super) fn send_pubrel(&mut self, index: u32, identifier: PacketIdentifier, reason: ReasonCode) {
@@ -55,11 +107,13 @@ impl Broker {
     }
 
     /// Goes on after an acknowledgement that asks for no answer.
-    fn completed(&mut self, now: Instant, index: u32, session: u32, done: &Acknowledged) {
+    #[inline]
+    fn completed(&mut self, now: Instant, index: u32, session: u32, done: Acknowledged) {
         match done {
-            Acknowledged::Completed { freed } => {
+            Acknowledged::Completed { freed, message } => {
+                self.spare(message);
                 let connection = &mut self.connections[index as usize];
-                connection.send_used -= u16::from(*freed);
+                connection.send_used -= u16::from(freed);
                 if !self.sessions[session as usize].is_caught_up() {
                     self.pump(now, session);
                 }
@@ -69,7 +123,14 @@ impl Broker {
                 self.fail(now, index, ReasonCode::PROTOCOL_ERROR, Some(text));
             }
             // Left over from a Session that one side has lost; harmless.
-            Acknowledged::Unknown | Acknowledged::Released => {}
+            Acknowledged::Unknown | Acknowledged::Released { .. } => {}
+        }
+    }
+
+    #[inline]
+    fn spare(&mut self, message: Option<Arc<StoredMessage>>) {
+        if let Some(message) = message {
+            self.fan_out.spares.give_back(message);
         }
     }
 

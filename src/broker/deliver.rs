@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use crate::{
     packet::QoS,
     session::{
-        Connection, Delivery, MessageRef, Next, Session, StoredMessage,
+        Connection, Delivery, MessageRef, Next, Session, Spares, StoredMessage, Verbatim,
         layout::{self, Encoded, Layout},
     },
 };
@@ -28,7 +28,7 @@ use crate::{
 use super::{
     Broker, BrokerEvent, BrokerStats, DropReason, Limits, Output, Timer,
     retained::Step,
-    subscriptions::{Matches, Subscriber},
+    subscriptions::{Matches, Subscriber, Subscriptions},
 };
 
 /// Retained topics looked at in one turn of one Session.
@@ -37,13 +37,21 @@ pub(super) const SCAN_BUDGET: usize = 2_048;
 /// What is used again for each message.
 #[derive(Debug, Default)]
 pub(super) struct FanOut {
+    finder: Finder,
+    /// Members of shared subscriptions that the last message was given to.
+    chosen: Vec<(Subscriber, u32)>,
+    buffer: Vec<u8>,
+    layouts: Layouts,
+    pub(super) spares: Spares,
+}
+
+/// Finds routes.
+#[derive(Debug, Default)]
+struct Finder {
     matches: Matches,
     /// Where the last message went, unless a memo says so.
     route: Route,
     memos: Memos,
-    /// Members of shared subscriptions that the last message was given to.
-    chosen: Vec<(Subscriber, u32)>,
-    buffer: Vec<u8>,
     /// Numbers the routes that are found.
     serial: u64,
 }
@@ -79,7 +87,30 @@ pub(super) struct Routed {
 }
 
 /// Encodings of one message by version, RETAIN and QoS.
-type Layouts = [Option<Encoded>; 12];
+#[derive(Debug, Default)]
+struct Layouts {
+    encoded: [Encoded; 12],
+    /// A bit for each that is of this message.
+    known: u16,
+}
+
+impl Layouts {
+    #[inline]
+    fn find(
+        &mut self,
+        message: &MessageRef<'_>,
+        layout: &Layout<'_>,
+        now: Instant,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Encoded> {
+        let index = usize::from(layout.v5) * 6 + usize::from(layout.retain) * 3 + layout.qos as usize;
+        if self.known & 1 << index == 0 {
+            self.encoded[index] = layout::lay_out(message, layout, now, buffer)?;
+            self.known |= 1 << index;
+        }
+        Some(self.encoded[index])
+    }
+}
 
 impl Route {
     /// Decides who gets a copy of what matched. `publisher` is left out where it asked for that
@@ -147,6 +178,28 @@ impl Route {
             next = after;
         }
         identifiers
+    }
+}
+
+impl Finder {
+    #[inline]
+    fn find(
+        &mut self,
+        topic: &[u8],
+        publisher: Option<u32>,
+        subscriptions: &Subscriptions,
+        sessions: &mut Slab<Session>,
+    ) -> &Route {
+        let (hash, generation) = (subscriptions.topic_hash(topic), subscriptions.generation());
+        let memo = self.memos.slot(hash);
+        if memo.is_of(topic, hash, generation) {
+            return &memo.route;
+        }
+        self.serial += 1;
+        subscriptions.matches(topic, &mut self.matches);
+        let is_for_all = !self.route.find(&mut self.matches, publisher, sessions, self.serial);
+        let is_kept = is_for_all && memo.keep(topic, hash, generation, &mut self.route);
+        if is_kept { &memo.route } else { &self.route }
     }
 }
 
@@ -228,9 +281,53 @@ struct Deliverer<'a> {
     outputs: &'a mut VecDeque<Output>,
     stats: &'a mut BrokerStats,
     buffer: &'a mut Vec<u8>,
+    layouts: &'a mut Layouts,
+    spares: &'a mut Spares,
+    /// Whether nobody gets the message after this one.
+    is_last: bool,
 }
 
 impl Broker {
+    /// As [`route`](Self::route) for the most frequent message, of QoS 0 and not retained, whose packet is
+    /// what most subscribers are sent.
+    pub(super) fn pass_on(
+        &mut self,
+        now: Instant,
+        message: &MessageRef<'_>,
+        packet: &Verbatim<'_>,
+        publisher: u32,
+    ) {
+        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
+        let route = fan_out.finder.find(message.topic, Some(publisher), subscriptions, sessions);
+        let takes_it = |receiver: &Receiver, connection: &Connection| {
+            packet.v5 == connection.is_v5()
+                && receiver.identifiers.0 == 0
+                && !connection.has_aliases()
+                && connection.outbox.len() <= limits.outbox_bytes
+                && packet.bytes.len() <= connection.packet_size_maximum
+        };
+        let is_simple = |receiver: &Receiver| {
+            let index = sessions[receiver.session as usize].connection;
+            index.is_some_and(|index| takes_it(receiver, &connections[index as usize]))
+        };
+        if !route.groups.is_empty() || !route.receivers.iter().all(is_simple) {
+            self.route(now, message, Some(publisher));
+            return;
+        }
+        for receiver in &route.receivers {
+            let Some(index) = sessions[receiver.session as usize].connection else { continue };
+            let connection = &mut connections[index as usize];
+            if connection.outbox.is_empty() {
+                outputs.push_back(Output::Flush(connection.id));
+            }
+            connection.outbox.extend(packet.bytes);
+        }
+        let count = route.receivers.len() as u64;
+        stats.delivered[QoS::AtMostOnce as usize] += count;
+        stats.packets_sent += count;
+        stats.payload_bytes_sent += count * message.payload.as_bytes().len() as u64;
+    }
+
     /// Delivers `message` to every subscriber.
     pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
         let mut stored = None;
@@ -238,40 +335,40 @@ impl Broker {
             self.retain(message, publisher, &mut stored);
         }
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
-        let FanOut { matches, route, memos, chosen, buffer, serial } = fan_out;
-        let (hash, generation) = (subscriptions.topic_hash(message.topic), subscriptions.generation());
-        let memo = memos.slot(hash);
-        let route = if memo.is_of(message.topic, hash, generation) {
-            &memo.route
-        } else {
-            *serial += 1;
-            subscriptions.matches(message.topic, matches);
-            let is_for_all = !route.find(matches, publisher, sessions, *serial);
-            let is_kept = is_for_all && memo.keep(message.topic, hash, generation, route);
-            if is_kept { &memo.route } else { route }
-        };
+        let FanOut { finder, chosen, buffer, layouts, spares } = fan_out;
+        let route = finder.find(message.topic, publisher, subscriptions, sessions);
         chosen.clear();
         for &share in &route.groups {
             let is_ready = |session| is_ready(&sessions[session as usize], connections, limits);
             chosen.extend(subscriptions.choose(share, is_ready).map(|subscriber| (subscriber, share)));
         }
         buffer.clear();
-        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
-        let mut layouts = Layouts::default();
+        layouts.known = 0;
+        let mut left = route.receivers.len() + chosen.len();
+        let is_last = left == 1;
+        let mut deliverer = Deliverer {
+            now,
+            limits,
+            sessions,
+            connections,
+            outputs,
+            stats,
+            buffer,
+            layouts,
+            spares,
+            is_last,
+        };
         let mut reached = 0;
         for receiver in &route.receivers {
             let identifiers = || route.identifiers_of(receiver);
-            reached +=
-                usize::from(deliverer.deliver(receiver, identifiers, message, &mut stored, &mut layouts));
+            reached += usize::from(deliverer.deliver(receiver, identifiers, message, &mut stored));
+            left -= 1;
+            deliverer.is_last = left == 1;
         }
         for &(subscriber, share) in &*chosen {
-            reached += usize::from(deliverer.deliver_to_member(
-                subscriber,
-                share,
-                message,
-                &mut stored,
-                &mut layouts,
-            ));
+            reached += usize::from(deliverer.deliver_to_member(subscriber, share, message, &mut stored));
+            left -= 1;
+            deliverer.is_last = left == 1;
         }
         Routed { matched: route.receivers.len() + chosen.len(), reached }
     }
@@ -287,12 +384,23 @@ impl Broker {
         let chosen =
             subscriptions.choose(share, |session| is_ready(&sessions[session as usize], connections, limits));
         let Some(subscriber) = chosen else { return };
-        fan_out.buffer.clear();
-        let buffer = &mut fan_out.buffer;
-        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let FanOut { buffer, layouts, spares, .. } = fan_out;
+        buffer.clear();
+        layouts.known = 0;
+        let mut deliverer = Deliverer {
+            now,
+            limits,
+            sessions,
+            connections,
+            outputs,
+            stats,
+            buffer,
+            layouts,
+            spares,
+            is_last: true,
+        };
         let message = delivery.message.as_message();
-        let mut stored = Some(delivery.message.clone());
-        deliverer.deliver_to_member(subscriber, share, &message, &mut stored, &mut Layouts::default());
+        deliverer.deliver_to_member(subscriber, share, &message, &mut Some(delivery.message.clone()));
     }
 
     /// Sends what waits for a Session as far as its connection has room: repeated messages first,
@@ -307,8 +415,19 @@ impl Broker {
         let Self {
             limits, sessions, connections, outputs, stats, fan_out, retained, figures, timers, ..
         } = self;
-        let buffer = &mut fan_out.buffer;
-        let mut deliverer = Deliverer { now, limits, sessions, connections, outputs, stats, buffer };
+        let FanOut { buffer, layouts, spares, .. } = fan_out;
+        let mut deliverer = Deliverer {
+            now,
+            limits,
+            sessions,
+            connections,
+            outputs,
+            stats,
+            buffer,
+            layouts,
+            spares,
+            is_last: true,
+        };
         loop {
             let session = &mut deliverer.sessions[index as usize];
             let Some(connection) = session.connection else { return };
@@ -368,6 +487,21 @@ fn has_slot(session: &Session, connection: &Connection, limits: &Limits) -> bool
     session.inflight.len() < usize::from(limits.inflight_max) && connection.has_quota()
 }
 
+/// The message to keep for one receiver. The last one takes it, so that nobody else counts.
+#[inline]
+fn take_stored(
+    stored: &mut Option<Arc<StoredMessage>>,
+    message: &MessageRef<'_>,
+    spares: &mut Spares,
+    is_last: bool,
+) -> Arc<StoredMessage> {
+    let taken = stored.take().unwrap_or_else(|| spares.store(message));
+    if !is_last {
+        *stored = Some(taken.clone());
+    }
+    taken
+}
+
 /// Encodes a PUBLISH of no more than `longest` bytes: without a Topic Alias of ours, if it is that
 /// which makes it too large. One that does not fit leaves nothing behind.
 fn encode_within(
@@ -396,11 +530,10 @@ impl Deliverer<'_> {
         share: u32,
         message: &MessageRef<'_>,
         stored: &mut Option<Arc<StoredMessage>>,
-        layouts: &mut Layouts,
     ) -> bool {
         let identifier = Some(member.subscription_identifier).filter(|&value| value != 0);
         let receiver = Receiver::new(member, (0, 0), Some(share));
-        self.deliver(&receiver, || identifier.into_iter().collect(), message, stored, layouts)
+        self.deliver(&receiver, || identifier.into_iter().collect(), message, stored)
     }
 
     /// Sends, queues or drops one receiver's copy; whether it was not dropped.
@@ -411,7 +544,6 @@ impl Deliverer<'_> {
         identifiers: impl FnOnce() -> SmallVec<[u32; 4]>,
         message: &MessageRef<'_>,
         stored: &mut Option<Arc<StoredMessage>>,
-        layouts: &mut Layouts,
     ) -> bool {
         let qos = message.qos.min(receiver.qos);
         let retain = message.retain && receiver.retain_as_published;
@@ -433,7 +565,7 @@ impl Deliverer<'_> {
                 && session.is_caught_up()
                 && connection.as_ref().is_some_and(|connection| has_slot(session, connection, self.limits));
             if !may_begin {
-                let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
+                let message = take_stored(stored, message, self.spares, self.is_last);
                 let share = receiver.share;
                 let delivery =
                     Delivery { message, qos, retain, subscription_identifiers: identifiers, share };
@@ -457,11 +589,7 @@ impl Deliverer<'_> {
         let encoded = if is_its_own {
             encode_within(connection.packet_size_maximum, message, &mut layout, self.now, self.buffer)
         } else {
-            let shared = &mut layouts[usize::from(v5) * 6 + usize::from(retain) * 3 + qos as usize];
-            if shared.is_none() {
-                *shared = layout::lay_out(message, &layout, self.now, self.buffer);
-            }
-            *shared
+            self.layouts.find(message, &layout, self.now, self.buffer)
         };
         let Some(encoded) = encoded.filter(|encoded| encoded.size <= connection.packet_size_maximum) else {
             // [MQTT-3.1.2-25] It counts as sent.
@@ -471,7 +599,7 @@ impl Deliverer<'_> {
         let alias = layout.alias;
         let mut packet_identifier = 0;
         if qos != QoS::AtMostOnce {
-            let message = stored.get_or_insert_with(|| Arc::new(message.store())).clone();
+            let message = take_stored(stored, message, self.spares, self.is_last);
             let share = receiver.share;
             let delivery =
                 Delivery { message, qos, retain, subscription_identifiers: identifiers.clone(), share };

@@ -204,10 +204,15 @@ impl Broker {
     fn handle_connected(&mut self, now: Instant, connection: u32, session: u32, packet: ControlPacket) {
         match packet {
             ControlPacket::Publish(publish) => self.handle_publish(now, connection, session, &publish),
-            ControlPacket::Puback(ack) => self.handle_puback(now, connection, session, ack),
-            ControlPacket::Pubrec(ack) => self.handle_pubrec(now, connection, session, ack),
-            ControlPacket::Pubrel(ack) => self.handle_pubrel(connection, session, ack),
-            ControlPacket::Pubcomp(ack) => self.handle_pubcomp(now, connection, session, ack),
+            ControlPacket::Puback(ack) => self.handle_puback(now, connection, session, ack.packet_identifier),
+            ControlPacket::Pubrec(ack) => {
+                let refused = ack.reason_code.is_error();
+                self.handle_pubrec(now, connection, session, ack.packet_identifier, refused);
+            }
+            ControlPacket::Pubrel(ack) => self.handle_pubrel(connection, session, ack.packet_identifier),
+            ControlPacket::Pubcomp(ack) => {
+                self.handle_pubcomp(now, connection, session, ack.packet_identifier)
+            }
             ControlPacket::Subscribe(subscribe) => self.handle_subscribe(now, connection, session, subscribe),
             ControlPacket::Unsubscribe(unsubscribe) => {
                 self.handle_unsubscribe(now, connection, session, unsubscribe);

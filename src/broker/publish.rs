@@ -89,29 +89,32 @@ impl Broker {
         if !self.hear(now, index) {
             return;
         }
-        let mut own = Own::default();
-        let mut forwarded = BytesMut::new();
-        if !publish.properties.is_empty() {
-            publish.iter_properties().for_each(|(identifier, value)| own.note(identifier, value));
-        }
-        let is_plain = own.is_nothing();
-        if !is_plain {
-            publish.encode_forwarded(&mut forwarded);
-        }
-        let incoming = Incoming {
+        let mut incoming = Incoming {
             qos: publish.qos,
             retain: publish.retain,
             packet_identifier: publish.packet_identifier,
             topic: publish.topic,
-            properties: if is_plain { publish.properties } else { &forwarded },
-            own,
+            properties: publish.properties,
+            own: Own::default(),
             payload: Payload::Copied(publish.payload),
-            packet: (is_plain && !publish.dup).then(|| Verbatim {
+            packet: None,
+        };
+        if !publish.properties.is_empty() {
+            publish.iter_properties().for_each(|(identifier, value)| incoming.own.note(identifier, value));
+            if !incoming.own.is_nothing() {
+                let mut properties = BytesMut::new();
+                publish.encode_forwarded(&mut properties);
+                incoming.properties = &properties;
+                return self.handle_incoming(now, index, session, &incoming);
+            }
+        }
+        if !publish.dup {
+            incoming.packet = Some(Verbatim {
                 bytes: frame,
                 v5: self.connections[index as usize].is_v5(),
                 identifier_at: publish.identifier_at(frame),
-            }),
-        };
+            });
+        }
         self.handle_incoming(now, index, session, &incoming);
     }
 
@@ -135,7 +138,6 @@ impl Broker {
         self.handle_incoming(now, index, session, &incoming);
     }
 
-    #[inline]
     fn handle_incoming(&mut self, now: Instant, index: u32, session: u32, publish: &Incoming<'_>) {
         let own = &publish.own;
         if own.subscription_identifier {
@@ -182,11 +184,22 @@ impl Broker {
             expires_at: own.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
             packet: publish.packet,
         };
-        if let Err((reason, text)) = self.judge(session, publish, &message) {
+        // Most messages are nothing that there is a rule for.
+        let is_special = message.topic.first() == Some(&b'$')
+            || publish.retain
+            || publish.own.claims_utf8
+            || publish.qos == QoS::AtLeastOnce && !self.sessions[session as usize].received.is_empty();
+        if is_special && let Err((reason, text)) = self.judge(session, publish, &message) {
             return self.refuse_publish(now, index, publish, reason, text);
         }
         self.stats.published[publish.qos as usize] += 1;
         self.stats.payload_bytes_received += publish.payload.as_bytes().len() as u64;
+        if let Some(packet) = &message.packet
+            && message.qos == QoS::AtMostOnce
+            && !message.retain
+        {
+            return self.pass_on(now, &message, packet, session);
+        }
         let routed = self.route(now, &message, Some(session));
 
         let Some(identifier) = publish.packet_identifier else { return };

@@ -25,7 +25,9 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    packet::{ControlPacket, DecodeError, Frame, FrameReader, FrameRef, PacketRef, ProtocolVersion},
+    packet::{
+        ControlPacket, DecodeError, Frame, FrameReader, PacketType, PlainAck, ProtocolVersion, PublishRef,
+    },
     recording::{CloseCause, Direction},
     session::{ConnectionId, SHARED_PAYLOAD},
     tap::Tap,
@@ -334,6 +336,7 @@ fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) ->
 }
 
 /// Hands the packets that are whole to the broker, from where they were read as far as they can be.
+#[inline(never)]
 fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let now = shell.now();
     let mut published = [0; 3];
@@ -352,37 +355,27 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let mut packets = 0;
     while packets < TURN_PACKETS && broker.packets_sent() < sent_max {
         packets += 1;
-        match reading.next(&mut input) {
-            Ok(Some(Next::InPlace(FrameRef { bytes, packet: PacketRef::Publish(publish) }))) => {
-                published[publish.qos as usize] += 1;
-                if bytes.len() < SHARED_PAYLOAD {
-                    broker.handle_publish_in_place(now, link.id, &publish, bytes);
-                } else if bytes.len() < SLICED_BYTES {
-                    // Just as long: somebody may keep it.
-                    if let Ok(packet) = ControlPacket::decode_copied(bytes, reading.protocol()) {
-                        broker.handle_packet(now, link.id, packet);
-                    }
-                } else {
-                    let frame = chunk.slice_ref(bytes);
-                    broker.handle_packet(now, link.id, publish.to_publish(&frame).into());
-                }
+        let taken = match reading.next(&mut input) {
+            Ok(Some(Next::InPlace(bytes))) => {
+                let protocol = reading.protocol();
+                hand_on_in_place(shell, &mut broker, now, link, protocol, &chunk, bytes, &mut published)
             }
-            Ok(Some(
-                Next::InPlace(FrameRef { packet: PacketRef::Other(packet), .. }) | Next::Owned(packet),
-            )) => {
+            Ok(Some(Next::Owned(packet))) => {
                 note(shell, link, &packet, &mut published);
                 broker.handle_packet(now, link.id, packet);
+                Ok(())
             }
             Ok(None) => {
                 reading.has_more = false;
                 break;
             }
-            Err(error) => {
-                reading.has_more = false;
-                input = &[];
-                refuse_malformed(&mut broker, now, link, reading, &error);
-                break;
-            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            reading.has_more = false;
+            input = &[];
+            refuse_malformed(&mut broker, now, link, reading, &error);
+            break;
         }
     }
     drop(broker);
@@ -399,9 +392,43 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     shell.has_read(read.count);
 }
 
-/// A packet, and whether its bytes are where they were read.
+/// Hands on the packet that is `bytes`, a part of `chunk`.
+#[inline]
+#[expect(clippy::too_many_arguments, reason = "what the loop around it has at hand")]
+fn hand_on_in_place(
+    shell: &Shell,
+    broker: &mut Broker,
+    now: Instant,
+    link: &Link,
+    protocol: ProtocolVersion,
+    chunk: &Bytes,
+    bytes: &[u8],
+    published: &mut [u64; 3],
+) -> Result<(), DecodeError> {
+    if bytes[0] >> 4 == PacketType::Publish as u8 {
+        let publish = PublishRef::decode(bytes, protocol)?;
+        if bytes.len() < SHARED_PAYLOAD {
+            published[publish.qos as usize] += 1;
+            broker.handle_publish_in_place(now, link.id, &publish, bytes);
+            return Ok(());
+        }
+    } else if let Some(ack) = PlainAck::read(bytes) {
+        broker.handle_plain_ack(now, link.id, ack);
+        return Ok(());
+    }
+    let packet = match bytes.len() {
+        SLICED_BYTES.. => ControlPacket::decode(&chunk.slice_ref(bytes), protocol)?,
+        // Just as long: somebody may keep it.
+        _ => ControlPacket::decode_copied(bytes, protocol)?,
+    };
+    note(shell, link, &packet, published);
+    broker.handle_packet(now, link.id, packet);
+    Ok(())
+}
+
+/// A packet, or its bytes where they were read.
 enum Next<'a> {
-    InPlace(FrameRef<'a>),
+    InPlace(&'a [u8]),
     Owned(ControlPacket),
 }
 

@@ -94,6 +94,31 @@ impl Ack {
     }
 }
 
+/// A publish acknowledgement in its shortest form: Success, without properties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainAck {
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP.
+    pub packet: PacketType,
+    pub packet_identifier: PacketIdentifier,
+}
+
+impl PlainAck {
+    /// `None` for every other packet, and for one that is malformed.
+    #[inline]
+    pub fn read(frame: &[u8]) -> Option<Self> {
+        let [first, 2, high, low] = *frame else { return None };
+        let packet = match first {
+            0x40 => PacketType::Puback,
+            0x50 => PacketType::Pubrec,
+            0x62 => PacketType::Pubrel,
+            0x70 => PacketType::Pubcomp,
+            _ => return None,
+        };
+        let packet_identifier = PacketIdentifier::new(u16::from_be_bytes([high, low]))?;
+        Some(Self { packet, packet_identifier })
+    }
+}
+
 /// DISCONNECT [section 3.14].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Disconnect {

@@ -3,8 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, PublishRef,
-    packet_type::FixedHeader,
+    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, packet_type::FixedHeader,
 };
 
 /// A Control Packet and the bytes it was received in or is sent as.
@@ -32,36 +31,6 @@ impl Frame {
     /// `None` while the fixed header is incomplete.
     pub fn size(start: &[u8]) -> Result<Option<usize>, DecodeError> {
         Ok(FixedHeader::parse(start)?.map(FixedHeader::size))
-    }
-}
-
-/// A packet in the bytes it was received in, which are somebody else's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FrameRef<'a> {
-    pub bytes: &'a [u8],
-    pub packet: PacketRef<'a>,
-}
-
-/// What is borrowed of a packet: all of the one kind that comes in millions.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PacketRef<'a> {
-    Publish(PublishRef<'a>),
-    Other(ControlPacket),
-}
-
-impl<'a> PacketRef<'a> {
-    /// Decodes `frame`, which holds exactly one packet.
-    ///
-    /// # Errors
-    /// As [`ControlPacket::decode`].
-    #[inline]
-    pub fn decode(frame: &'a [u8], protocol: ProtocolVersion) -> Result<Self, DecodeError> {
-        match frame.first().map(|byte| byte >> 4) {
-            Some(number) if number == PacketType::Publish as u8 => {
-                PublishRef::decode(frame, protocol).map(Self::Publish)
-            }
-            _ => ControlPacket::decode_copied(frame, protocol).map(Self::Other),
-        }
     }
 }
 
@@ -125,16 +94,16 @@ impl FrameReader {
         }
     }
 
-    /// Takes the next whole packet off the front of `input`, without copying it; for bytes that follow
-    /// what was already returned, while nothing is [buffered](Self::buffer).
+    /// Takes the bytes of the next whole packet off the front of `input`, for bytes that follow what was
+    /// already returned while nothing is [buffered](Self::buffer). They are yet to be decoded.
     ///
     /// `None` when `input` holds no whole packet any more: what is left of it belongs into the buffer.
-    /// So it does after an error.
     ///
     /// # Errors
-    /// As [`next_frame`](Self::next_frame), and the last word just as well.
+    /// As [`next_frame`](Self::next_frame), for what its fixed header tells about a packet and a CONNECT
+    /// about its version; the last word just as well.
     #[inline]
-    pub fn next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+    pub fn next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
         debug_assert!(self.buffer.is_empty(), "a packet has begun before");
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -147,16 +116,14 @@ impl FrameReader {
     }
 
     #[inline]
-    fn try_next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<FrameRef<'a>>, DecodeError> {
+    fn try_next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
         let Some(size) = self.measure(input)? else { return Ok(None) };
         let Some((bytes, rest)) = input.split_at_checked(size) else { return Ok(None) };
-        let protocol = match self.protocol {
-            Some(protocol) => protocol,
-            None => *self.protocol.insert(Connect::peek_protocol(bytes)?),
-        };
-        let packet = PacketRef::decode(bytes, protocol)?;
+        if self.protocol.is_none() {
+            self.protocol = Some(Connect::peek_protocol(bytes)?);
+        }
         *input = rest;
-        Ok(Some(FrameRef { bytes, packet }))
+        Ok(Some(bytes))
     }
 
     /// Moves from the front of `input` to the buffer what the packet that has begun there still lacks.
@@ -178,7 +145,7 @@ impl FrameReader {
     }
 
     /// The size of the packet that `start` begins, if enough of it is there to tell.
-    #[inline]
+    #[inline(always)]
     fn measure(&self, start: &[u8]) -> Result<Option<usize>, DecodeError> {
         let Some(&first_byte) = start.first() else { return Ok(None) };
         if self.protocol.is_none() && PacketType::of(first_byte) != Some(PacketType::Connect) {

@@ -22,10 +22,10 @@ mod topic;
 mod version;
 mod writer;
 
-pub use ack::{Ack, Auth, Connack, Disconnect};
+pub use ack::{Ack, Auth, Connack, Disconnect, PlainAck};
 pub use connect::{Connect, Will};
 pub use error::{DecodeError, EncodeError};
-pub use frame::{Frame, FrameReader, FrameRef, PacketRef};
+pub use frame::{Frame, FrameReader};
 pub use packet_type::PacketType;
 pub use property::{Properties, Property, PropertyIdentifier, PropertyValue};
 pub use publish::{BadQoS, PacketIdentifier, Publish, PublishRef, QoS};
@@ -104,28 +104,15 @@ impl ControlPacket {
         }
     }
 
-    /// The same from borrowed bytes, which are copied unless the packet keeps none of them.
-    #[inline]
+    /// The same from borrowed bytes, which are copied.
     pub fn decode_copied(frame: &[u8], protocol: ProtocolVersion) -> Result<Self, DecodeError> {
-        /// The longest acknowledgement without properties.
-        const PLAIN: usize = 6;
-        let is_ack = matches!(frame.first(), Some(0x40 | 0x50 | 0x62 | 0x70));
-        if is_ack && frame.len() <= PLAIN {
-            return Self::decode_from(frame, &Bytes::new(), protocol);
-        }
         Self::decode(&Bytes::copy_from_slice(frame), protocol)
     }
 
     fn decode_other(frame: &Bytes, protocol: ProtocolVersion) -> Result<Self, DecodeError> {
-        Self::decode_from(frame, frame, protocol)
-    }
-
-    /// `frame` is `bytes` again, for what is sliced of them.
-    #[inline]
-    fn decode_from(bytes: &[u8], frame: &Bytes, protocol: ProtocolVersion) -> Result<Self, DecodeError> {
-        let mut input = reader::open(bytes)?;
+        let mut input = reader::open(frame)?;
         let body = &mut input;
-        let packet = PacketType::parse(bytes[0], protocol)?;
+        let packet = PacketType::parse(frame[0], protocol)?;
         let decoded = match packet {
             PacketType::Connect => Self::Connect(Box::new(Connect::decode(frame, body)?)),
             PacketType::Connack => Self::Connack(Connack::decode(frame, body, protocol)?),

@@ -142,7 +142,14 @@ impl Connection {
         });
     }
 
+    /// Whether we may set aliases towards the client.
+    #[inline]
+    pub fn has_aliases(&self) -> bool {
+        self.aliases_out.is_some()
+    }
+
     /// The alias to send `topic` with: a known one, or the next free one.
+    #[inline]
     pub fn alias_for(&self, topic: &[u8]) -> Option<Alias> {
         let aliases = self.aliases_out.as_ref()?;
         if let Some(&value) = aliases.values.get(topic) {

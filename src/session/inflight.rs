@@ -4,13 +4,16 @@
 //! identifiers of the client's QoS 2 messages until PUBREL, so nothing is delivered twice
 //! [MQTT-4.3.3-10]. Nothing here sends: callers pass on what is returned.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use foldhash::fast::FixedState;
 
 use crate::packet::{PacketIdentifier, QoS};
 
-use super::Delivery;
+use super::{Delivery, StoredMessage};
 
 /// How many Packet Identifiers there are.
 const IDENTIFIERS: u64 = 65_535;
@@ -25,6 +28,15 @@ pub enum Stage {
     Released { order: u64 },
 }
 
+impl Stage {
+    fn into_message(self) -> Option<Arc<StoredMessage>> {
+        match self {
+            Self::Published(delivery) => Some(delivery.message),
+            Self::Released { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Exchange {
     stage: Stage,
@@ -37,9 +49,9 @@ struct Exchange {
 #[derive(Debug)]
 pub enum Acknowledged {
     /// The exchange is over; `freed` says whether it occupied one of the client's Receive Maximum.
-    Completed { freed: bool },
-    /// PUBREL is due.
-    Released,
+    Completed { freed: bool, message: Option<Arc<StoredMessage>> },
+    /// PUBREL is due, and the message not needed any more.
+    Released { message: Option<Arc<StoredMessage>> },
     /// No exchange has this identifier.
     Unknown,
     /// The exchange waits for a different packet.
@@ -133,12 +145,12 @@ impl Inflight {
                 if refused {
                     return self.complete(identifier);
                 }
-                exchange.stage = Stage::Released { order: releases };
+                let stage = std::mem::replace(&mut exchange.stage, Stage::Released { order: releases });
                 self.releases += 1;
-                Acknowledged::Released
+                Acknowledged::Released { message: stage.into_message() }
             }
             Stage::Published(_) => Acknowledged::OutOfTurn,
-            Stage::Released { .. } => Acknowledged::Released,
+            Stage::Released { .. } => Acknowledged::Released { message: None },
         }
     }
 
@@ -199,16 +211,14 @@ impl Inflight {
         if !in_turn(&exchange.stage) {
             return Acknowledged::OutOfTurn;
         }
-        let freed = exchange.sent;
-        match self.ring_index(identifier) {
-            Some(index) if self.ring[index].is_some() => self.ring[index] = None,
-            _ => {
-                self.stragglers.remove(&identifier.get());
-            }
-        }
+        let ended = match self.ring_index(identifier) {
+            Some(index) if self.ring[index].is_some() => self.ring[index].take(),
+            _ => self.stragglers.remove(&identifier.get()).map(|(_, exchange)| exchange),
+        };
         self.len -= 1;
         self.trim();
-        Acknowledged::Completed { freed }
+        let freed = ended.as_ref().is_some_and(|exchange| exchange.sent);
+        Acknowledged::Completed { freed, message: ended.and_then(|exchange| exchange.stage.into_message()) }
     }
 
     fn find(&mut self, identifier: PacketIdentifier) -> Option<&mut Exchange> {
@@ -226,14 +236,13 @@ impl Inflight {
 
     /// Drops ended exchanges from the front, and moves one that stays there out of the way of a
     /// ring that has become mostly holes.
+    #[inline]
     fn trim(&mut self) {
-        loop {
+        while let Some(front) = self.ring.front() {
             let live = self.len - self.stragglers.len();
             let sparse = self.ring.len() > 64 + 4 * live || self.ring.len() as u64 == IDENTIFIERS;
-            match self.ring.front() {
-                None => return,
-                Some(Some(_)) if !sparse => return,
-                Some(_) => {}
+            if front.is_some() && !sparse {
+                return;
             }
             if let Some(Some(exchange)) = self.ring.pop_front() {
                 self.stragglers.insert(identifier_of(self.first).get(), (self.first, exchange));
@@ -268,8 +277,15 @@ impl Received {
         self.identifiers.insert(identifier.get())
     }
 
+    /// Whether every message was released.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.identifiers.is_empty()
+    }
+
+    #[inline]
     pub fn contains(&self, identifier: PacketIdentifier) -> bool {
-        !self.identifiers.is_empty() && self.identifiers.contains(&identifier.get())
+        !self.is_empty() && self.identifiers.contains(&identifier.get())
     }
 
     /// Whether `identifier` was there, or has been until the connection before broke.
@@ -332,7 +348,7 @@ mod tests {
             assert!(seen.insert(identifier));
         }
         assert_eq!(seen.len(), 65_535);
-        assert!(matches!(inflight.puback(identifier(4711)), Acknowledged::Completed { freed: true }));
+        assert!(matches!(inflight.puback(identifier(4711)), Acknowledged::Completed { freed: true, .. }));
         assert_eq!(inflight.begin(delivery(QoS::AtLeastOnce)), Some(identifier(4711)));
         assert_eq!(inflight.begin(delivery(QoS::AtLeastOnce)), None);
     }
@@ -347,7 +363,7 @@ mod tests {
             assert!(matches!(inflight.puback(next), Acknowledged::Completed { .. }));
         }
         assert!(inflight.ring.len() < 100, "the ring stays short: {}", inflight.ring.len());
-        assert!(matches!(inflight.pubrec(stays, false), Acknowledged::Released));
+        assert!(matches!(inflight.pubrec(stays, false), Acknowledged::Released { .. }));
         assert!(matches!(inflight.pubcomp(stays), Acknowledged::Completed { .. }));
         assert!(inflight.is_empty());
     }

@@ -45,7 +45,7 @@ const LONGEST: usize = 268_435_455;
 
 /// An encoded PUBLISH: the packet that brought the message, or a range of the buffer it was encoded
 /// into and maybe a shared payload.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Encoded {
     start: usize,
     end: usize,

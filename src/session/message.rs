@@ -96,24 +96,49 @@ impl MessageRef<'_> {
 
     /// A copy that owns what it holds, for queues and the retained store.
     pub fn store(&self) -> StoredMessage {
-        let shared = match self.payload {
-            Payload::Shared(bytes) if bytes.len() >= KEPT_SHARED => Some(bytes.clone()),
-            Payload::Shared(bytes) => Some(Bytes::copy_from_slice(bytes)),
-            Payload::Copied(_) => None,
-        };
-        let copied = if shared.is_some() { &[] } else { self.payload.as_bytes() };
-        let mut head = SmallVec::with_capacity(self.topic.len() + self.properties.len() + copied.len());
-        head.extend_from_slice(self.topic);
-        head.extend_from_slice(self.properties);
-        head.extend_from_slice(copied);
-        StoredMessage {
-            head,
-            topic_len: self.topic.len() as u32,
-            properties_len: self.properties.len() as u32,
-            shared: shared.map(Box::new),
+        let mut stored = StoredMessage {
+            head: SmallVec::new(),
+            topic_len: 0,
+            properties_len: 0,
+            shared: None,
             qos: self.qos,
             retain: self.retain,
             expires_at: self.expires_at,
+        };
+        stored.fill(self);
+        stored
+    }
+}
+
+/// Memory of messages that nobody keeps any more, for the next ones: allocating it for each would cost
+/// more than all else that is done for a message.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Arc<StoredMessage>>);
+
+impl Spares {
+    /// As many as clients usually have in flight.
+    const MAX: usize = 1_024;
+
+    #[inline]
+    pub fn store(&mut self, message: &MessageRef<'_>) -> Arc<StoredMessage> {
+        if let Some(mut spare) = self.0.pop()
+            && let Some(stored) = Arc::get_mut(&mut spare)
+        {
+            stored.fill(message);
+            return spare;
+        }
+        Arc::new(message.store())
+    }
+
+    /// Takes a message that was delivered, unless somebody else keeps it, or it is a long one.
+    #[inline]
+    pub fn give_back(&mut self, mut message: Arc<StoredMessage>) {
+        if let Some(stored) = Arc::get_mut(&mut message)
+            && stored.shared.is_none()
+            && !stored.head.spilled()
+            && self.0.len() < Self::MAX
+        {
+            self.0.push(message);
         }
     }
 }
@@ -135,6 +160,29 @@ pub struct StoredMessage {
 }
 
 impl StoredMessage {
+    fn fill(&mut self, message: &MessageRef<'_>) {
+        let shared = match message.payload {
+            Payload::Shared(bytes) if bytes.len() >= KEPT_SHARED => Some(bytes.clone()),
+            Payload::Shared(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Payload::Copied(_) => None,
+        };
+        let copied = if shared.is_some() { &[] } else { message.payload.as_bytes() };
+        let Self { head, .. } = self;
+        head.clear();
+        head.reserve_exact(message.topic.len() + message.properties.len() + copied.len());
+        head.extend_from_slice(message.topic);
+        if !message.properties.is_empty() {
+            head.extend_from_slice(message.properties);
+        }
+        head.extend_from_slice(copied);
+        self.topic_len = message.topic.len() as u32;
+        self.properties_len = message.properties.len() as u32;
+        self.shared = shared.map(Box::new);
+        self.qos = message.qos;
+        self.retain = message.retain;
+        self.expires_at = message.expires_at;
+    }
+
     #[inline]
     pub fn as_message(&self) -> MessageRef<'_> {
         let (topic, rest) = self.head.split_at(self.topic_len as usize);

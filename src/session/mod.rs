@@ -12,8 +12,8 @@ mod state;
 pub use connection::{Connection, ConnectionId, Peer, State};
 pub use inflight::{Acknowledged, Inflight, Received, Repeats};
 pub use message::{
-    ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, StoredMessage, Verbatim,
-    encode_forwarded,
+    ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, Spares, StoredMessage,
+    Verbatim, encode_forwarded,
 };
 pub use outbox::Outbox;
 pub use queue::{Next, Queue, QueueFull};
