@@ -349,10 +349,10 @@ mod tests {
     async fn what_the_tap_reports_is_recorded_in_one_order() {
         let bench = Bench::new(|_| {});
         let now = Instant::now();
-        bench.tap.open(now, ONE, ConnectionInfo::default());
+        bench.tap.open(now, ONE, None, Arc::default());
         let recorder = bench.start(|spec| spec.name = Some("orders".to_owned()));
         let mut tail = recorder.tail();
-        bench.tap.open(now, TWO, ConnectionInfo::default());
+        bench.tap.open(now, TWO, None, Arc::default());
         bench.sent(TWO, PINGREQ);
         bench.sent(ONE, b"\xd0\0");
         recorder.mark("half way");
@@ -392,7 +392,7 @@ mod tests {
             let recorder = bench.start(|spec| spec.keep_credentials = keep);
             let now = Instant::now();
             for connection in [ONE, TWO] {
-                bench.tap.open(now, connection, ConnectionInfo::default());
+                bench.tap.open(now, connection, None, Arc::default());
             }
             bench.sent(ONE, CONNECT);
             // The same with a reserved flag set, so that it does not parse, and in two pieces.
@@ -415,7 +415,7 @@ mod tests {
     async fn only_wanted_topics_are_recorded_aliases_resolved() {
         let bench = Bench::new(|_| {});
         let recorder = bench.start(|spec| spec.topics = vec![TopicFilter::parse("a/#").unwrap()]);
-        bench.tap.open(Instant::now(), ONE, ConnectionInfo::default());
+        bench.tap.open(Instant::now(), ONE, None, Arc::default());
         bench.sent(ONE, b"\x10\x0e\0\x04MQTT\x05\x02\0\x3c\0\0\x01c");
         bench.sent(ONE, b"\x30\x0a\0\x03a/b\x03\x23\0\x01x");
         bench.sent(ONE, b"\x30\x0a\0\x03b/b\x03\x23\0\x02y");

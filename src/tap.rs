@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
@@ -83,8 +84,42 @@ struct Shared {
     observed: AtomicBool,
     // Lock order: `connections`, then `observers`. Opens, closes and joins hold the first
     // throughout, so an observer learns of each connection exactly once.
-    connections: Mutex<BTreeMap<ConnectionId, ConnectionInfo>>,
+    connections: Mutex<BTreeMap<ConnectionId, Box<Known>>>,
     observers: RwLock<Vec<Attached>>,
+}
+
+/// How a connection came to be; shared by all that one listener accepts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Way {
+    pub listener: Option<SocketAddr>,
+    /// `tcp`, `tls`, `ws` or `wss`; empty when unknown.
+    pub transport: &'static str,
+    /// URL of the real broker behind a proxy.
+    pub upstream: Option<String>,
+}
+
+/// What is kept of an open connection, for observers that join later: of thousands that are idle it
+/// is a good part of what they cost.
+#[derive(Debug)]
+struct Known {
+    peer: Option<SocketAddr>,
+    way: Arc<Way>,
+    client_identifier: Option<Box<str>>,
+    protocol: Option<ProtocolVersion>,
+}
+
+impl Known {
+    fn info(&self, already_open: bool) -> ConnectionInfo {
+        ConnectionInfo {
+            peer: self.peer.map(|address| address.to_string()),
+            listener: self.way.listener.map(|address| address.to_string()),
+            transport: self.way.transport.to_owned(),
+            upstream: self.way.upstream.clone(),
+            already_open,
+            client_identifier: self.client_identifier.as_deref().map(str::to_owned),
+            protocol: self.protocol,
+        }
+    }
 }
 
 struct Attached {
@@ -107,20 +142,21 @@ impl Tap {
 
     /// A connection was accepted. Always called, observed or not: the tap keeps who is connected,
     /// for observers that join later.
-    pub fn open(&self, at: Instant, connection: ConnectionId, info: ConnectionInfo) {
+    pub fn open(&self, at: Instant, connection: ConnectionId, peer: Option<SocketAddr>, way: Arc<Way>) {
+        let known = Known { peer, way, client_identifier: None, protocol: None };
         let mut connections = self.shared.connections();
         if self.is_observed() {
-            let what = Observed::Open(Box::new(info.clone()));
+            let what = Observed::Open(Box::new(known.info(false)));
             self.shared.report(&Observation { at, connection, what });
         }
-        connections.insert(connection, info);
+        connections.insert(connection, Box::new(known));
     }
 
     /// The connection's CONNECT was seen (also always called).
     pub fn identify(&self, connection: ConnectionId, client_identifier: &str, protocol: ProtocolVersion) {
-        if let Some(info) = self.shared.connections().get_mut(&connection) {
-            info.client_identifier = Some(client_identifier.to_owned());
-            info.protocol = Some(protocol);
+        if let Some(known) = self.shared.connections().get_mut(&connection) {
+            known.client_identifier = Some(client_identifier.into());
+            known.protocol = Some(protocol);
         }
     }
 
@@ -175,9 +211,9 @@ impl Tap {
         let mut observers = self.shared.observers.write().unwrap_or_else(PoisonError::into_inner);
         // No report gets past the write lock, so the opens come before anything else.
         let at = Instant::now();
-        for (&connection, info) in connections.iter() {
-            let info = ConnectionInfo { already_open: true, ..info.clone() };
-            observer.observe(&Observation { at, connection, what: Observed::Open(Box::new(info)) });
+        for (&connection, known) in connections.iter() {
+            let what = Observed::Open(Box::new(known.info(true)));
+            observer.observe(&Observation { at, connection, what });
         }
         let number = observers.last().map_or(0, |attached| attached.number + 1);
         observers.push(Attached { number, observer });
@@ -193,7 +229,7 @@ impl fmt::Debug for Tap {
 }
 
 impl Shared {
-    fn connections(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, ConnectionInfo>> {
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Box<Known>>> {
         // Nothing that is done under these locks leaves them half changed.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,12 +297,12 @@ mod tests {
     fn an_observer_that_joins_later_is_told_who_is_connected() {
         let (tap, log) = (Tap::new(), Arc::new(Log::default()));
         let now = Instant::now();
-        tap.open(now, ONE, ConnectionInfo::default());
-        tap.open(now, TWO, ConnectionInfo::default());
+        tap.open(now, ONE, None, Arc::default());
+        tap.open(now, TWO, None, Arc::default());
         tap.identify(ONE, "alice", ProtocolVersion::V5);
         tap.close(now, TWO, CloseCause::ClientFin);
         let _attachment = tap.attach(log.clone());
-        tap.open(now, TWO, ConnectionInfo::default());
+        tap.open(now, TWO, None, Arc::default());
         assert_eq!(log.lines(), ["1 already open, alice", "2 open"]);
     }
 

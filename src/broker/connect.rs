@@ -9,7 +9,7 @@ use crate::{
         Connack, Connect, ControlPacket, DecodeError, PacketType, Properties, Property, ProtocolVersion, QoS,
         ReasonCode, Utf8String,
     },
-    session::{Session, State},
+    session::{Inflight, Session, State},
 };
 
 use super::{
@@ -191,13 +191,18 @@ impl Broker {
 
     /// Repeats what is unacknowledged [MQTT-4.4.0-1] and goes on with what waited.
     fn resume(&mut self, now: Instant, index: u32, session: u32) {
-        self.sessions[session as usize].received.resume();
-        self.sessions[session as usize].queue.miss();
-        let repeats = self.sessions[session as usize].inflight.repeats();
+        let state = &mut self.sessions[session as usize];
+        if let Some(received) = state.received.changed() {
+            received.resume();
+        }
+        state.queue.miss();
+        let repeats = state.inflight.changed().map(Inflight::repeats).unwrap_or_default();
         for identifier in repeats.releases {
             self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
         }
-        self.sessions[session as usize].resend = repeats.publishes;
+        if !repeats.publishes.is_empty() || !self.sessions[session as usize].resend.is_empty() {
+            *self.sessions[session as usize].resend = repeats.publishes;
+        }
         self.pump(now, session);
     }
 

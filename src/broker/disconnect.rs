@@ -7,7 +7,7 @@ use crate::{
         ControlPacket, DecodeError, Disconnect, PacketType, Properties, Property, ProtocolVersion, QoS,
         ReasonCode, Utf8String,
     },
-    session::{NEVER, State},
+    session::{Inflight, NEVER, State},
 };
 
 use super::{Broker, BrokerEvent, Closing, Output, Timer};
@@ -126,7 +126,9 @@ impl Broker {
         let id = connection.id;
         let state = &mut self.sessions[session as usize];
         state.connection = None;
-        state.resend.clear();
+        if let Some(resend) = state.resend.changed() {
+            resend.clear();
+        }
         self.outputs.push_back(Output::Emit(BrokerEvent::ClientDisconnected {
             connection: id,
             client_identifier: state.client_identifier.to_string(),
@@ -167,9 +169,9 @@ impl Broker {
         self.by_client.remove(&session.client_identifier);
         // Shared subscriptions pass on what this member did not get; a QoS 2 message that was sent
         // stays with it [MQTT-4.8.2-5].
-        let sent = session.inflight.take_published().into_iter();
+        let sent = session.inflight.changed().map(Inflight::take_published).into_iter().flatten();
         let sent = sent.filter(|delivery| delivery.qos == QoS::AtLeastOnce);
-        let queued = std::iter::from_fn(|| session.queue.pop());
+        let queued = std::iter::from_fn(|| session.queue.changed()?.pop());
         for delivery in sent.chain(queued).filter(|delivery| delivery.share.is_some()) {
             self.hand_on(now, delivery);
         }

@@ -273,7 +273,9 @@ impl Broker {
             && connection.outbox.len() <= self.limits.outbox_bytes
         {
             if connection.outbox.len() <= self.limits.outbox_bytes / 2 {
-                self.sessions[session as usize].queue.recover();
+                if let Some(queue) = self.sessions[session as usize].queue.changed() {
+                    queue.recover();
+                }
             }
             if !self.sessions[session as usize].is_caught_up() {
                 self.pump(now, session);

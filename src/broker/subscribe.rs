@@ -122,7 +122,9 @@ impl Broker {
         let lookup = Lookup { qos: options.qos, subscription_identifier, not_from };
         if held.is_some() {
             // What it is still to be sent is sent as it is now subscribed to.
-            state.queue.replace_scans(key, &lookup);
+            if let Some(queue) = state.queue.changed() {
+                queue.replace_scans(key, &lookup);
+            }
         }
         self.stats.subscriptions_total += 1;
         self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
@@ -212,7 +214,9 @@ impl Broker {
         }
         self.remove_subscription(session, key);
         // Nothing more is sent for it [MQTT-3.10.4-2].
-        self.sessions[session as usize].queue.drop_scans(key);
+        if let Some(queue) = self.sessions[session as usize].queue.changed() {
+            queue.drop_scans(key);
+        }
         self.outputs.push_back(Output::Emit(BrokerEvent::Unsubscribed {
             connection: self.connections[index as usize].id,
             filter: filter.as_str().to_owned(),

@@ -104,7 +104,7 @@ impl Broker {
     pub fn subscriptions(&self) -> Vec<SubscriptionView> {
         let mut views = Vec::with_capacity(self.subscriptions.len());
         for (_, session) in &self.sessions {
-            for (&key, &position) in &session.subscriptions {
+            for (&key, &position) in &*session.subscriptions {
                 let Some(subscriber) = self.subscriptions.get(key, position) else { continue };
                 views.push(SubscriptionView {
                     client_identifier: session.client_identifier.to_string(),

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::{
-    connection::{self, Link},
+    connection::{Link, Serving},
     listener::{Gate, accept},
     local_thread,
     refusal::refuse,
@@ -40,9 +40,9 @@ use crate::{
     broker::{Broker, BrokerEvent, Closing, Options, Output},
     metrics::Metrics,
     packet::ReasonCode,
-    recording::{CloseCause, ConnectionInfo},
+    recording::CloseCause,
     session::{ConnectionId, Peer},
-    tap::Tap,
+    tap::{Tap, Way},
 };
 
 /// Bytes read before outboxes are written, even if more connections are readable: bounds what
@@ -271,12 +271,12 @@ impl Shell {
     }
 
     async fn accept_from(self: Rc<Self>, listener: tokio::net::TcpListener) {
-        let address = listener.local_addr().ok();
+        let way = Arc::new(Way { listener: listener.local_addr().ok(), transport: "tcp", upstream: None });
         self.gate.opened().await;
         loop {
             let (stream, peer) = accept(&listener).await;
             if self.links.borrow().len() < self.max_connections {
-                self.open(stream.into(), peer, address);
+                self.open(stream.into(), peer, Arc::clone(&way));
             } else {
                 self.turn_away(stream, peer);
             }
@@ -298,28 +298,17 @@ impl Shell {
     }
 
     /// Serves a connection that was accepted.
-    pub(super) fn open(
-        self: &Rc<Self>,
-        transport: Transport,
-        peer: SocketAddr,
-        listener: Option<SocketAddr>,
-    ) {
+    pub(super) fn open(self: &Rc<Self>, transport: Transport, peer: SocketAddr, way: Arc<Way>) {
         let now = self.now();
         let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
-        let info = ConnectionInfo {
-            peer: Some(peer.to_string()),
-            listener: listener.map(|address| address.to_string()),
-            transport: transport.name().to_owned(),
-            ..ConnectionInfo::default()
-        };
-        self.tap.open(now, id, info);
+        self.tap.open(now, id, Some(peer), way);
         self.metrics.connection_opened();
         let peer = Peer { address: Some(peer), transport: transport.name() };
         self.broker.borrow_mut().handle_open(now, id, peer);
         let (read, write) = transport.split();
         let link = Rc::new(Link::new(id, write));
         self.links.borrow_mut().insert(id, Rc::clone(&link));
-        spawn_local(connection::run(Rc::clone(self), link, read));
+        spawn_local(Serving::new(Rc::clone(self), link, read));
         self.settle();
     }
 

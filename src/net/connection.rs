@@ -2,9 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -12,7 +11,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     time::timeout,
@@ -69,7 +67,8 @@ pub(super) struct Link {
     /// Set when the connection is to be closed once its outbox is written.
     ending: Cell<Option<CloseCause>>,
     task: RefCell<Option<Waker>>,
-    outgoing: RefCell<Outgoing>,
+    /// Only while somebody observes, or a packet was written in part.
+    outgoing: RefCell<Option<Box<Outgoing>>>,
 }
 
 impl Link {
@@ -143,8 +142,9 @@ impl Link {
         count: usize,
         is_emptied: bool,
     ) {
-        let mut outgoing = self.outgoing.borrow_mut();
+        let mut kept = self.outgoing.borrow_mut();
         if tap.is_observed() {
+            let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
             while let Some(bytes) = outgoing.next_packet() {
                 trace!(connection = %self.id, len = bytes.len(), "sent");
@@ -152,11 +152,13 @@ impl Link {
             }
         } else if !is_emptied {
             // An observer may come while the rest of a packet is waiting.
+            let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
             while outgoing.next_packet().is_some() {}
         }
         if is_emptied {
-            outgoing.clear();
+            // The next byte begins a packet.
+            *kept = None;
         }
     }
 }
@@ -184,47 +186,84 @@ impl Outgoing {
             _ => None,
         }
     }
-
-    /// Everything was written: the next byte begins a packet.
-    fn clear(&mut self) {
-        self.bytes = BytesMut::new();
-    }
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf) {
-    let id = link.id;
-    let served = AssertUnwindSafe(serve(&shell, &link, half)).catch_unwind().await;
-    let cause = served.unwrap_or_else(|_| {
-        error!(connection = %id, "serving a connection panicked");
-        shell.broker.borrow_mut().handle_close(shell.now(), id);
-        CloseCause::ServerRst
-    });
-    debug!(connection = %id, ?cause, "closed");
-    shell.settle();
-    shell.close(id, cause);
+///
+/// A future written out, as small as can be: it is most of what an idle connection costs.
+pub(super) struct Serving {
+    shell: Rc<Shell>,
+    link: Rc<Link>,
+    /// `None` while `aside` has it.
+    reading: Option<Reading>,
+    aside: Option<Aside>,
 }
 
-async fn serve(shell: &Rc<Shell>, link: &Rc<Link>, half: ReadHalf) -> CloseCause {
-    let max_packet_size = shell.broker.borrow().limits().max_packet_size;
-    let mut reading = Reading { half, frames: FrameReader::new(max_packet_size), has_more: false };
-    loop {
-        match poll_fn(|context| poll_turn(shell, link, &mut reading, context)).await {
-            Turn::Observed(count) => {
-                // A future of its own, as the next one: an idle connection does not carry its size.
-                Box::pin(hand_on_observed(shell, link, &mut reading, count)).await;
+/// What takes long and happens rarely; why the connection ended, if it did.
+type Aside = Pin<Box<dyn Future<Output = (Reading, Option<CloseCause>)>>>;
+
+impl Serving {
+    pub(super) fn new(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf) -> Self {
+        let frames = FrameReader::new(shell.broker.borrow().limits().max_packet_size);
+        Self { shell, link, reading: Some(Reading { half, frames, has_more: false }), aside: None }
+    }
+
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<CloseCause> {
+        loop {
+            if let Some(aside) = &mut self.aside {
+                let (reading, end) = ready!(aside.as_mut().poll(context));
+                self.aside = None;
+                self.reading = Some(reading);
+                if let Some(cause) = end {
+                    return Poll::Ready(cause);
+                }
             }
-            Turn::Over(cause) => {
+            let Self { shell, link, reading, .. } = self;
+            let Some(at_hand) = reading else { unreachable!("only `aside` takes it") };
+            let turn = ready!(poll_turn(shell, link, at_hand, context));
+            if let Turn::Over(cause) = turn {
                 // The client may have closed its half only, and still read.
                 shell.flush(link);
                 shell.broker.borrow_mut().handle_close(shell.now(), link.id);
-                return cause;
+                return Poll::Ready(cause);
             }
-            Turn::Ending(cause) => {
-                Box::pin(close(shell, link, &mut reading.half)).await;
-                return cause;
-            }
+            let (shell, link, reading) = (Rc::clone(shell), Rc::clone(link), reading.take());
+            self.aside = reading.map(|mut reading| -> Aside {
+                Box::pin(async move {
+                    match turn {
+                        Turn::Observed(count) => {
+                            hand_on_observed(&shell, &link, &mut reading, count).await;
+                            (reading, None)
+                        }
+                        Turn::Ending(cause) | Turn::Over(cause) => {
+                            close(&shell, &link, &mut reading.half).await;
+                            (reading, Some(cause))
+                        }
+                    }
+                })
+            });
         }
+    }
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let served = catch_unwind(AssertUnwindSafe(|| self.poll_end(context)));
+        let Self { shell, link, .. } = &*self;
+        let cause = match served {
+            Ok(poll) => ready!(poll),
+            Err(_) => {
+                error!(connection = %link.id, "serving a connection panicked");
+                shell.broker.borrow_mut().handle_close(shell.now(), link.id);
+                CloseCause::ServerRst
+            }
+        };
+        debug!(connection = %link.id, ?cause, "closed");
+        shell.settle();
+        shell.close(link.id, cause);
+        Poll::Ready(())
     }
 }
 

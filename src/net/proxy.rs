@@ -50,10 +50,10 @@ use crate::{
     packet::{
         ControlPacket, Disconnect, Frame, Properties, ProtocolVersion, ReasonCode, SubscriptionOptions,
     },
-    recording::{CloseCause, ConnectionInfo, Direction},
+    recording::{CloseCause, Direction},
     relay::{Forward, Identity, Relay, RelayLimits, Report},
     session::ConnectionId,
-    tap::Tap,
+    tap::{Tap, Way},
 };
 
 /// Each read's size at most; shared by the relays of a thread.
@@ -475,7 +475,9 @@ impl RelayThread {
     #[cfg(test)]
     pub(super) fn open(self: &Rc<Self>, client: pipe::Pipe, peer: SocketAddr) {
         let client = Transport::Pipe(client);
-        let (id, ending) = self.admit(client.name(), peer, None);
+        let upstream = Some(self.shared.upstream.to_string());
+        let way = Way { listener: None, transport: client.name(), upstream };
+        let (id, ending) = self.admit(peer, way.into());
         self.start(id, client, ending);
     }
 
@@ -485,6 +487,11 @@ impl RelayThread {
         others: Vec<mpsc::Sender<Accepted>>,
     ) {
         let mut turn = 0;
+        let way = Arc::new(Way {
+            listener: listener.local_addr().ok(),
+            transport: "tcp",
+            upstream: Some(self.shared.upstream.to_string()),
+        });
         self.shared.gate.opened().await;
         loop {
             let (stream, peer) = accept(&listener).await;
@@ -493,7 +500,7 @@ impl RelayThread {
                 self.turn_away(stream, peer);
                 continue;
             }
-            let (id, ending) = self.admit("tcp", peer, listener.local_addr().ok());
+            let (id, ending) = self.admit(peer, Arc::clone(&way));
             turn = (turn + 1) % (others.len() + 1);
             match (turn.checked_sub(1), &others) {
                 (None, _) => self.start(id, stream.into(), ending),
@@ -512,25 +519,13 @@ impl RelayThread {
     }
 
     /// Takes a connection into the list of clients: its number, and how it is told to end.
-    fn admit(
-        &self,
-        transport: &str,
-        peer: SocketAddr,
-        listener: Option<SocketAddr>,
-    ) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
+    fn admit(&self, peer: SocketAddr, way: Arc<Way>) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
         let shared = &self.shared;
         let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
         let (end, ending) = oneshot::channel();
         let now = now();
-        let info = ConnectionInfo {
-            peer: Some(peer.to_string()),
-            listener: listener.map(|address| address.to_string()),
-            transport: transport.to_owned(),
-            upstream: Some(shared.upstream.to_string()),
-            ..ConnectionInfo::default()
-        };
         // Reported here, so that connections open in the order of their numbers.
-        shared.tap.open(now, id, info);
+        shared.tap.open(now, id, Some(peer), way);
         shared.metrics.connection_opened();
         let entry =
             Entry { peer, connected_at: now, identity: None, subscriptions: Vec::new(), end: Some(end) };

@@ -44,13 +44,14 @@ pub struct FrameReader {
     buffer: BytesMut,
     /// Unknown until a CONNECT was seen or [`set_protocol`](Self::set_protocol) said.
     protocol: Option<ProtocolVersion>,
-    max_packet_size: usize,
-    failed: Option<DecodeError>,
+    max_packet_size: u32,
+    failed: Option<Box<DecodeError>>,
 }
 
 impl FrameReader {
     /// `max_packet_size` counts the fixed header, as Maximum Packet Size does.
     pub fn new(max_packet_size: usize) -> Self {
+        let max_packet_size = u32::try_from(max_packet_size).unwrap_or(u32::MAX);
         Self { buffer: BytesMut::new(), protocol: None, max_packet_size, failed: None }
     }
 
@@ -74,11 +75,11 @@ impl FrameReader {
     /// its fixed header is there.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         if let Some(error) = &self.failed {
-            return Err(error.clone());
+            return Err((**error).clone());
         }
         let next = self.try_next_frame();
         if let Err(error) = &next {
-            self.failed = Some(error.clone());
+            self.failed = Some(Box::new(error.clone()));
         }
         next
     }
@@ -106,11 +107,11 @@ impl FrameReader {
     pub fn next_in_place<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
         debug_assert!(self.buffer.is_empty(), "a packet has begun before");
         if let Some(error) = &self.failed {
-            return Err(error.clone());
+            return Err((**error).clone());
         }
         let next = self.try_next_in_place(input);
         if let Err(error) = &next {
-            self.failed = Some(error.clone());
+            self.failed = Some(Box::new(error.clone()));
         }
         next
     }
@@ -153,9 +154,9 @@ impl FrameReader {
         }
         let size = Frame::size(start)?;
         if let Some(size) = size
-            && size > self.max_packet_size
+            && size > self.max_packet_size as usize
         {
-            return Err(DecodeError::TooLarge { size, limit: self.max_packet_size });
+            return Err(DecodeError::TooLarge { size, limit: self.max_packet_size as usize });
         }
         if size.is_none_or(|size| size > start.len()) {
             // Why wait for the rest of what will be refused? A CONNECT's flags are the same in

@@ -67,7 +67,8 @@ pub struct Connection {
     pub packet_size_maximum: usize,
     /// Whether Reason Strings and User Properties may explain an error [MQTT-3.1.2-29].
     pub problem_information: bool,
-    aliases_in: Vec<Option<TopicName>>,
+    /// Only for clients that set any.
+    aliases_in: Option<Box<Vec<Option<TopicName>>>>,
     aliases_out: Option<Box<AliasesOut>>,
 }
 
@@ -100,7 +101,7 @@ impl Connection {
             receiving: 0,
             packet_size_maximum: usize::MAX,
             problem_information: true,
-            aliases_in: Vec::new(),
+            aliases_in: None,
             aliases_out: None,
         }
     }
@@ -123,16 +124,17 @@ impl Connection {
 
     /// The topic that the client has given the alias `value`.
     pub fn aliased_topic(&self, value: u16) -> Option<&TopicName> {
-        self.aliases_in.get(usize::from(value))?.as_ref()
+        self.aliases_in.as_ref()?.get(usize::from(value))?.as_ref()
     }
 
     /// Sets or replaces an alias; the caller has checked it against the Topic Alias Maximum.
     pub fn set_alias(&mut self, value: u16, topic: TopicName) {
         let index = usize::from(value);
-        if self.aliases_in.len() <= index {
-            self.aliases_in.resize(index + 1, None);
+        let aliases = self.aliases_in.get_or_insert_default();
+        if aliases.len() <= index {
+            aliases.resize(index + 1, None);
         }
-        self.aliases_in[index] = Some(topic);
+        aliases[index] = Some(topic);
     }
 
     /// Lets us set up to `maximum` aliases towards the client.

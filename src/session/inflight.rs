@@ -6,14 +6,14 @@
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use foldhash::fast::FixedState;
 
 use crate::packet::{PacketIdentifier, QoS};
 
-use super::{Delivery, StoredMessage};
+use super::{Delivery, Empty, StoredMessage};
 
 /// How many Packet Identifiers there are.
 const IDENTIFIERS: u64 = 65_535;
@@ -81,6 +81,13 @@ pub struct Repeats {
     pub releases: Vec<PacketIdentifier>,
     /// PUBLISH, in their original order.
     pub publishes: VecDeque<PacketIdentifier>,
+}
+
+impl Empty for Inflight {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Inflight> = LazyLock::new(Inflight::default);
+        &EMPTY
+    }
 }
 
 impl Inflight {
@@ -270,6 +277,13 @@ pub struct Received {
 
 /// How many released identifiers are remembered.
 const REMEMBERED: usize = 128;
+
+impl Empty for Received {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Received> = LazyLock::new(Received::default);
+        &EMPTY
+    }
+}
 
 impl Received {
     /// Whether `identifier` is new, so that its message has to be passed on.

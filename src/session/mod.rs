@@ -6,6 +6,7 @@ pub mod layout;
 mod message;
 mod outbox;
 mod queue;
+mod rarely;
 mod scan;
 mod state;
 
@@ -17,5 +18,6 @@ pub use message::{
 };
 pub use outbox::Outbox;
 pub use queue::{Next, Queue, QueueFull};
+pub use rarely::{Empty, Rarely};
 pub use scan::{Lookup, RetainedScan};
 pub use state::{NEVER, Session, SubscriptionKey, WillMessage};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::LazyLock,
     time::Instant,
 };
 
@@ -9,7 +10,7 @@ use foldhash::fast::FixedState;
 
 use crate::packet::QoS;
 
-use super::{Delivery, Lookup, RetainedScan, SubscriptionKey};
+use super::{Delivery, Empty, Lookup, RetainedScan, SubscriptionKey};
 
 /// Messages and lookups of retained messages in the order in which they came about, so that no
 /// message overtakes another one of its topic [MQTT-4.6.0-5]. Messages are bounded in number and
@@ -55,6 +56,13 @@ pub enum Next<'a> {
 pub struct QueueFull {
     /// Whether the one before it still found room.
     pub is_first: bool,
+}
+
+impl Empty for Queue {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Queue> = LazyLock::new(Queue::default);
+        &EMPTY
+    }
 }
 
 impl Queue {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 
 use crate::packet::{PacketIdentifier, ProtocolVersion};
 
-use super::{Inflight, Queue, Received, StoredMessage};
+use super::{Empty, Inflight, Queue, Rarely, Received, StoredMessage};
 
 /// Session Expiry Interval of a Session that does not expire.
 pub const NEVER: u32 = u32::MAX;
@@ -34,14 +34,14 @@ pub struct Session {
     pub clean_start: bool,
     pub keep_alive: u16,
     /// Where each subscription stands in the list of its node.
-    pub subscriptions: HashMap<SubscriptionKey, u32, FixedState>,
+    pub subscriptions: Rarely<Positions>,
     /// What the subscriptions count against the limit; long filters count more than once.
     pub subscription_cost: usize,
-    pub inflight: Inflight,
-    pub received: Received,
-    pub queue: Queue,
+    pub inflight: Rarely<Inflight>,
+    pub received: Rarely<Received>,
+    pub queue: Rarely<Queue>,
     /// Unacknowledged messages still to be repeated over the present connection.
-    pub resend: VecDeque<PacketIdentifier>,
+    pub resend: Rarely<VecDeque<PacketIdentifier>>,
     pub will: Option<Box<WillMessage>>,
     /// Session Expiry Interval, seconds; [`NEVER`].
     pub expiry: u32,
@@ -54,6 +54,23 @@ pub struct Session {
     /// The last message that found this Session, and where it stands among the receivers: merges
     /// overlapping subscriptions.
     pub mark: (u64, u32),
+}
+
+/// By where a subscription stands, its place there.
+pub type Positions = HashMap<SubscriptionKey, u32, FixedState>;
+
+impl Empty for Positions {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Positions> = LazyLock::new(Positions::default);
+        &EMPTY
+    }
+}
+
+impl Empty for VecDeque<PacketIdentifier> {
+    fn empty() -> &'static Self {
+        static EMPTY: VecDeque<PacketIdentifier> = VecDeque::new();
+        &EMPTY
+    }
 }
 
 /// A Will, kept while the client may still need it [section 3.1.2.5].
@@ -74,12 +91,12 @@ impl Session {
             username: None,
             clean_start: true,
             keep_alive: 0,
-            subscriptions: HashMap::with_hasher(FixedState::default()),
+            subscriptions: Rarely::default(),
             subscription_cost: 0,
-            inflight: Inflight::default(),
-            received: Received::default(),
-            queue: Queue::default(),
-            resend: VecDeque::new(),
+            inflight: Rarely::default(),
+            received: Rarely::default(),
+            queue: Rarely::default(),
+            resend: Rarely::default(),
             will: None,
             expiry: 0,
             ends_at: None,

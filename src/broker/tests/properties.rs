@@ -111,7 +111,7 @@ fn check(player: &Player<Bare>) {
     assert_eq!(broker.subscriptions.len(), held);
     for (index, session) in &broker.sessions {
         assert_eq!(broker.by_client.get(&session.client_identifier), Some(&(index as u32)));
-        for (&key, &position) in &session.subscriptions {
+        for (&key, &position) in &*session.subscriptions {
             let subscriber = broker.subscriptions.get(key, position).expect("the tree has it");
             assert_eq!(subscriber.session, index as u32);
         }

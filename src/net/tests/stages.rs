@@ -127,7 +127,7 @@ impl Pipes {
                 yield_now().await;
                 if let Some(relay) = &self.relay {
                     for pipe in relay.arriving.lock().expect("no panic").drain(..) {
-                        self.shell.open(Transport::Pipe(pipe), PEER, None);
+                        self.shell.open(Transport::Pipe(pipe), PEER, Arc::default());
                     }
                 }
             }
@@ -154,7 +154,7 @@ impl Stage for Pipes {
         let (ours, theirs) = Pipe::pair();
         self.local.block_on(&self.runtime, async {
             match &self.relay {
-                None => self.shell.open(Transport::Pipe(theirs), PEER, None),
+                None => self.shell.open(Transport::Pipe(theirs), PEER, Arc::default()),
                 Some(relay) => relay.thread.open(theirs, PEER),
             }
         });
