@@ -19,7 +19,7 @@ use crate::{
     metrics::Metrics,
     net::{
         BadUrl, BrokerHandle, BrokerOptions, Gate, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, bind,
-        spawn_broker, spawn_proxy,
+        reserve_descriptors, spawn_broker, spawn_proxy,
     },
     store::StoreOptions,
     tap::Tap,
@@ -78,6 +78,10 @@ impl Server {
             MqttConfig { enabled: true, host, port, .. } => Some(listen("MQTT", host, *port)?),
             _ => None,
         };
+        if let Some(listener) = &mqtt_listener {
+            let sockets = if upstream.is_some() { 2 } else { 1 };
+            reserve_descriptors(listener, config.mqtt.max_connections.saturating_mul(sockets));
+        }
         let control_listener = |what, of: &ListenConfig| match of.enabled {
             true => {
                 let listener = TcpListener::from_std(listen(what, &of.host, of.port)?);

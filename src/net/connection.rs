@@ -390,6 +390,7 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let mut input = &chunk[..filled];
     let mut broker = shell.broker.borrow_mut();
     reading.has_more = true;
+    let was_identified = link.is_identified.get();
     let sent_max = broker.packets_sent() + TURN_SENT;
     let mut packets = 0;
     while packets < TURN_PACKETS && broker.packets_sent() < sent_max {
@@ -429,6 +430,10 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     }
     shell.metrics.received(now, read.count as u64, published);
     shell.has_read(read.count);
+    if !was_identified && link.is_identified.get() {
+        // Of many that connect at once, each goes on while the next one is served.
+        shell.flush_all();
+    }
 }
 
 /// Hands on the packet that is `bytes`, a part of `chunk`.

@@ -3,6 +3,7 @@
 mod broker_thread;
 mod client;
 mod connection;
+mod descriptors;
 mod listener;
 mod local_thread;
 mod proxy;
@@ -18,6 +19,7 @@ pub use client::{
     Capability, Client, ClientError, ClientOptions, Outcome, Publisher, Receipt, Sent, ServerLimits, Sink,
     TryPublish,
 };
+pub use descriptors::reserve_descriptors;
 pub use listener::{Gate, bind};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
