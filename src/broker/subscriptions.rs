@@ -22,6 +22,14 @@ use crate::{
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 
+/// The hash of no path.
+const ROOT_HASH: u32 = 0;
+
+/// In place of the hash of `+`, which need not be looked up.
+const SINGLE_HASH: u64 = 1;
+
+const STIR: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// One Session's subscription to the filter of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscriber {
@@ -39,9 +47,14 @@ pub struct Moved {
     pub position: u32,
 }
 
+/// With a million of them, what counts is how much memory has to be fetched: a node is one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Node {
-    level: Box<[u8]>,
+    level: Level,
+    /// In the table; found from the path alone, so that looking up one level does not wait for the
+    /// node of the level above.
+    path_hash: u32,
     parent: u32,
     /// Children of every kind.
     children: u32,
@@ -52,6 +65,36 @@ struct Node {
     subscribers: SmallVec<[Subscriber; 1]>,
     /// Whether shared subscriptions have this filter, too.
     is_shared: bool,
+}
+
+/// One level of a Topic Filter; in place if it is as short as most.
+#[derive(Debug)]
+enum Level {
+    Short { len: u8, bytes: [u8; Level::SHORT] },
+    Long(Box<Box<[u8]>>),
+}
+
+impl Level {
+    const SHORT: usize = 14;
+
+    fn new(level: &[u8]) -> Self {
+        let mut bytes = [0; Self::SHORT];
+        match bytes.get_mut(..level.len()) {
+            Some(short) => {
+                short.copy_from_slice(level);
+                Self::Short { len: level.len() as u8, bytes }
+            }
+            None => Self::Long(Box::new(level.into())),
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// The Sessions of one shared subscription.
@@ -71,8 +114,9 @@ pub struct Matches {
     pub subscribers: Vec<Subscriber>,
     /// Shared subscriptions.
     pub groups: Vec<u32>,
-    level: Vec<u32>,
-    next_level: Vec<u32>,
+    /// Nodes with their path hashes.
+    level: Vec<(u32, u32)>,
+    next_level: Vec<(u32, u32)>,
 }
 
 /// The subscriptions of all Sessions.
@@ -95,7 +139,7 @@ impl Subscriptions {
     /// `seed` keeps clients from choosing levels that collide.
     pub fn new(seed: u64) -> Self {
         Self {
-            nodes: vec![Node::new(b"", NONE)],
+            nodes: vec![Node::new(b"", NONE, ROOT_HASH)],
             free: Vec::new(),
             table: HashTable::new(),
             groups: HashMap::with_hasher(FixedState::default()),
@@ -234,7 +278,7 @@ impl Subscriptions {
         let mut levels = Vec::new();
         let mut node = key.node;
         while node != ROOT {
-            levels.push(&*self.nodes[node as usize].level);
+            levels.push(self.nodes[node as usize].level.as_bytes());
             node = self.nodes[node as usize].parent;
         }
         levels.reverse();
@@ -251,7 +295,7 @@ impl Subscriptions {
         let mut node = key.node;
         while node != ROOT {
             levels += 1;
-            bytes += self.nodes[node as usize].level.len() + 1;
+            bytes += self.nodes[node as usize].level.as_bytes().len() + 1;
             node = self.nodes[node as usize].parent;
         }
         // One separator less than levels.
@@ -264,25 +308,25 @@ impl Subscriptions {
         subscribers.clear();
         groups.clear();
         level.clear();
-        level.push(ROOT);
+        level.push((ROOT, ROOT_HASH));
         // Wildcards in the first level leave `$` topics alone [MQTT-4.7.2-1].
         let mut wildcards = !topic.starts_with(b"$");
         for text in topic.split(|&byte| byte == b'/') {
             let hash = self.level_hash(text);
             next_level.clear();
-            for &index in &*level {
+            for &(index, path) in &*level {
+                let path_hash = join_hash(path, hash);
+                let child = self.lookup(index, text, path_hash);
                 let node = &self.nodes[index as usize];
                 if wildcards {
                     if node.multi != NONE {
                         self.take(node.multi, subscribers, groups);
                     }
                     if node.single != NONE {
-                        next_level.push(node.single);
+                        next_level.push((node.single, join_hash(path, SINGLE_HASH)));
                     }
                 }
-                if let Some(child) = self.lookup(index, text, hash) {
-                    next_level.push(child);
-                }
+                next_level.extend(child.map(|child| (child, path_hash)));
             }
             std::mem::swap(level, next_level);
             if level.is_empty() {
@@ -290,7 +334,7 @@ impl Subscriptions {
             }
             wildcards = true;
         }
-        for &index in &*level {
+        for &(index, _) in &*level {
             self.take(index, subscribers, groups);
             // `a/#` matches `a` too [section 4.7.1.2].
             let multi = self.nodes[index as usize].multi;
@@ -325,21 +369,26 @@ impl Subscriptions {
         match level {
             b"+" => Some(node.single).filter(|&child| child != NONE),
             b"#" => Some(node.multi).filter(|&child| child != NONE),
-            _ => self.lookup(parent, level, self.level_hash(level)),
+            _ => self.lookup(parent, level, join_hash(node.path_hash, self.level_hash(level))),
         }
     }
 
     #[inline]
-    fn lookup(&self, parent: u32, level: &[u8], level_hash: u64) -> Option<u32> {
+    fn lookup(&self, parent: u32, level: &[u8], path_hash: u32) -> Option<u32> {
         let is_child = |&index: &u32| {
             let node = &self.nodes[index as usize];
-            node.parent == parent && *node.level == *level
+            node.parent == parent && node.level.as_bytes() == level
         };
-        self.table.find(key_hash(parent, level_hash), is_child).copied()
+        self.table.find(table_hash(path_hash), is_child).copied()
     }
 
     fn add_child(&mut self, parent: u32, level: &[u8]) -> u32 {
-        let node = Node::new(level, parent);
+        let level_hash = match level {
+            b"+" => SINGLE_HASH,
+            level => self.level_hash(level),
+        };
+        let path_hash = join_hash(self.nodes[parent as usize].path_hash, level_hash);
+        let node = Node::new(level, parent, path_hash);
         let index = match self.free.pop() {
             Some(index) => {
                 self.nodes[index as usize] = node;
@@ -355,11 +404,9 @@ impl Subscriptions {
             b"+" => self.nodes[parent as usize].single = index,
             b"#" => self.nodes[parent as usize].multi = index,
             _ => {
-                let Self { nodes, table, hasher, .. } = self;
-                table.insert_unique(key_hash(parent, hash_level(hasher, level)), index, |&index| {
-                    let node = &nodes[index as usize];
-                    key_hash(node.parent, hash_level(hasher, &node.level))
-                });
+                let Self { nodes, table, .. } = self;
+                let hash_of = |&index: &u32| table_hash(nodes[index as usize].path_hash);
+                table.insert_unique(table_hash(path_hash), index, hash_of);
             }
         }
         index
@@ -373,17 +420,17 @@ impl Subscriptions {
                 return;
             }
             let parent = node.parent;
-            match &*node.level {
+            let hash = table_hash(node.path_hash);
+            match node.level.as_bytes() {
                 b"+" => self.nodes[parent as usize].single = NONE,
                 b"#" => self.nodes[parent as usize].multi = NONE,
-                level => {
-                    let hash = key_hash(parent, self.level_hash(level));
+                _ => {
                     if let Ok(entry) = self.table.find_entry(hash, |&other| other == index) {
                         entry.remove();
                     }
                 }
             }
-            self.nodes[index as usize] = Node::new(b"", NONE);
+            self.nodes[index as usize] = Node::new(b"", NONE, ROOT_HASH);
             self.nodes[parent as usize].children -= 1;
             self.free.push(index);
             index = parent;
@@ -409,9 +456,10 @@ impl Subscriptions {
 }
 
 impl Node {
-    fn new(level: &[u8], parent: u32) -> Self {
+    fn new(level: &[u8], parent: u32, path_hash: u32) -> Self {
         Self {
-            level: level.into(),
+            level: Level::new(level),
+            path_hash,
             parent,
             children: 0,
             single: NONE,
@@ -429,10 +477,17 @@ fn hash_level(hasher: &FixedState, level: &[u8]) -> u64 {
     state.finish()
 }
 
-/// The table's hash: the level's, stirred with the parent.
+/// The hash of a path with one more level: the path's, stirred with the level's.
 #[inline]
-fn key_hash(parent: u32, level_hash: u64) -> u64 {
-    let stirred = (level_hash ^ u64::from(parent)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn join_hash(path: u32, level_hash: u64) -> u32 {
+    let stirred = (level_hash ^ u64::from(path)).wrapping_mul(STIR);
+    (stirred >> 32) as u32
+}
+
+/// The table's hash: it tells entries apart by high bits and places them by low ones.
+#[inline]
+fn table_hash(path_hash: u32) -> u64 {
+    let stirred = u64::from(path_hash).wrapping_mul(STIR);
     stirred ^ stirred >> 32
 }
 
