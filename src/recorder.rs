@@ -153,19 +153,7 @@ impl Observer for Capture {
         let state = &mut *state;
         match what {
             Observed::Open(info) => self.open(state, *at, *connection, info),
-            Observed::Packet { direction, bytes } => {
-                let numbered = self.numbered(state, *at, *connection);
-                numbered.heard |= *direction == Direction::ClientToServer;
-                let number = numbered.number;
-                // Of all that goes past here, only a CONNECT is looked into.
-                let is_connect = bytes.first().is_some_and(|first| first >> 4 == 1);
-                let redacted = if is_connect && !self.keep_credentials { redact_packet(bytes) } else { None };
-                let bytes = redacted.unwrap_or_else(|| bytes.clone());
-                let kind = EventKind::Packet { direction: *direction, bytes };
-                if state.topics.is_empty() || state.is_wanted(number, &kind) {
-                    self.push(state, *at, number, kind);
-                }
-            }
+            Observed::Packet { direction, bytes } => self.packet(state, *at, *connection, *direction, bytes),
             Observed::Raw { direction, bytes } => {
                 let numbered = self.numbered(state, *at, *connection);
                 let number = numbered.number;
@@ -181,6 +169,19 @@ impl Observer for Capture {
                 state.connections.forget(number);
                 self.push(state, *at, number, EventKind::Close(*cause));
             }
+        }
+    }
+
+    fn observe_packets(
+        &self,
+        at: Instant,
+        connection: ConnectionId,
+        direction: Direction,
+        packets: &mut dyn Iterator<Item = &Bytes>,
+    ) {
+        let mut state = lock(&self.state);
+        for bytes in packets {
+            self.packet(&mut state, at, connection, direction, bytes);
         }
     }
 
@@ -223,6 +224,27 @@ impl Capture {
             });
         }
         self.push(state, at, number, kind);
+    }
+
+    fn packet(
+        &self,
+        state: &mut State,
+        at: Instant,
+        connection: ConnectionId,
+        direction: Direction,
+        bytes: &Bytes,
+    ) {
+        let numbered = self.numbered(state, at, connection);
+        numbered.heard |= direction == Direction::ClientToServer;
+        let number = numbered.number;
+        // Of all that goes past here, only a CONNECT is looked into.
+        let is_connect = bytes.first().is_some_and(|first| first >> 4 == 1);
+        let redacted = if is_connect && !self.keep_credentials { redact_packet(bytes) } else { None };
+        let bytes = redacted.unwrap_or_else(|| bytes.clone());
+        let kind = EventKind::Packet { direction, bytes };
+        if state.topics.is_empty() || state.is_wanted(number, &kind) {
+            self.push(state, at, number, kind);
+        }
     }
 
     /// The connection that is reported on. One whose opening was never reported is opened here, so

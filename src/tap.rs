@@ -59,6 +59,20 @@ pub type Readiness = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub trait Observer: Send + Sync {
     fn observe(&self, observation: &Observation);
 
+    /// The same for packets that were read or written together, in their order.
+    fn observe_packets(
+        &self,
+        at: Instant,
+        connection: ConnectionId,
+        direction: Direction,
+        packets: &mut dyn Iterator<Item = &Bytes>,
+    ) {
+        for bytes in packets {
+            let what = Observed::Packet { direction, bytes: bytes.clone() };
+            self.observe(&Observation { at, connection, what });
+        }
+    }
+
     /// Whether this observer has no room and producers have to wait in [`Tap::ready`].
     fn is_full(&self) -> bool {
         false
@@ -165,6 +179,21 @@ impl Tap {
         if self.is_observed() {
             let what = Observed::Packet { direction, bytes };
             self.shared.report(&Observation { at, connection, what });
+        }
+    }
+
+    /// Packets that were read or written together: cheaper than one by one.
+    pub fn packets<'a>(
+        &self,
+        at: Instant,
+        connection: ConnectionId,
+        direction: Direction,
+        packets: impl Iterator<Item = &'a Bytes> + Clone,
+    ) {
+        if self.is_observed() {
+            for attached in self.shared.observers().iter() {
+                attached.observer.observe_packets(at, connection, direction, &mut packets.clone());
+            }
         }
     }
 

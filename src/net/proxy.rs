@@ -734,25 +734,33 @@ impl RelayThread {
     /// Tells observers and operators what a relay found.
     fn report(&self, id: ConnectionId, at: Instant, reports: &mut Vec<Report>, core: &mut Relay) {
         let shared = &self.shared;
-        for report in reports.drain(..) {
-            match report {
+        let is_packet = |report: &Report| matches!(report, Report::Packet { .. });
+        for run in reports.chunk_by(|one, next| is_packet(one) && is_packet(next)) {
+            match &run[0] {
                 Report::Identified { client_identifier, protocol } => {
                     info!(connection = %id, client = %client_identifier, "connected");
-                    shared.tap.identify(id, &client_identifier, protocol);
+                    shared.tap.identify(id, client_identifier, *protocol);
                     if let Some(entry) = shared.clients().get_mut(&id) {
                         entry.identity = core.identity().cloned();
                     }
-                    let connection = id;
                     (shared.on_event)(ProxyEvent::ClientConnected {
-                        connection,
-                        client_identifier,
-                        protocol,
+                        connection: id,
+                        client_identifier: client_identifier.clone(),
+                        protocol: *protocol,
                     });
                 }
-                Report::Packet { direction, bytes } => shared.tap.packet(at, id, direction, bytes),
-                Report::Raw { direction, bytes } => shared.tap.raw(at, id, direction, bytes),
+                // All of one direction: a relay reads one at a time.
+                Report::Packet { direction, .. } => {
+                    let packets = run.iter().filter_map(|report| match report {
+                        Report::Packet { bytes, .. } => Some(bytes),
+                        _ => None,
+                    });
+                    shared.tap.packets(at, id, *direction, packets);
+                }
+                Report::Raw { direction, bytes } => shared.tap.raw(at, id, *direction, bytes.clone()),
             }
         }
+        reports.clear();
     }
 
     fn count(&self, id: ConnectionId, at: Instant, direction: Direction, bytes: usize, core: &mut Relay) {
