@@ -48,7 +48,8 @@ impl Broker {
         session: u32,
         identifier: PacketIdentifier,
     ) {
-        let done = self.sessions[session as usize].inflight.puback(identifier);
+        let inflight = self.sessions[session as usize].inflight.changed();
+        let done = inflight.map_or(Acknowledged::Unknown, |inflight| inflight.puback(identifier));
         self.completed(now, index, session, done);
     }
 
@@ -61,7 +62,8 @@ impl Broker {
         identifier: PacketIdentifier,
         refused: bool,
     ) {
-        match self.sessions[session as usize].inflight.pubrec(identifier, refused) {
+        let inflight = self.sessions[session as usize].inflight.changed();
+        match inflight.map_or(Acknowledged::Unknown, |inflight| inflight.pubrec(identifier, refused)) {
             Acknowledged::Released { message } => {
                 self.spare(message);
                 self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
@@ -81,12 +83,14 @@ impl Broker {
         session: u32,
         identifier: PacketIdentifier,
     ) {
-        let done = self.sessions[session as usize].inflight.pubcomp(identifier);
+        let inflight = self.sessions[session as usize].inflight.changed();
+        let done = inflight.map_or(Acknowledged::Unknown, |inflight| inflight.pubcomp(identifier));
         self.completed(now, index, session, done);
     }
 
     pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, identifier: PacketIdentifier) {
-        let reason = if self.sessions[session as usize].received.release(identifier) {
+        let received = self.sessions[session as usize].received.changed();
+        let reason = if received.is_some_and(|received| received.release(identifier)) {
             let connection = &mut self.connections[index as usize];
             connection.receiving = connection.receiving.saturating_sub(1);
             ReasonCode::SUCCESS

@@ -58,7 +58,7 @@ struct Finder {
 
 /// The receivers of every message of a topic, as long as no subscription changes; which members of
 /// shared subscriptions get one is decided each time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Route {
     receivers: Vec<Receiver>,
     /// Subscription Identifiers of the receivers, each chained to the next one by index + 1.
@@ -146,6 +146,11 @@ impl Route {
         depends_on_publisher
     }
 
+    /// What it takes to remember it.
+    fn len(&self) -> usize {
+        self.receivers.len() + self.identifiers.len() + self.groups.len()
+    }
+
     fn merge(&mut self, position: usize, subscriber: Subscriber) {
         let added = self.add_identifier(subscriber.subscription_identifier);
         let receiver = &mut self.receivers[position];
@@ -198,8 +203,10 @@ impl Finder {
         self.serial += 1;
         subscriptions.matches(topic, &mut self.matches);
         let is_for_all = !self.route.find(&mut self.matches, publisher, sessions, self.serial);
-        let is_kept = is_for_all && memo.keep(topic, hash, generation, &mut self.route);
-        if is_kept { &memo.route } else { &self.route }
+        if is_for_all {
+            memo.keep(topic, hash, generation, &self.route);
+        }
+        &self.route
     }
 }
 
@@ -217,8 +224,8 @@ impl Receiver {
 
 /// Routes of topics that were published to lately.
 ///
-/// One slot for each hash: a topic that comes twice in a row takes it over, one that comes once does
-/// not.
+/// One slot for each hash: a topic that comes twice in a row is remembered, and any other one of that
+/// hash makes the slot free again.
 #[derive(Debug, Default)]
 struct Memos(Vec<Memo>);
 
@@ -247,7 +254,7 @@ impl Memos {
 
 impl Memo {
     /// Longer routes are found anew each time: delivering costs more than finding them.
-    const RECEIVERS_MAX: usize = 256;
+    const ROUTE_MAX: usize = 256;
 
     /// Longer topics are.
     const TOPIC_MAX: usize = 256;
@@ -257,18 +264,19 @@ impl Memo {
         self.hash == hash && self.generation == generation && *self.topic == *topic
     }
 
-    /// Takes `route` over, if it is worth it; whether it did.
-    fn keep(&mut self, topic: &[u8], hash: u64, generation: u64, route: &mut Route) -> bool {
+    /// Remembers `route`, if it is worth it.
+    fn keep(&mut self, topic: &[u8], hash: u64, generation: u64, route: &Route) {
         let is_again = std::mem::replace(&mut self.hash, hash) == hash;
-        if !is_again || topic.len() > Self::TOPIC_MAX || route.receivers.len() > Self::RECEIVERS_MAX {
+        if is_again && topic.len() <= Self::TOPIC_MAX && route.len() <= Self::ROUTE_MAX {
+            self.generation = generation;
+            self.topic = topic.into();
+            // With room for no more.
+            self.route = route.clone();
+        } else {
             // What is there is of another topic, or of other subscriptions.
             self.topic = Box::default();
-            return false;
+            self.route = Route::default();
         }
-        self.generation = generation;
-        self.topic = topic.into();
-        std::mem::swap(&mut self.route, route);
-        true
     }
 }
 
@@ -288,46 +296,6 @@ struct Deliverer<'a> {
 }
 
 impl Broker {
-    /// As [`route`](Self::route) for the most frequent message, of QoS 0 and not retained, whose packet is
-    /// what most subscribers are sent.
-    pub(super) fn pass_on(
-        &mut self,
-        now: Instant,
-        message: &MessageRef<'_>,
-        packet: &Verbatim<'_>,
-        publisher: u32,
-    ) {
-        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
-        let route = fan_out.finder.find(message.topic, Some(publisher), subscriptions, sessions);
-        let takes_it = |receiver: &Receiver, connection: &Connection| {
-            packet.v5 == connection.is_v5()
-                && receiver.identifiers.0 == 0
-                && !connection.has_aliases()
-                && connection.outbox.len() <= limits.outbox_bytes
-                && packet.bytes.len() <= connection.packet_size_maximum
-        };
-        let is_simple = |receiver: &Receiver| {
-            let index = sessions[receiver.session as usize].connection;
-            index.is_some_and(|index| takes_it(receiver, &connections[index as usize]))
-        };
-        if !route.groups.is_empty() || !route.receivers.iter().all(is_simple) {
-            self.route(now, message, Some(publisher));
-            return;
-        }
-        for receiver in &route.receivers {
-            let Some(index) = sessions[receiver.session as usize].connection else { continue };
-            let connection = &mut connections[index as usize];
-            if connection.outbox.is_empty() {
-                outputs.push_back(Output::Flush(connection.id));
-            }
-            connection.outbox.extend(packet.bytes);
-        }
-        let count = route.receivers.len() as u64;
-        stats.delivered[QoS::AtMostOnce as usize] += count;
-        stats.packets_sent += count;
-        stats.payload_bytes_sent += count * message.payload.as_bytes().len() as u64;
-    }
-
     /// Delivers `message` to every subscriber.
     pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
         let mut stored = None;
@@ -337,6 +305,14 @@ impl Broker {
         let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
         let FanOut { finder, chosen, buffer, layouts, spares } = fan_out;
         let route = finder.find(message.topic, publisher, subscriptions, sessions);
+        if let Some(packet) = &message.packet
+            && let Some(count) = pass_on(packet, message, route, sessions, connections, limits, outputs)
+        {
+            stats.delivered[QoS::AtMostOnce as usize] += count as u64;
+            stats.packets_sent += count as u64;
+            stats.payload_bytes_sent += (count * message.payload.as_bytes().len()) as u64;
+            return Routed { matched: count, reached: count };
+        }
         chosen.clear();
         for &share in &route.groups {
             let is_ready = |session| is_ready(&sessions[session as usize], connections, limits);
@@ -485,6 +461,46 @@ fn is_ready(session: &Session, connections: &Slab<Connection>, limits: &Limits) 
 /// Whether a message of QoS 1 or 2 may be sent for the first time.
 fn has_slot(session: &Session, connection: &Connection, limits: &Limits) -> bool {
     session.inflight.len() < usize::from(limits.inflight_max) && connection.has_quota()
+}
+
+/// Sends the most frequent message, of QoS 0 and not retained, if its packet is what every receiver is to
+/// be sent; to how many.
+#[inline]
+fn pass_on(
+    packet: &Verbatim<'_>,
+    message: &MessageRef<'_>,
+    route: &Route,
+    sessions: &Slab<Session>,
+    connections: &mut Slab<Connection>,
+    limits: &Limits,
+    outputs: &mut VecDeque<Output>,
+) -> Option<usize> {
+    let takes_it = |receiver: &Receiver, connection: &Connection| {
+        packet.v5 == connection.is_v5()
+            && receiver.identifiers.0 == 0
+            && !connection.has_aliases()
+            && connection.outbox.len() <= limits.outbox_bytes
+            && packet.bytes.len() <= connection.packet_size_maximum
+    };
+    let connection_of = |receiver: &Receiver| sessions[receiver.session as usize].connection;
+    let is_simple = |receiver: &Receiver| {
+        connection_of(receiver).is_some_and(|index| takes_it(receiver, &connections[index as usize]))
+    };
+    if message.qos != QoS::AtMostOnce
+        || message.retain
+        || !route.groups.is_empty()
+        || !route.receivers.iter().all(is_simple)
+    {
+        return None;
+    }
+    for index in route.receivers.iter().filter_map(connection_of) {
+        let connection = &mut connections[index as usize];
+        if connection.outbox.is_empty() {
+            outputs.push_back(Output::Flush(connection.id));
+        }
+        connection.outbox.extend(packet.bytes);
+    }
+    Some(route.receivers.len())
 }
 
 /// The message to keep for one receiver. The last one takes it, so that nobody else counts.

@@ -272,10 +272,10 @@ impl Broker {
         if let State::Connected(session) = connection.state
             && connection.outbox.len() <= self.limits.outbox_bytes
         {
-            if connection.outbox.len() <= self.limits.outbox_bytes / 2 {
-                if let Some(queue) = self.sessions[session as usize].queue.changed() {
-                    queue.recover();
-                }
+            if connection.outbox.len() <= self.limits.outbox_bytes / 2
+                && let Some(queue) = self.sessions[session as usize].queue.changed()
+            {
+                queue.recover();
             }
             if !self.sessions[session as usize].is_caught_up() {
                 self.pump(now, session);

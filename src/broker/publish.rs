@@ -77,7 +77,11 @@ impl Broker {
         frame: &[u8],
     ) {
         let Some(index) = self.find_connection(from) else { return };
-        let State::Connected(session) = self.connections[index as usize].state else {
+        let state = self.connections[index as usize].state;
+        if state == State::Closing {
+            return;
+        }
+        let State::Connected(session) = state else {
             // What is wrong with it is said in one place.
             if let Ok(packet) = ControlPacket::decode_copied(frame, self.connections[index as usize].protocol)
             {
@@ -194,12 +198,6 @@ impl Broker {
         }
         self.stats.published[publish.qos as usize] += 1;
         self.stats.payload_bytes_received += publish.payload.as_bytes().len() as u64;
-        if let Some(packet) = &message.packet
-            && message.qos == QoS::AtMostOnce
-            && !message.retain
-        {
-            return self.pass_on(now, &message, packet, session);
-        }
         let routed = self.route(now, &message, Some(session));
 
         let Some(identifier) = publish.packet_identifier else { return };

@@ -1,7 +1,7 @@
 //! Who is subscribed to what: a tree of topic levels.
 //!
-//! Nodes stand in an arena and are found through one table keyed by parent and level, so matching
-//! a topic allocates nothing. Everything walks level by level, never by recursion: a filter may
+//! Nodes stand in an arena and are found through one table keyed by the hash of their path, so
+//! matching a topic allocates nothing. Everything walks level by level, never by recursion: a filter may
 //! have 30,000 levels. Nodes that no subscription needs are removed.
 
 use std::{
@@ -73,6 +73,8 @@ enum Level {
     Short { len: u8, bytes: [u8; Level::SHORT] },
     Long(Box<Box<[u8]>>),
 }
+
+const _: () = assert!(size_of::<Node>() == 64);
 
 impl Level {
     const SHORT: usize = 14;

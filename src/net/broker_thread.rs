@@ -395,8 +395,7 @@ impl Shell {
         .await;
     }
 
-    /// Writes every outbox of this round.
-    pub(super) fn flush_all(&self) {
+    fn flush_all(&self) {
         self.unflushed.set(0);
         // Writing makes room for messages that waited, and so more to write: until all is written
         // or blocked.

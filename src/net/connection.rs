@@ -19,6 +19,7 @@ use tracing::{debug, error, trace, warn};
 
 use super::{
     broker_thread::Shell,
+    scratch::CHUNK_BYTES,
     transport::{ReadHalf, WriteHalf},
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// Packets handed to the broker before other connections get their turn.
-const TURN_PACKETS: usize = 4_000;
+const TURN_PACKETS: usize = 1_000;
 
 /// Packets that those may cause before others get their turn: one of a fan-out weighs more.
 const TURN_SENT: u64 = 20_000;
@@ -350,7 +351,8 @@ fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) ->
     let missing = Frame::size(buffer).ok().flatten().map_or(0, |size| size.saturating_sub(begun));
     let half = &mut reading.half;
     let mut scratch = shell.scratch.borrow_mut();
-    if missing < DIRECT_BYTES {
+    // A length that was only announced is no reason for a buffer.
+    if missing < DIRECT_BYTES || begun < DIRECT_BYTES {
         let (chunk, filled) = ready!(scratch.read(|chunk| {
             let mut read = ReadBuf::new(chunk);
             ready!(Pin::new(half).poll_read(context, &mut read))?;
@@ -358,7 +360,7 @@ fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) ->
         }))?;
         return Poll::Ready(Ok(Read { chunk, filled, count: filled }));
     }
-    let part = missing.min(begun.max(DIRECT_BYTES) * (GROWTH - 1));
+    let part = missing.min(begun * (GROWTH - 1)).min(CHUNK_BYTES);
     buffer.resize(begun + part, 0);
     let result = scratch.read(|chunk| {
         // Before the packet is whole, nothing follows it.
@@ -381,7 +383,7 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let mut published = [0; 3];
     let (chunk, filled) = match reading.has_more {
         true => {
-            let rest = reading.frames.take_rest();
+            let rest = std::mem::take(reading.frames.buffer()).freeze();
             let len = rest.len();
             (rest, len)
         }
@@ -423,16 +425,14 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     if read.count > 0 {
         reading.keep(input);
         shell.scratch.borrow_mut().give_back(chunk);
-    } else if reading.has_more {
-        reading.put_back(chunk, left);
     } else {
-        reading.keep(input);
+        reading.put_back(chunk, left);
     }
     shell.metrics.received(now, read.count as u64, published);
     shell.has_read(read.count);
     if !was_identified && link.is_identified.get() {
         // Of many that connect at once, each goes on while the next one is served.
-        shell.flush_all();
+        shell.flush(link);
     }
 }
 
@@ -449,14 +449,14 @@ fn hand_on_in_place(
     bytes: &[u8],
     published: &mut [u64; 3],
 ) -> Result<(), DecodeError> {
-    if bytes[0] >> 4 == PacketType::Publish as u8 {
+    let is_publish = bytes[0] >> 4 == PacketType::Publish as u8;
+    if is_publish && bytes.len() < SHARED_PAYLOAD {
         let publish = PublishRef::decode(bytes, protocol)?;
-        if bytes.len() < SHARED_PAYLOAD {
-            published[publish.qos as usize] += 1;
-            broker.handle_publish_in_place(now, link.id, &publish, bytes);
-            return Ok(());
-        }
+        published[publish.qos as usize] += 1;
+        broker.handle_publish_in_place(now, link.id, &publish, bytes);
+        return Ok(());
     } else if let Some(ack) = PlainAck::read(bytes) {
+        trace!(connection = %link.id, packet = ack.packet.name(), "received");
         broker.handle_plain_ack(now, link.id, ack);
         return Ok(());
     }
@@ -492,14 +492,25 @@ impl Reading {
         self.frames.protocol().unwrap_or(ProtocolVersion::V311)
     }
 
-    /// Keeps the last `left` bytes of what was taken from the buffer, without moving them if possible.
+    /// Keeps the last `left` bytes of what was taken from the buffer; where they are, if there are
+    /// packets among them and nobody has a slice of what was before them.
     fn put_back(&mut self, taken: Bytes, left: usize) {
-        let mut rest = taken.try_into_mut().unwrap_or_else(|lent| BytesMut::from(&lent[..]));
-        rest.advance(rest.len() - left);
-        *self.frames.buffer() = rest;
+        let handled = taken.len() - left;
+        if !self.has_more {
+            return self.keep(&taken[handled..]);
+        }
+        let mut rest = match taken.try_into_mut() {
+            Ok(mut rest) => {
+                rest.advance(handled);
+                rest
+            }
+            Err(lent) => BytesMut::from(&lent[handled..]),
+        };
+        std::mem::swap(self.frames.buffer(), &mut rest);
     }
 
-    /// Keeps what is left of the input for the next turn, in no more memory than it needs.
+    /// Keeps what is left of the input for the next turn, with room for no more than the rest of its
+    /// packet.
     fn keep(&mut self, rest: &[u8]) {
         let buffer = self.frames.buffer();
         if !rest.is_empty() {

@@ -68,6 +68,7 @@ pub struct Connection {
     /// Whether Reason Strings and User Properties may explain an error [MQTT-3.1.2-29].
     pub problem_information: bool,
     /// Only for clients that set any.
+    #[expect(clippy::box_collection, reason = "one word while there are none")]
     aliases_in: Option<Box<Vec<Option<TopicName>>>>,
     aliases_out: Option<Box<AliasesOut>>,
 }

@@ -23,6 +23,7 @@ pub struct Outbox {
     gathered: BytesMut,
     written: usize,
     /// Shared slices, each behind so many bytes of `gathered`. Only while there are any.
+    #[expect(clippy::box_collection, reason = "one word while there are none")]
     shared: Option<Box<VecDeque<(usize, Bytes)>>>,
     len: usize,
 }
