@@ -132,6 +132,45 @@ fn rows_arrive_in_any_two_pieces() {
 }
 
 #[test]
+fn forbidden_rows_are_refused_in_place_too() {
+    for row in rows() {
+        let (line, Err(expected)) = (row.line, row.expected) else { continue };
+        let mut input = &row.bytes[..];
+        let mut reader = reader_of(&row);
+        let error = match reader.next_in_place(&mut input) {
+            Ok(Some(bytes)) => ControlPacket::decode_copied(bytes, reader.protocol().unwrap()).err(),
+            Ok(None) => {
+                // Too short: the rest may come, or not.
+                continue;
+            }
+            Err(error) => Some(error),
+        };
+        let error = error.unwrap_or_else(|| panic!("line {line} was accepted"));
+        assert_eq!(format!("{} {error}", error.reason_code()), expected, "line {line}");
+    }
+}
+
+#[test]
+fn a_plain_acknowledgement_is_what_the_decoder_says() {
+    for row in rows() {
+        let Some(plain) = PlainAck::read(&row.bytes) else { continue };
+        let decoded = ControlPacket::decode(&row.bytes, row.protocol).unwrap();
+        let ack = Ack::new(plain.packet_identifier);
+        assert_eq!(decoded.packet_type(), plain.packet, "line {}", row.line);
+        match decoded {
+            ControlPacket::Puback(found)
+            | ControlPacket::Pubrec(found)
+            | ControlPacket::Pubrel(found)
+            | ControlPacket::Pubcomp(found) => assert_eq!(found, ack, "line {}", row.line),
+            other => panic!("line {}: {}", row.line, other.name()),
+        }
+    }
+    assert_eq!(PlainAck::read(&[0x40, 2, 0, 0]), None);
+    assert_eq!(PlainAck::read(&[0x60, 2, 0, 1]), None);
+    assert_eq!(PlainAck::read(&[0x40, 3, 0, 1, 0]), None);
+}
+
+#[test]
 fn forbidden_rows_are_refused_byte_by_byte_too() {
     for row in rows() {
         let (line, Err(expected)) = (row.line, row.expected) else { continue };
@@ -502,6 +541,45 @@ proptest! {
             reader.buffer().extend_from_slice(piece);
             while let Some(frame) = reader.next_frame().unwrap() {
                 heard.push(frame.packet);
+            }
+        }
+        prop_assert_eq!(heard, packets);
+    }
+
+    #[test]
+    fn in_place_or_buffered_the_same_packets_come_out(
+        (protocol, packets, sizes) in any_version().prop_flat_map(|v| (
+            Just(v),
+            prop::collection::vec(any_packet(v), 1..6),
+            prop::collection::vec(1_usize..60, 1..40),
+        )),
+    ) {
+        let mut stream = BytesMut::new();
+        for packet in &packets {
+            packet.encode(protocol, &mut stream).unwrap();
+        }
+        let mut reader = FrameReader::new(usize::MAX);
+        reader.set_protocol(protocol);
+        let (mut rest, mut heard) = (&stream[..], Vec::new());
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (mut piece, behind) = rest.split_at(rest.len().min(*size));
+            rest = behind;
+            loop {
+                if !reader.buffer().is_empty() {
+                    reader.complete(&mut piece);
+                    match reader.next_frame().unwrap() {
+                        Some(frame) => heard.push(frame.packet),
+                        None => break,
+                    }
+                } else if let Some(bytes) = reader.next_in_place(&mut piece).unwrap() {
+                    heard.push(ControlPacket::decode_copied(bytes, protocol).unwrap());
+                } else {
+                    reader.buffer().extend_from_slice(piece);
+                    break;
+                }
             }
         }
         prop_assert_eq!(heard, packets);
