@@ -66,6 +66,18 @@ impl Process {
         self.memory("VmRSS:")
     }
 
+    /// The same once it does not change any more: a process listens before all of it has started.
+    pub fn settled_rss(&self) -> Result<u64> {
+        let mut last = self.rss()?;
+        loop {
+            sleep(Duration::from_millis(300));
+            match self.rss()? {
+                same if same == last => return Ok(same),
+                other => last = other,
+            }
+        }
+    }
+
     /// The most there ever were.
     pub fn peak_rss(&self) -> Result<u64> {
         self.memory("VmHWM:")

@@ -161,7 +161,7 @@ fn connects(process: &Process) -> Result<Vec<Figure>> {
     let mut scratch = vec![0; wire::SCRATCH_BYTES];
     let mut idle = Vec::new();
     let mut waiting = VecDeque::new();
-    let before = process.rss()?;
+    let before = process.settled_rss()?;
     let clock = Clock::start(process)?;
     let start = Instant::now();
     for number in 0..CONNECTS + CONNECTS_AT_A_TIME {
