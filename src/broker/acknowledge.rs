@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use crate::{
-    packet::{Ack, ControlPacket, PacketIdentifier, PacketType, PlainAck, Properties, ReasonCode},
+    packet::{ControlPacket, PacketIdentifier, PacketType, PlainAck, Properties, ReasonCode},
     session::{Acknowledged, ConnectionId, State, StoredMessage},
 };
 
@@ -14,20 +14,10 @@ impl Broker {
     #[inline]
     pub fn handle_plain_ack(&mut self, now: Instant, from: ConnectionId, ack: PlainAck) {
         let Some(index) = self.find_connection(from) else { return };
-        let PlainAck { packet, packet_identifier } = ack;
         let State::Connected(session) = self.connections[index as usize].state else {
-            let ack = Ack::new(packet_identifier);
-            return self.handle_packet(
-                now,
-                from,
-                match packet {
-                    PacketType::Pubrec => ControlPacket::Pubrec(ack),
-                    PacketType::Pubrel => ControlPacket::Pubrel(ack),
-                    PacketType::Pubcomp => ControlPacket::Pubcomp(ack),
-                    _ => ControlPacket::Puback(ack),
-                },
-            );
+            return self.handle_packet(now, from, ack.into());
         };
+        let PlainAck { packet, packet_identifier } = ack;
         self.stats.packets_received += 1;
         if !self.hear(now, index) {
             return;

@@ -187,6 +187,18 @@ impl ControlPacket {
     }
 }
 
+impl From<PlainAck> for ControlPacket {
+    fn from(plain: PlainAck) -> Self {
+        let ack = Ack::new(plain.packet_identifier);
+        match plain.packet {
+            PacketType::Pubrec => Self::Pubrec(ack),
+            PacketType::Pubrel => Self::Pubrel(ack),
+            PacketType::Pubcomp => Self::Pubcomp(ack),
+            _ => Self::Puback(ack),
+        }
+    }
+}
+
 impl From<Publish> for ControlPacket {
     fn from(publish: Publish) -> Self {
         Self::Publish(publish)
