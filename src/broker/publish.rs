@@ -343,13 +343,21 @@ impl Broker {
     }
 
     fn has_room_to_retain(&mut self, message: &MessageRef<'_>) -> bool {
-        if message.payload.as_bytes().is_empty() {
+        let size = message.size();
+        let has_room = |messages, bytes| {
+            messages <= self.limits.retained_messages && bytes <= self.limits.retained_bytes
+        };
+        // Far from the limits, what it replaces makes no difference.
+        if message.payload.as_bytes().is_empty()
+            || has_room(self.retained.len() + 1, self.retained.bytes() + size)
+        {
             return true;
         }
         let before = self.retained.get(message.topic).map(StoredMessage::size);
-        let messages = self.retained.len() + usize::from(before.is_none());
-        let bytes = self.retained.bytes() - before.unwrap_or(0) + message.size();
-        messages <= self.limits.retained_messages && bytes <= self.limits.retained_bytes
+        has_room(
+            self.retained.len() + usize::from(before.is_none()),
+            self.retained.bytes() - before.unwrap_or(0) + size,
+        )
     }
 
     pub(super) fn send_puback(

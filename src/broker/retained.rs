@@ -86,10 +86,8 @@ impl Retained {
         if let Some(at) = entry.expiry() {
             self.expiries.insert(at, self.key.as_slice().into());
         }
-        let before = match self.messages.get_mut(&*self.key) {
-            Some(place) => Some(std::mem::replace(place, entry)),
-            None => self.messages.insert(self.key.as_slice().into(), entry),
-        };
+        // Most are new topics, so the key is allocated before it is known to be needed.
+        let before = self.messages.insert(self.key.as_slice().into(), entry);
         self.forget(before);
     }
 
