@@ -19,7 +19,7 @@ use crate::{
     metrics::Metrics,
     net::{
         BadUrl, BrokerHandle, BrokerOptions, Gate, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, bind,
-        reserve_descriptors, spawn_broker, spawn_proxy,
+        leads_to, reserve_descriptors, spawn_broker, spawn_proxy,
     },
     store::StoreOptions,
     tap::Tap,
@@ -48,6 +48,8 @@ pub enum BindError {
     Listen { what: &'static str, address: String, error: io::Error },
     #[error("mqtt.upstream: {0}")]
     Upstream(#[from] BadUrl),
+    #[error("mqtt.upstream: {upstream} leads back to this proxy, which listens on {address}")]
+    Loop { upstream: MqttUrl, address: SocketAddr },
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("control plane: {0}")]
@@ -64,7 +66,8 @@ impl Server {
     /// Listens on every address that `config` enables.
     ///
     /// # Errors
-    /// The first address that cannot be listened on; then nothing was started.
+    /// The first address that cannot be listened on, or a proxy that would be its own upstream; then
+    /// nothing was started.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let upstream = config.mqtt.upstream.as_deref().map(str::parse::<MqttUrl>).transpose()?;
         let listen = |what, host: &str, port| {
@@ -96,6 +99,11 @@ impl Server {
             http: http.as_ref().and_then(|listener| listener.local_addr().ok()),
             grpc: grpc.as_ref().and_then(|listener| listener.local_addr().ok()),
         };
+        if let (Some(upstream), Some(address)) = (&upstream, addresses.mqtt)
+            && leads_to(upstream, address).await
+        {
+            return Err(BindError::Loop { upstream: upstream.clone(), address });
+        }
         let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
         let gate = Gate::default();
         let mqtt = match (mqtt_listener, upstream) {
@@ -382,6 +390,19 @@ mod tests {
         client.ping().await.expect("answered");
         let clients = control.list_clients(Default::default()).await.expect("a broker").clients;
         assert_eq!(clients[0].client_id, "through");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_before_itself_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Not held: there is no way to name the port that port 0 takes.
+        let port = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound").port();
+        let upstream = format!("mqtt://localhost:{port}");
+        let settings =
+            config(folder.path(), &[("mqtt.port", port.to_string()), ("mqtt.upstream", upstream.clone())]);
+        let Err(error) = Server::bind(settings).await else { panic!("it would loop") };
+        let says = "leads back to this proxy, which listens on";
+        assert_eq!(error.to_string(), format!("mqtt.upstream: {upstream} {says} 127.0.0.1:{port}"));
     }
 
     #[tokio::test]

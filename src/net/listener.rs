@@ -1,15 +1,20 @@
-//! Listening sockets, and what to do when accepting fails.
+//! Listening sockets, who would come out at one, and what to do when accepting fails.
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket},
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpStream;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use super::url::MqttUrl;
 
 /// Connections the kernel keeps until they are accepted: a fleet that reconnects all at once.
 const BACKLOG: i32 = 1024;
@@ -17,6 +22,9 @@ const BACKLOG: i32 = 1024;
 /// How long to leave the listener alone when the system is out of descriptors or memory: until then
 /// accepting would fail again at once, and spin.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a name may take to be resolved at the start, where nobody waits for an answer yet.
+const RESOLVING_MAX: Duration = Duration::from_secs(5);
 
 /// A listening socket on `host`, which may be a name; port 0 takes a free one.
 ///
@@ -42,6 +50,49 @@ fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
+
+/// Whether who connects to `url` comes out at `listener`: a proxy there would be its own upstream.
+///
+/// A name that cannot be resolved now may be later, so it leads nowhere.
+pub async fn leads_to(url: &MqttUrl, listener: SocketAddr) -> bool {
+    if url.port != listener.port() {
+        return false;
+    }
+    match timeout(RESOLVING_MAX, lookup_host((url.host.as_str(), url.port))).await {
+        Ok(Ok(mut addresses)) => addresses.any(|address| accepts(listener.ip(), address.ip())),
+        _ => false,
+    }
+}
+
+/// Whether a listener on `listener` accepts what is sent to `target` on its port.
+fn accepts(listener: IpAddr, target: IpAddr) -> bool {
+    let (listener, target) = (listener.to_canonical(), target.to_canonical());
+    if !listener.is_unspecified() {
+        // Connecting to no address in particular is connecting to the loopback.
+        return listener == target || (target.is_unspecified() && listener.is_loopback());
+    }
+    // One on all IPv6 addresses is on those of IPv4, too, unless the system was told otherwise.
+    let is_of_family = target.is_ipv4() || listener.is_ipv6();
+    is_of_family && (target.is_loopback() || target.is_unspecified() || is_ours(target))
+}
+
+/// Whether `address` is one of this host's. Nothing is sent: the kernel is asked for the address
+/// that it would send from, which is the same one.
+fn is_ours(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    };
+    source().is_ok_and(|source| source.ip() == address)
+}
+
+/// A port to name where none matters.
+const DISCARD: u16 = 9;
 
 /// Keeps clients waiting in the kernel's backlog until it is opened, so that what has to be there
 /// first (a recording of everything) is there before the first of them.
@@ -107,5 +158,35 @@ mod tests {
         let first = bind("127.0.0.1", 0).expect("a free port");
         let port = first.local_addr().expect("bound").port();
         assert_eq!(bind("127.0.0.1", port).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_url_that_leads_to_a_listener_is_found() {
+        for (listener, url, leads) in [
+            ("127.0.0.1:7", "mqtt://127.0.0.1:7", true),
+            ("127.0.0.1:7", "mqtt://localhost:7", true),
+            ("127.0.0.1:7", "mqtt://0.0.0.0:7", true),
+            ("127.0.0.1:7", "mqtt://127.0.0.1:8", false),
+            ("127.0.0.1:7", "mqtt://127.0.0.2:7", false),
+            ("127.0.0.1:7", "mqtt://192.0.2.1:7", false),
+            ("0.0.0.0:7", "mqtt://localhost:7", true),
+            ("0.0.0.0:7", "mqtt://127.0.0.2:7", true),
+            ("0.0.0.0:7", "mqtt://[::ffff:127.0.0.1]:7", true),
+            ("0.0.0.0:7", "mqtt://[::1]:7", false),
+            ("0.0.0.0:7", "mqtt://192.0.2.1:7", false),
+            ("[::]:7", "mqtt://127.0.0.1:7", true),
+            ("[::]:7", "mqtt://[::1]:7", true),
+            ("[::]:7", "mqtt://name.invalid:7", false),
+        ] {
+            let url = url.parse().expect(url);
+            assert_eq!(leads_to(&url, listener.parse().expect(listener)).await, leads, "{url} at {listener}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_this_host_are_known() {
+        assert!(is_ours(Ipv4Addr::LOCALHOST.into()));
+        // Set aside for examples.
+        assert!(!is_ours(Ipv4Addr::new(192, 0, 2, 1).into()));
     }
 }

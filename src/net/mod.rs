@@ -20,7 +20,7 @@ pub use client::{
     TryPublish,
 };
 pub use descriptors::reserve_descriptors;
-pub use listener::{Gate, bind};
+pub use listener::{Gate, bind, leads_to};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };

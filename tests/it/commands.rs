@@ -328,6 +328,17 @@ fn what_mqtt_record_writes_ends_with_the_end_of_its_clients() {
 }
 
 #[test]
+fn a_proxy_before_itself_exits_2() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let (host, upstream) =
+        free.map(|free| (free.to_string(), format!("mqtt://{free}"))).expect("a free port");
+    let record = ["mqtt", "record", "--output", "loop.json", "--listen", &host, "--upstream", &upstream];
+    check(&mockforge(folder.path(), &record), 2, &[&upstream, "leads back to this proxy"]);
+    assert!(!folder.path().join("loop.json").exists());
+}
+
+#[test]
 fn a_damaged_store_is_not_shown_as_an_empty_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
