@@ -56,6 +56,17 @@ pub enum BindError {
     Gateway(#[from] BadBinding),
 }
 
+impl BindError {
+    /// Whether another port would do.
+    pub(crate) fn is_about_a_port(&self) -> bool {
+        match self {
+            Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
+            Self::Loop { .. } => true,
+            Self::Upstream(_) | Self::Thread(_) | Self::Gateway(_) => false,
+        }
+    }
+}
+
 /// The threads that move MQTT bytes.
 enum Mqtt {
     Broker(BrokerHandle),

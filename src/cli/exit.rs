@@ -116,7 +116,7 @@ fn of_status(status: &Status) -> Exit {
     }
 }
 
-/// The message, the fields that were wrong, and what to do about a missing token.
+/// The message, the fields that were wrong, and what to do about it.
 fn status_text(status: &Status) -> String {
     let mut text = match status.message() {
         "" => status.code().description().to_owned(),
@@ -133,6 +133,9 @@ fn status_text(status: &Status) -> String {
         "STORE_LOCKED" => {
             text += "; if that is a server, talk to it with --server ADDR; if not, use a store of your own: \
                      --store FOLDER with serve and mqtt record, MOCKFORGE_STORE_PATH=FOLDER with every command";
+        }
+        "RECORDING_EXISTS" => {
+            text += "; choose another name, or delete that one with `mockforge recordings rm`";
         }
         _ => {}
     }

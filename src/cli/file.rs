@@ -18,7 +18,10 @@ impl NewFile {
     /// # Errors
     /// If the folder can't be written to; the text names `path`.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let name = path.file_name().ok_or_else(|| named(path, io::ErrorKind::InvalidInput.into()))?;
+        // What ends in `/` or `..` has no name, and a folder would only be in the way at the end.
+        let name = path.file_name().filter(|_| !path.is_dir());
+        let name =
+            name.ok_or_else(|| named(path, io::Error::other("that is a folder, not a file to write")))?;
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(temporary);
@@ -92,6 +95,15 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_is_no_file_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [Path::new("."), Path::new(".."), folder.path()] {
+            let error = NewFile::create(path).err().unwrap().to_string();
+            assert_eq!(error, format!("{}: that is a folder, not a file to write", path.display()));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
         Control, ControlParts,
         pb::{GetServerInfoRequest, Recording, ServerInfo, StartRecordingRequest},
     },
-    server::Server,
+    server::{BindError, Server},
     store::StoreOptions,
 };
 
@@ -108,6 +108,16 @@ impl Host {
             Ok(ran) => Ok(ran?),
             Err(panic) => Err(Failure::new(Exit::Failed, panic)),
         }
+    }
+}
+
+/// Says which flags take another port, where that helps.
+pub fn name_port_flags(failure: Failure, flags: &str) -> Failure {
+    match failure.error.downcast_ref::<BindError>() {
+        Some(error) if error.is_about_a_port() => {
+            Failure::new(failure.exit, anyhow::anyhow!("{error}; choose another port with {flags}"))
+        }
+        _ => failure,
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     duration,
     exit::{Exit, Failure},
     file::NewFile,
-    host::Host,
+    host::{Host, name_port_flags},
     output::{self, Format, json},
     progress::Progress,
     recordings::export_to,
@@ -118,7 +118,9 @@ pub async fn run(
         }
         None => {
             let store = config.store.path.clone();
-            let (mut host, recording) = Host::start_recording(alone(config), request(&args)).await?;
+            let started = Host::start_recording(alone(config), request(&args)).await;
+            let (mut host, recording) =
+                started.map_err(|failure| name_port_flags(failure, "--listen HOST:PORT"))?;
             eprintln!("{}", describe_server(host.info()));
             let watched = watch_until_end(&args, host.transport(), &recording, host.ended(), signals).await;
             // Traffic first, so that the recording holds all of it.

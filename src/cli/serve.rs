@@ -3,7 +3,7 @@
 use super::{
     broker::describe,
     exit::{Exit, Failure},
-    host::Host,
+    host::{Host, name_port_flags},
     output::{self, Format, json},
     record,
     signal::Signals,
@@ -75,6 +75,8 @@ impl ServeArgs {
     }
 }
 
+const PORT_FLAGS: &str = "--mqtt-port, --http-port or --grpc-port; 0 takes a free one";
+
 pub async fn run(
     args: ServeArgs,
     config: Config,
@@ -87,14 +89,8 @@ pub async fn run(
              MOCKFORGE_MQTT_ENABLED=true",
         ));
     }
-    let (mut host, recording) = match args.record {
-        Some(name) => {
-            let request = pb::StartRecordingRequest { name, ..Default::default() };
-            let (host, recording) = Host::start_recording(config, request).await?;
-            (host, Some(recording))
-        }
-        None => (Host::start(config).await?, None),
-    };
+    let started = start(args.record, config).await;
+    let (mut host, recording) = started.map_err(|failure| name_port_flags(failure, PORT_FLAGS))?;
     match format {
         Format::Json => output::json_line(&json("ServerInfo", host.info()))?,
         Format::Text => {
@@ -117,6 +113,14 @@ pub async fn run(
     };
     host.stop().await?;
     exit
+}
+
+/// A server, and the recording of this name if there is to be one.
+async fn start(name: Option<String>, config: Config) -> Result<(Host, Option<pb::Recording>), Failure> {
+    let Some(name) = name else { return Ok((Host::start(config).await?, None)) };
+    let request = pb::StartRecordingRequest { name, ..Default::default() };
+    let (host, recording) = Host::start_recording(config, request).await?;
+    Ok((host, Some(recording)))
 }
 
 async fn finish(host: &Host, recording: pb::Recording, format: Format) -> Result<Exit, Failure> {

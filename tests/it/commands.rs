@@ -334,8 +334,27 @@ fn a_proxy_before_itself_exits_2() {
     let (host, upstream) =
         free.map(|free| (free.to_string(), format!("mqtt://{free}"))).expect("a free port");
     let record = ["mqtt", "record", "--output", "loop.json", "--listen", &host, "--upstream", &upstream];
-    check(&mockforge(folder.path(), &record), 2, &[&upstream, "leads back to this proxy"]);
+    check(&mockforge(folder.path(), &record), 2, &[&upstream, "leads back to this proxy", "--listen"]);
     assert!(!folder.path().join("loop.json").exists());
+}
+
+#[test]
+fn a_port_in_use_exits_2_and_the_flags_for_others_are_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("it is bound").port().to_string();
+    let serve = ["serve", "--mqtt", "--mqtt-port", "0", "--http-port", &port, "--grpc-port", "0"];
+    let says = ["cannot listen for HTTP", "--mqtt-port", "--http-port", "--grpc-port", "0 takes a free one"];
+    check(&mockforge(folder.path(), &serve), 2, &says);
+}
+
+#[test]
+fn a_name_that_is_taken_exits_2_and_both_ways_out_are_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    let record = ["mqtt", "record", "--listen", "127.0.0.1:0", "--output", "x.json", "--name", "commands"];
+    let says = ["a recording called \"commands\" exists already", "another name", "recordings rm"];
+    check(&mockforge(folder.path(), &record), 2, &says);
 }
 
 #[test]
