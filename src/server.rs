@@ -21,6 +21,7 @@ use crate::{
         BadUrl, BrokerHandle, BrokerOptions, Gate, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, bind,
         leads_to, reserve_descriptors, spawn_broker, spawn_proxy,
     },
+    packet::ReasonCode,
     store::StoreOptions,
     tap::Tap,
 };
@@ -314,7 +315,8 @@ fn log(event: &BrokerEvent) {
             info!(%connection, client = %client_identifier, protocol = protocol.name(), "connected");
         }
         BrokerEvent::ClientDisconnected { connection, client_identifier, reason } => {
-            info!(%connection, client = %client_identifier, reason = reason.name(), "disconnected");
+            let reason = reason.map_or("connection lost", ReasonCode::name);
+            info!(%connection, client = %client_identifier, reason, "disconnected");
         }
         BrokerEvent::Dropped { client_identifier, reason: DropReason::QueueFull } => {
             warn!(client = %client_identifier, "its queue is full: messages are dropped until there is room");

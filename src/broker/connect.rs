@@ -116,7 +116,7 @@ impl Broker {
         if !self.send_connack(index, session, granted, &connect, &asked) {
             // Not even CONNACK fits into the client's Maximum Packet Size.
             self.close(index, Closing::Refused(ReasonCode::PACKET_TOO_LARGE));
-            return self.detach(now, index, session, ReasonCode::PACKET_TOO_LARGE, WillFate::Discard);
+            return self.detach(now, index, session, Some(ReasonCode::PACKET_TOO_LARGE), WillFate::Discard);
         }
         self.stats.clients_accepted += 1;
         self.stats.clients_maximum = self.stats.clients_maximum.max(self.connected as u64);

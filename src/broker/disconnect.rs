@@ -69,7 +69,7 @@ impl Broker {
             ReasonCode::SUCCESS => WillFate::Discard,
             _ => WillFate::Publish,
         };
-        self.detach(now, index, session, disconnect.reason_code, fate);
+        self.detach(now, index, session, Some(disconnect.reason_code), fate);
         self.close(index, Closing::ClientDisconnected);
     }
 
@@ -99,7 +99,7 @@ impl Broker {
             self.send(index, ControlPacket::Disconnect(disconnect));
         }
         self.close(index, Closing::Refused(reason));
-        self.detach(now, index, session, reason, fate);
+        self.detach(now, index, session, Some(reason), fate);
     }
 
     /// Reads nothing more from the connection and has the shell close it.
@@ -116,7 +116,7 @@ impl Broker {
         now: Instant,
         index: u32,
         session: u32,
-        reason: ReasonCode,
+        reason: Option<ReasonCode>,
         fate: WillFate,
     ) {
         self.set_connection_timer(index, None);

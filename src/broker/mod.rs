@@ -259,7 +259,7 @@ impl Broker {
         self.last_found = None;
         self.set_connection_timer(index, None);
         if let State::Connected(session) = self.connections[index as usize].state {
-            self.detach(now, index, session, ReasonCode::UNSPECIFIED_ERROR, WillFate::Publish);
+            self.detach(now, index, session, None, WillFate::Publish);
         }
         self.connections.remove(index as usize);
         self.authentications.remove(&index);

@@ -36,7 +36,8 @@ pub enum BrokerEvent {
     ClientDisconnected {
         connection: ConnectionId,
         client_identifier: String,
-        reason: ReasonCode,
+        /// `None` when the connection was lost: nobody said DISCONNECT, and we did not end it.
+        reason: Option<ReasonCode>,
     },
     Subscribed {
         connection: ConnectionId,

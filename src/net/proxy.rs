@@ -126,10 +126,10 @@ impl ProxyEvent {
             }
             Self::ClientDisconnected { connection, client_identifier, cause } => {
                 let reason = match cause {
-                    CloseCause::ClientFin | CloseCause::ServerFin => ReasonCode::SUCCESS,
-                    CloseCause::Timeout => ReasonCode::KEEP_ALIVE_TIMEOUT,
-                    CloseCause::Proxy => ReasonCode::ADMINISTRATIVE_ACTION,
-                    _ => ReasonCode::UNSPECIFIED_ERROR,
+                    CloseCause::ClientFin | CloseCause::ServerFin => Some(ReasonCode::SUCCESS),
+                    CloseCause::Timeout => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
+                    CloseCause::Proxy => Some(ReasonCode::ADMINISTRATIVE_ACTION),
+                    _ => None,
                 };
                 Some(BrokerEvent::ClientDisconnected { connection, client_identifier, reason })
             }

@@ -157,10 +157,22 @@ fn events_tell_who_came_and_went() {
             BrokerEvent::ClientDisconnected {
                 connection,
                 client_identifier: client_identifier(),
-                reason: ReasonCode::DISCONNECT_WITH_WILL,
+                reason: Some(ReasonCode::DISCONNECT_WITH_WILL),
             },
         ]
     );
+}
+
+#[test]
+fn a_connection_that_broke_ends_without_a_reason() {
+    let mut player = bare(generous());
+    play(&mut player, "one> CONNECT alice\none!");
+    let lost = BrokerEvent::ClientDisconnected {
+        connection: ConnectionId(1),
+        client_identifier: "alice".to_owned(),
+        reason: None,
+    };
+    assert_eq!(player.stage.events.last(), Some(&lost));
 }
 
 #[test]
