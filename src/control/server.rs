@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::SystemTime};
 
 use futures_util::{Stream, stream};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ControlError,
@@ -62,8 +62,8 @@ pub fn next_client_identifier(purpose: &str) -> String {
 const QUEUE_MESSAGES: usize = 4096;
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// Subscribes at `url` with a connection of its own, which ends with the stream; answers once the
-/// subscription is in force.
+/// Subscribes at `url` with a connection of its own, which says DISCONNECT when the stream is dropped;
+/// answers once the subscription is in force.
 pub async fn subscribe(
     url: &MqttUrl,
     filters: Vec<TopicFilter>,
@@ -93,16 +93,24 @@ pub async fn subscribe(
         }
     }
     let (sender, receiver) = lossy::channel(QUEUE_MESSAGES, QUEUE_BYTES);
-    let reading = tokio::spawn(async move {
-        while let Ok(publish) = client.next_message().await {
-            let size = publish.payload.len();
-            sender.offer(message(publish), size);
+    let unread = CancellationToken::new();
+    let until_unread = unread.clone();
+    tokio::spawn(async move {
+        let reading = async {
+            while let Ok(publish) = client.next_message().await {
+                let size = publish.payload.len();
+                sender.offer(message(publish), size);
+            }
+        };
+        if until_unread.run_until_cancelled(reading).await.is_none() {
+            // For a bounded time; whether the broker heard it makes no difference any more.
+            let _ = client.disconnect(ReasonCode::SUCCESS).await;
         }
     });
-    let reading = AbortOnDropHandle::new(reading);
-    Ok(Box::pin(stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
+    let unread = unread.drop_guard();
+    Ok(Box::pin(stream::unfold((receiver, unread), |(mut receiver, unread)| async move {
         let entry = receiver.next().await?;
-        Some((entry, (receiver, reading)))
+        Some((entry, (receiver, unread)))
     })))
 }
 

@@ -15,12 +15,12 @@ use tonic_types::StatusExt;
 
 use super::*;
 use crate::{
-    broker::Limits,
+    broker::{BrokerEvent, Limits},
     control::{Addresses, BrokerServer, ControlParts},
     event::{EventBus, What},
     metrics::Metrics,
     net::{BrokerOptions, Client, ClientOptions, Gate, bind, spawn_broker},
-    packet::{QoS, Subscription, SubscriptionOptions, TopicFilter},
+    packet::{QoS, ReasonCode, Subscription, SubscriptionOptions, TopicFilter},
     store::StoreOptions,
     tap::Tap,
 };
@@ -30,6 +30,7 @@ struct Server {
     control: Control,
     gateway: Gateway,
     mqtt: SocketAddr,
+    events: EventBus,
     _folder: TempDir,
 }
 
@@ -65,13 +66,13 @@ impl Server {
             server: Some(std::sync::Arc::new(BrokerServer::new(broker, url))),
             tap,
             metrics,
-            events,
+            events: events.clone(),
             store: StoreOptions::new(folder.path()),
             addresses: Addresses { mqtt: Some(mqtt), http: None, grpc: None },
             stop: CancellationToken::new(),
         });
         let gateway = Gateway::new(control.clone(), access).unwrap();
-        Self { control, gateway, mqtt, _folder: folder }
+        Self { control, gateway, mqtt, events, _folder: folder }
     }
 
     /// Parts of a process without a server.
@@ -79,7 +80,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let control = Control::new(ControlParts::alone(StoreOptions::new(folder.path())));
         let gateway = Gateway::new(control.clone(), Access::default()).unwrap();
-        Self { control, gateway, mqtt: ([127, 0, 0, 1], 1).into(), _folder: folder }
+        Self { control, gateway, mqtt: ([127, 0, 0, 1], 1).into(), events: EventBus::new(), _folder: folder }
     }
 
     async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Response {
@@ -175,6 +176,20 @@ async fn payloads_arrive_byte_for_byte_and_are_streamed_as_they_were() {
         let line = piece(&mut body).await;
         assert!(line.contains(seen), "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_subscriber_of_ours_says_goodbye_when_its_reader_leaves() {
+    let server = Server::start();
+    let mut happenings = server.events.watch();
+    drop(server.send("GET", "/__mockforge/mqtt/messages/stream?filter=%23", "").await);
+    let reason = loop {
+        let What::Broker(event) = happenings.recv().await.unwrap().what else { continue };
+        if let BrokerEvent::ClientDisconnected { reason, .. } = event {
+            break reason;
+        }
+    };
+    assert_eq!(reason, Some(ReasonCode::SUCCESS));
 }
 
 #[tokio::test]
