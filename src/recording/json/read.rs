@@ -259,7 +259,7 @@ impl<R: Read + Seek> JsonEvents<R> {
                 "events" => self.assembly.add_event(&self.text, start, &path),
                 _ => self.assembly.add_message(&self.text, start, &path),
             };
-            added.map_err(|bad| bad.at(start, &path))?;
+            added.map_err(|bad| bad.at(&self.text, start, &path))?;
             self.index += 1;
             self.goes_on = self.scanner.goes_on(b']', &path)?;
         }
@@ -309,25 +309,50 @@ impl From<BadMember> for Bad {
 }
 
 impl Bad {
-    fn at(self, start: Place, path: &str) -> JsonError {
-        match self {
-            Self::Json(error) => error,
-            Self::Member(member, reason) => JsonError {
-                kind: JsonErrorKind::Invalid,
-                line: start.line,
-                column: start.column,
-                path: format!("{path}.{member}"),
-                reason,
-            },
+    /// In the element `text`, which stood at `start`.
+    fn at(self, text: &[u8], start: Place, path: &str) -> JsonError {
+        let (member, mut reason) = match self {
+            Self::Json(error) => return error,
+            Self::Member(member, reason) => (member, reason),
+        };
+        if reason.starts_with(MISSING)
+            && let Some(name) = misspelt(text, member)
+        {
+            reason += &format!("; there is {name:?}, did you mean {member:?}?");
+        }
+        JsonError {
+            kind: JsonErrorKind::Invalid,
+            line: start.line,
+            column: start.column,
+            path: format!("{path}.{member}"),
+            reason,
         }
     }
+}
+
+/// How the reason begins where a member is.
+const MISSING: &str = "missing";
+
+/// How alike a name has to be to be taken for another one, from 0 to 1: `topc` for `topic`, but
+/// `type` not.
+const ALIKE: f64 = 0.6;
+
+/// The name in the object `text` that was meant to be `member`, which it lacks. Names that mean
+/// nothing are left alone, so this one was.
+fn misspelt(text: &[u8], member: &str) -> Option<String> {
+    let members: HashMap<String, serde::de::IgnoredAny> = serde_json::from_slice(text).ok()?;
+    let likeness = |name: &str| strsim::normalized_damerau_levenshtein(&name.to_lowercase(), member);
+    let names = members.into_keys().map(|name| (likeness(&name), name));
+    // Of two as like the first in the alphabet: a map has no order.
+    let best = names.max_by(|(a, one), (b, other)| a.total_cmp(b).then_with(|| other.cmp(one)));
+    best.filter(|(likeness, _)| *likeness >= ALIKE).map(|(_, name)| name)
 }
 
 /// The members of any event that are not a packet's.
 #[derive(Deserialize)]
 struct EventFields<'a> {
     #[serde(borrow)]
-    t_ms: &'a RawValue,
+    t_ms: Option<&'a RawValue>,
     conn: Option<u32>,
     dir: Option<String>,
     kind: Option<String>,
@@ -351,7 +376,7 @@ struct EventFields<'a> {
 #[derive(Deserialize)]
 struct MessageFields<'a> {
     #[serde(borrow)]
-    t_ms: &'a RawValue,
+    t_ms: Option<&'a RawValue>,
     client_id: Option<String>,
     protocol: Option<u8>,
 }
@@ -376,7 +401,7 @@ impl Assembly {
         let kind = match fields.kind.as_deref() {
             Some("OPEN") => EventKind::Open(Box::new(open_info(&fields)?)),
             Some("CLOSE") => {
-                let name = fields.cause.as_deref().ok_or(("cause", "missing".to_owned()))?;
+                let name = fields.cause.as_deref().ok_or(("cause", MISSING.to_owned()))?;
                 let cause =
                     CloseCause::from_name(name).ok_or(("cause", format!("unknown cause {name:?}")))?;
                 EventKind::Close(cause)
@@ -387,7 +412,7 @@ impl Assembly {
             }
             Some("RAW") => EventKind::Raw {
                 direction: direction(&fields)?,
-                bytes: raw(&fields)?.ok_or(("raw", "missing".to_owned()))?,
+                bytes: raw(&fields)?.ok_or(("raw", MISSING.to_owned()))?,
             },
             Some("PACKET") | None => {
                 let direction = direction(&fields)?;
@@ -446,7 +471,8 @@ impl Assembly {
         Ok(())
     }
 
-    fn time(&mut self, text: &RawValue) -> Result<Duration, Bad> {
+    fn time(&mut self, text: Option<&RawValue>) -> Result<Duration, Bad> {
+        let text = text.ok_or(("t_ms", MISSING.to_owned()))?;
         let Millis(at) = Millis::parse(text.get()).map_err(|error| ("t_ms", error.to_string()))?;
         if at < self.last_at {
             let reason = format!("{} is before the event before it at {}", Millis(at), Millis(self.last_at));

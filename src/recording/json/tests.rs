@@ -228,11 +228,7 @@ fn what_is_damaged_is_named_with_its_place() {
         Invalid,
         expect!["line 3, column 3: events[1].t_ms: 0.000000 is before the event before it at 1.000000"],
     );
-    check_error(
-        &event("\"kind\":\"MARK\""),
-        Invalid,
-        expect!["line 3, column 17: events[1]: missing field `t_ms`"],
-    );
+    check_error(&event("\"kind\":\"MARK\""), Invalid, expect!["line 3, column 3: events[1].t_ms: missing"]);
     check_error(
         &event("\"t_ms\":1,\n   \"topic\":\"a\",\"qos\":\"one\""),
         Invalid,
@@ -242,6 +238,16 @@ fn what_is_damaged_is_named_with_its_place() {
         &event("\"t_ms\":1,\"topic\":\"a/#\""),
         Invalid,
         expect!["line 3, column 3: events[1].topic: wildcard '#' in a topic name"],
+    );
+    check_error(
+        &event("\"t_ms\":1,\"topc\":\"a\""),
+        Invalid,
+        expect![[r#"line 3, column 3: events[1].topic: missing; there is "topc", did you mean "topic"?"#]],
+    );
+    check_error(
+        &event("\"t_ms\":1,\"type\":\"PUBLISH\""),
+        Invalid,
+        expect!["line 3, column 3: events[1].topic: missing"],
     );
     check_error(
         &event("\"t_ms\":1,\"topic\":\"a\",\"qos\":1"),
