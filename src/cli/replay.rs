@@ -206,7 +206,10 @@ pub async fn run(
     }
     match format {
         Format::Json => output::json_line(&report)?,
-        Format::Text => output::line(report.text())?,
+        Format::Text => match report.text() {
+            text if text.is_empty() => {}
+            text => output::line(text)?,
+        },
     }
     report.verdict()
 }

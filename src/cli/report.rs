@@ -46,6 +46,9 @@ pub struct Report {
     is_whole: bool,
     span: Span,
     lateness: Lateness,
+    /// What lateness may be, if that is limited.
+    #[serde(skip)]
+    max_lateness: Option<Duration>,
     errors: Vec<String>,
     warnings: Vec<String>,
 }
@@ -120,6 +123,7 @@ impl Report {
                 from(&report.span_actual),
             ),
             lateness: report.lateness.as_ref().map(Lateness::new).unwrap_or_default(),
+            max_lateness: spec.max_lateness.as_ref().map(|limit| duration::from_proto(Some(limit))),
             errors,
             warnings: report.warnings,
         }
@@ -151,6 +155,7 @@ impl Report {
             is_whole: false,
             span: Span::new(recorded, planned, Duration::ZERO),
             lateness: Lateness::default(),
+            max_lateness: None,
             errors: plan.errors.clone(),
             warnings: plan.warnings.clone(),
         }
@@ -162,14 +167,20 @@ impl Report {
         let mut text = match self.exit {
             Exit::Passed => return Ok(Exit::Passed),
             Exit::Damaged => format!("{}: {}", self.recording, self.verdict),
+            // They name it themselves.
+            Exit::Unreachable if self.errors.iter().any(|error| error.contains(&self.target)) => {
+                String::new()
+            }
             Exit::Unreachable => format!("{}: {}", self.target, self.verdict),
+            Exit::Late => format!("{}{}", self.verdict, self.excess()),
             Exit::Nothing => format!("{} (--allow-empty permits that)", self.verdict),
             _ => self.verdict.clone(),
         };
         // The first few say what kind; the text report has them where there are more.
         if !self.errors.is_empty() {
             let few = &self.errors[..self.errors.len().min(ERRORS_NAMED)];
-            text += &format!(": {}", few.join("; "));
+            let separator = if text.is_empty() { "" } else { ": " };
+            text += &format!("{separator}{}", few.join("; "));
         }
         Err(Failure::new(self.exit, anyhow::Error::msg(text)))
     }
@@ -187,8 +198,20 @@ impl Report {
         })
     }
 
-    /// Several lines.
+    /// By how much the lateness that is allowed was exceeded.
+    fn excess(&self) -> String {
+        let worst = duration::show(Duration::from_secs_f64(self.lateness.all.max_ms / 1e3));
+        let limit = self
+            .max_lateness
+            .map_or_else(String::new, |limit| format!(", --max-lateness allows {}", duration::show(limit)));
+        format!(": one message left {worst} after its time{limit}")
+    }
+
+    /// Several lines; empty where nothing went out that could be told of.
     pub fn text(&self) -> String {
+        if self.exit == Exit::Unreachable && self.sent == 0 && self.errors.len() <= ERRORS_NAMED {
+            return String::new();
+        }
         let mut rows = vec![row(if self.dry_run { "would send" } else { "sent" }, self.messages())];
         if !self.dry_run {
             rows.push(row("acknowledged", format!("{} of {}", self.acked, self.acked + self.unacked)));
@@ -203,12 +226,16 @@ impl Report {
             let of = output::count(figures.count, "message");
             rows.push(row(&format!("  {}", cause.replace('_', " ")), format!("{}, of {of}", figures.text())));
         }
-        if self.dry_run {
-            rows.extend(
-                self.topics.iter().map(|(topic, count)| row(&format!("  {topic}"), count.to_string())),
-            );
-        }
         let mut lines = vec![output::table(&rows)];
+        if self.dry_run && !self.topics.is_empty() {
+            // A table of its own: topics are longer than what stands before the other figures.
+            let topics = self.topics.iter().map(|(topic, count)| row(&count.to_string(), topic.clone()));
+            let heading = row("MESSAGES", "TOPIC".to_owned());
+            lines.push(format!(
+                "\n{}",
+                output::table(&std::iter::once(heading).chain(topics).collect::<Vec<_>>())
+            ));
+        }
         lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         // The line about the verdict names a few, and is read together with this.
         if self.exit == Exit::Passed || self.errors.len() > ERRORS_NAMED {
@@ -393,7 +420,9 @@ mod tests {
         expect_test::expect![[r#"
             would send  2 messages (5 B) on 1 topic over 1 connection
             span        10.000 s recorded, 5.000 s planned
-              a/b       2"#]]
+
+            MESSAGES  TOPIC
+            2         a/b"#]]
         .assert_eq(&report.text());
     }
 
@@ -443,6 +472,24 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(Report::of_replay(&replay).errors, ["a", "b"]);
+    }
+
+    #[test]
+    fn an_unreachable_target_is_named_once() {
+        let target = "mqtt://broker:1883".to_owned();
+        let errors = vec![format!("cannot reach {target}: refused")];
+        let report = Report { target, errors, sent: 0, ..report(pb::ReplayVerdict::Unreachable) };
+        assert_eq!(report.text(), "");
+        let text = report.verdict().unwrap_err().error.to_string();
+        assert_eq!(text, "cannot reach mqtt://broker:1883: refused");
+    }
+
+    #[test]
+    fn a_late_replay_says_how_late_and_what_was_allowed() {
+        let max_lateness = Some(Duration::from_micros(1));
+        let report = Report { max_lateness, ..report(pb::ReplayVerdict::Late) };
+        let text = report.verdict().unwrap_err().error.to_string();
+        assert_eq!(text, "too late: one message left 3.0 ms after its time, --max-lateness allows 1 µs");
     }
 
     #[test]
