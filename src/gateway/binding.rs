@@ -1,5 +1,7 @@
 //! The `google.api.http` annotations of the proto files, and which request each of them takes.
 
+use std::fmt;
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor};
@@ -188,6 +190,22 @@ impl Template {
     }
 }
 
+/// As it stands in the annotation.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(literal) => write!(f, "/{literal}")?,
+                Segment::Capture(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        match &self.verb {
+            Some(verb) => write!(f, ":{verb}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Segment {
     fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix('{') {
@@ -283,6 +301,13 @@ mod tests {
         check(Method::GET, "/__mockforge/recordings/", "nothing");
         check(Method::GET, "/__mockforge/recordings/a/b", "nothing");
         check(Method::GET, "/__mockforge/mqtt/clients/%ff", "nothing");
+    }
+
+    #[test]
+    fn a_template_is_shown_as_it_was_read() {
+        for text in ["/a/b", "/a/{b}:stop", "/a/{b}/c:tail", "/a:import"] {
+            assert_eq!(Template::parse(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! `GET /__mockforge/health`: whether the process and each of its services can work.
 
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::grpc::{SERVICES, is_serving};
+use super::{
+    grpc::{SERVICES, is_serving},
+    rest::json_response,
+};
 use crate::control::Control;
 
 /// 200 while the server serves, 503 once it is stopping; the same words as `grpc.health.v1`.
@@ -15,7 +18,9 @@ pub fn health(control: &Control) -> Response {
         .into_iter()
         .map(|service| (service.to_owned(), word(is_serving(control, service)).into()))
         .collect();
-    let status = if serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({"status": word(serving), "services": services}).to_string();
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+    let mut response = json_response(json!({"status": word(serving), "services": services}).to_string());
+    if !serving {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
 }

@@ -8,6 +8,7 @@ mod binding;
 mod codec;
 mod grpc;
 mod health;
+mod index;
 pub mod json;
 mod rest;
 mod status;
@@ -131,6 +132,7 @@ async fn http(State(gateway): State<Gateway>, mut request: Request) -> Response 
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET, access::HEALTH_PATH) => health::health(&gateway.control),
+        (&Method::GET, index::PATH | index::PATH_AS_FOLDER) => index::index(gateway.rest.bindings()),
         (&Method::GET, METRICS_PATH) => metrics(&gateway.control).await,
         _ => gateway.rest.handle(request).await,
     }

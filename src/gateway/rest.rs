@@ -44,6 +44,10 @@ impl Rest {
         Ok(Self { bindings: Binding::all(pool)?.into(), routes })
     }
 
+    pub fn bindings(&self) -> &[Binding] {
+        &self.bindings
+    }
+
     pub async fn handle(&self, request: Request) -> Response {
         self.answer(request).await.unwrap_or_else(IntoResponse::into_response)
     }
@@ -177,7 +181,9 @@ async fn read_body(message: &mut DynamicMessage, binding: &Binding, body: Body) 
 
 // ---- answers
 
-fn json_response(text: String) -> Response {
+/// On a line that ends, as a terminal likes it.
+pub fn json_response(mut text: String) -> Response {
+    text.push('\n');
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 

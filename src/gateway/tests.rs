@@ -193,6 +193,36 @@ async fn a_subscriber_of_ours_says_goodbye_when_its_reader_leaves() {
 }
 
 #[tokio::test]
+async fn the_index_names_every_route() {
+    let server = Server::start();
+    for path in ["/__mockforge", "/__mockforge/"] {
+        let index = server.ok("GET", path, "").await;
+        let routes = index["routes"].as_array().unwrap();
+        for route in [
+            json!({"method": "GET", "path": "/__mockforge/health"}),
+            json!({"method": "GET", "path": "/__mockforge/metrics"}),
+            json!({
+                "method": "POST",
+                "path": "/__mockforge/recordings/{id}:stop",
+                "rpc": "mockforge.mqtt.v1.Recordings.StopRecording",
+            }),
+        ] {
+            assert!(routes.contains(&route), "{route} is not in: {index}");
+        }
+        assert_eq!(routes.len(), server.gateway.rest.bindings().len() + 2);
+    }
+}
+
+#[tokio::test]
+async fn answers_end_with_a_line_break() {
+    let server = Server::start();
+    for path in ["/__mockforge", "/__mockforge/health", "/__mockforge/mqtt/stats", "/__mockforge/nothing"] {
+        let answer = text(server.send("GET", path, "").await).await;
+        assert!(answer.ends_with("}\n"), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn properties_reach_subscribers() {
     let server = Server::start();
     let mut subscriber = server.subscriber("app", "#").await;
