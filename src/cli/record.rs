@@ -273,7 +273,8 @@ async fn watch(transport: &Transport, recording: &pb::Recording) -> Result<(), F
     }
 }
 
-fn counts(recording: &pb::Recording) -> String {
+/// `5 packets (1.2 KiB), 1 connection`.
+pub fn counts(recording: &pb::Recording) -> String {
     format!(
         "{} ({}), {}",
         output::count(recording.packets, "packet"),

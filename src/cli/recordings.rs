@@ -16,6 +16,7 @@ use super::{
     exit::{Exit, Failure},
     file::NewFile,
     output::{self, Format, json},
+    record::counts,
     summary,
     transport::Transport,
 };
@@ -252,10 +253,15 @@ async fn import(
         answer.map_err(|status| Failure::from(status).context(path.display().to_string()))?.into_inner();
     match format {
         Format::Json => output::json_line(&json("Recording", &recording))?,
+        Format::Text if recording.already_there() => {
+            output::line(format!("{} is already there as {}", path.display(), recording.name))?;
+        }
         Format::Text => output::line(format!(
-            "imported {} as {}",
+            "imported {} as {}: {}, {} in all",
+            path.display(),
+            recording.name,
+            counts(&recording),
             output::count(recording.events, "event"),
-            recording.name
         ))?,
     }
     Ok(())

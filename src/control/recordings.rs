@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     recorder::Recorder,
     recording::{RecordingInfo, RecordingSpec, RecordingState},
-    store::{Store, StoreError},
+    store::{Imported, Store, StoreError},
 };
 
 /// Bytes of a piece of an export.
@@ -276,10 +276,13 @@ impl Control {
         pieces: impl Stream<Item = Result<pb::ImportRecordingRequest, E>> + Send + Unpin,
     ) -> Result<pb::Recording, ControlError> {
         let (name, file) = spool(pieces).await?;
-        let info = self.with_store(move |store| Ok(store.import_json(file, name.as_deref())?)).await?;
-        tracing::info!(id = %info.id, name = %info.name, events = info.events, "recording imported");
-        self.parts().events.emit(What::Recording(Box::new(info.clone())));
-        Ok(recording(info))
+        let imported = self.with_store(move |store| Ok(store.import_json(file, name.as_deref())?)).await?;
+        let Imported { info, is_new } = imported;
+        if is_new {
+            tracing::info!(id = %info.id, name = %info.name, events = info.events, "recording imported");
+            self.parts().events.emit(What::Recording(Box::new(info.clone())));
+        }
+        Ok(pb::Recording { already_there: Some(!is_new), ..recording(info) })
     }
 
     /// Ends all that this process is recording.
@@ -462,6 +465,7 @@ pub fn recording(info: RecordingInfo) -> pb::Recording {
         gaps: info.gaps,
         sha256: info.sha256.unwrap_or_default(),
         tool_version: info.tool_version,
+        already_there: None,
     }
 }
 

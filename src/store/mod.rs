@@ -36,7 +36,7 @@ use std::{
 
 use tracing::error;
 
-pub use self::{error::StoreError, reader::EventReader, writer::RecordingWriter};
+pub use self::{error::StoreError, reader::EventReader, transfer::Imported, writer::RecordingWriter};
 use self::{
     keeper::{Command, Keeper, Start},
     pipe::Pipe,

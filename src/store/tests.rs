@@ -293,7 +293,7 @@ fn export_import_export_is_the_same_file() {
         file
     };
     let file = export(&stores[0]);
-    let imported = stores[1].import_json(Cursor::new(&file), None).unwrap();
+    let imported = stores[1].import_json(Cursor::new(&file), None).unwrap().info;
     assert_eq!(imported, recorded);
     assert_eq!(export(&stores[1]), file);
     assert_eq!(read(&stores[1], "orders", 1).unwrap(), read(&stores[0], "orders", 1).unwrap());
@@ -306,15 +306,18 @@ fn an_import_is_kept_once_unless_a_name_is_given() {
     let recorded = record_session(&store, "orders");
     let mut file = Vec::new();
     store.export_json(&recorded.id, &mut file).unwrap();
-    assert_eq!(store.import_json(Cursor::new(&file), None).unwrap(), recorded);
+    let again = store.import_json(Cursor::new(&file), None).unwrap();
+    assert_eq!((again.info, again.is_new), (recorded.clone(), false));
     assert_eq!(store.list().unwrap().len(), 1);
     let copy = store.import_json(Cursor::new(&file), Some("copy")).unwrap();
+    assert!(copy.is_new);
+    let copy = copy.info;
     assert_eq!((copy.name.as_str(), &copy.sha256), ("copy", &recorded.sha256));
     assert_ne!(copy.id, recorded.id);
     let taken = store.import_json(Cursor::new(&file), Some("copy"));
     assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })));
     let edited = String::from_utf8(file).unwrap().replace("{\"n\":1}", "{\"n\":2}");
-    let edited = store.import_json(Cursor::new(edited), None).unwrap();
+    let edited = store.import_json(Cursor::new(edited), None).unwrap().info;
     assert_eq!(edited.name, "orders-2");
     assert_ne!(edited.sha256, recorded.sha256);
     assert_eq!(store.list().unwrap().len(), 3);
@@ -330,7 +333,7 @@ fn a_file_that_is_damaged_leaves_nothing_behind() {
     assert!(error.to_string().contains("messages[1].topic"), "{error}");
     assert_eq!(store.list().unwrap(), []);
     let good = file.replace("\"\"", "\"b\"");
-    let info = store.import_json(Cursor::new(good), None).unwrap();
+    let info = store.import_json(Cursor::new(good), None).unwrap().info;
     assert!(info.name.starts_with("import-"));
     assert_eq!((info.events, info.packets, info.source.kind.as_str()), (3, 2, "import"));
 }

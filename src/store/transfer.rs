@@ -13,6 +13,14 @@ use crate::recording::{
     json::{JsonReader, JsonWriter},
 };
 
+/// What a file is in the store.
+#[derive(Debug)]
+pub struct Imported {
+    pub info: RecordingInfo,
+    /// Whether it was not there before.
+    pub is_new: bool,
+}
+
 impl From<std::io::Error> for StoreError {
     /// The only input and output that is not named where it happens is that of an export.
     fn from(error: std::io::Error) -> Self {
@@ -39,11 +47,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::AlreadyExists`] when `name` is taken; [`StoreError::Import`] when the file is
     /// not a recording or damaged. Nothing is kept then.
-    pub fn import_json(
-        &self,
-        input: impl Read + Seek,
-        name: Option<&str>,
-    ) -> Result<RecordingInfo, StoreError> {
+    pub fn import_json(&self, input: impl Read + Seek, name: Option<&str>) -> Result<Imported, StoreError> {
         let mut reader = JsonReader::open(input)?;
         let head = reader.head().clone();
         let existing = match &head.id {
@@ -73,9 +77,9 @@ impl Store {
         match existing {
             Some(existing) if name.is_none() && existing.sha256 == imported.sha256 => {
                 self.delete(&imported.id)?;
-                Ok(existing)
+                Ok(Imported { info: existing, is_new: false })
             }
-            _ => Ok(imported),
+            _ => Ok(Imported { info: imported, is_new: true }),
         }
     }
 

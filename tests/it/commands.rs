@@ -256,6 +256,25 @@ fn samples_survive_import_and_export_byte_for_byte() {
     }
 }
 
+#[test]
+fn a_file_that_is_there_already_is_not_said_to_be_imported() {
+    let (folder, _) = folder_with("monday.json", HAND_WRITTEN);
+    let import = |file: &str| {
+        let output = mockforge(folder.path(), &["recordings", "import", file]);
+        check(&output, 0, &[]);
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let first = import("monday.json");
+    assert!(first.starts_with("imported monday.json as import-"), "{first}");
+    assert!(
+        first.contains(": 3 packets (") && first.ends_with(", 1 connection, 4 events in all\n"),
+        "{first}"
+    );
+    let path = sample("commands");
+    import(&path);
+    assert_eq!(import(&path), format!("{path} is already there as commands\n"));
+}
+
 /// Keys that are known but cannot be turned on yet; the README lists them in words.
 const LATER: [&str; 4] = ["mqtt.tls", "mqtt.mocks", "mqtt.chaos", "mqtt.webhooks"];
 
