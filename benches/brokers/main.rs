@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo bench --bench brokers
+//! cargo bench --bench brokers -- --list
 //! cargo bench --bench brokers -- --rounds 1 --scenarios pairs-qos0,fan-out
 //! cargo bench --bench brokers -- --proxy
 //! ```
@@ -22,18 +23,17 @@ mod wire;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::{
     options::Options,
     peers::Peer,
     scenarios::{Figure, SCENARIOS, Scenario},
-    table::{Section, Table},
+    table::{Section, Table, number},
 };
 
 fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+    let options = Options::from_command_line();
     if options.list {
         for scenario in SCENARIOS {
             println!("{:13} {}", scenario.name, scenario.about);
@@ -47,8 +47,7 @@ fn main() -> Result<ExitCode> {
     }
     ensure!(options.scenarios().next().is_some(), "none of these scenarios is one for a proxy");
     raise_descriptors()?;
-    let mut peers = if options.proxy { Peer::proxies() } else { Peer::brokers() };
-    peers.extend(options.others.iter().cloned());
+    let peers = options.peers();
 
     let mut failures = 0;
     let (mut load_min, mut load_max) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -63,7 +62,7 @@ fn main() -> Result<ExitCode> {
                 match run(scenario, peer, &options) {
                     Ok(figures) => {
                         for figure in &figures {
-                            eprint!(" {} {:.3}", figure.name, figure.value);
+                            eprint!(" {} {}", figure.name, number(figure.value));
                         }
                         eprintln!();
                         runs.push(figures);
@@ -78,16 +77,19 @@ fn main() -> Result<ExitCode> {
         sections.push(Section { scenario: scenario.name, runs });
     }
 
+    let rounds = match options.rounds {
+        1 => "one round".to_owned(),
+        rounds => format!("medians of {rounds} interleaved rounds"),
+    };
     let versions: String =
         peers.iter().filter_map(Peer::version).map(|version| format!("; {version}")).collect();
     println!(
-        "{}{versions}; load average {load_min:.1} to {load_max:.1}; medians of {} interleaved rounds of {:?}{}.\n",
+        "{}{versions}; load average {load_min:.1} to {load_max:.1}; {rounds} of {:?}{}.\n",
         table::machine(),
-        options.rounds,
         options.seconds,
         if options.proxy { "; CPU and memory are the proxy's" } else { "" },
     );
-    println!("{}", Table { peers: peers.iter().map(|peer| peer.name.as_str()).collect(), sections });
+    println!("{}", Table { peers: &peers, sections });
     if failures > 0 {
         println!("\n{failures} runs failed; medians are of the others.");
         return Ok(ExitCode::FAILURE);

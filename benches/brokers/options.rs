@@ -14,7 +14,8 @@ use super::{
 
 /// Measures mockforge beside other brokers or proxies, each run with a fresh process
 #[derive(Parser)]
-#[command(name = "brokers")]
+// In place of the name that cargo gave the file.
+#[command(name = "brokers", bin_name = "cargo bench --bench brokers --")]
 pub struct Options {
     /// How often each run is repeated; the table has medians
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
@@ -31,16 +32,37 @@ pub struct Options {
     /// A further peer; its command gets the port appended, with --proxy also the broker's, and stays in
     /// the foreground; may be given more than once
     #[arg(long = "brokers", value_name = "NAME=COMMAND")]
-    pub others: Vec<Peer>,
+    others: Vec<Peer>,
     /// Measure proxies in front of our broker: ours with and without --record, nginx and haproxy
     #[arg(long)]
     pub proxy: bool,
+    /// See that it works: every scenario once, for a moment, with ours alone
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "others"])]
+    test: bool,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
+/// How long messages are published in a run of `--test`.
+const MOMENT: Duration = Duration::from_millis(100);
+
 impl Options {
+    pub fn from_command_line() -> Self {
+        let options = Self::parse();
+        if options.test { Self { rounds: 1, seconds: MOMENT, ..options } } else { options }
+    }
+
+    /// Who takes part.
+    pub fn peers(&self) -> Vec<Peer> {
+        if self.test {
+            return vec![Peer::mockforge()];
+        }
+        let mut peers = if self.proxy { Peer::proxies() } else { Peer::brokers() };
+        peers.extend(self.others.iter().cloned());
+        peers
+    }
+
     /// Those named, or those that run unasked.
     pub fn scenarios(&self) -> impl Iterator<Item = &'static Scenario> {
         SCENARIOS.iter().filter(|scenario| {

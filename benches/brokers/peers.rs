@@ -73,6 +73,10 @@ impl Peer {
         found.map(|program| Self { name: name.to_owned(), kind: kind(program) })
     }
 
+    pub fn is_ours(&self) -> bool {
+        matches!(self.kind, Kind::Mockforge { .. })
+    }
+
     /// What the program says about itself; of ours and of unknown ones nothing is asked.
     pub fn version(&self) -> Option<String> {
         let (program, flag) = match &self.kind {

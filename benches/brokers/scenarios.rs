@@ -142,7 +142,7 @@ fn flows(process: &Process, plan: Plan, time: Duration) -> Result<Vec<Figure>> {
     let load = Load::connect(process.port, plan)?;
     let clock = Clock::start(process)?;
     let outcome = load.run(time)?;
-    let cost = clock.stop(outcome.delivered)?;
+    let cost = clock.stop(outcome.delivered, "")?;
     let Outcome { delivered, elapsed, latencies } = outcome;
     let mut figures = Vec::new();
     if latencies.is_empty() {
@@ -186,7 +186,7 @@ fn connects(process: &Process) -> Result<Vec<Figure>> {
         }
     }
     let elapsed = start.elapsed();
-    let cost = clock.stop(CONNECTS as u64)?;
+    let cost = clock.stop(CONNECTS as u64, "")?;
     sleep(HOLD);
     let held = process.rss()?.saturating_sub(before);
     Ok(vec![
@@ -214,7 +214,7 @@ fn retained(process: &Process) -> Result<Vec<Figure>> {
         Ok(())
     })?;
     let store_rate = RETAINED as f64 / start.elapsed().as_secs_f64();
-    let store_cost = clock.stop(RETAINED as u64)?;
+    let store_cost = clock.stop(RETAINED as u64, " while storing")?;
 
     let clock = Clock::start(process)?;
     let start = Instant::now();
@@ -222,11 +222,13 @@ fn retained(process: &Process) -> Result<Vec<Figure>> {
         read_retained(process.port, reader)?;
     }
     let count = RETAINED as u64 * u64::from(READERS);
+    let read_rate = count as f64 / start.elapsed().as_secs_f64();
+    let read_cost = clock.stop(count, " while reading")?;
     Ok(vec![
         Figure { name: "stored/s", value: store_rate },
         Figure { name: "store CPU µs/msg", value: store_cost },
-        Figure { name: "read/s", value: count as f64 / start.elapsed().as_secs_f64() },
-        Figure { name: "read CPU µs/msg", value: clock.stop(count)? },
+        Figure { name: "read/s", value: read_rate },
+        Figure { name: "read CPU µs/msg", value: read_cost },
         Figure { name: "peak RSS MB", value: process.peak_rss()? as f64 / 1e6 },
     ])
 }
@@ -270,12 +272,12 @@ impl<'a> Clock<'a> {
         Ok(Self { process, theirs: process.cpu()?, own: process::cpu_of_this()? })
     }
 
-    /// Microseconds of the process for each of `count`; the generator's own go to stderr, since they have
-    /// to stay small beside them.
-    fn stop(self, count: u64) -> Result<f64> {
+    /// Microseconds of the process for each of `count`; the generator's own go to stderr, with `when` that
+    /// was, since they have to stay small beside them.
+    fn stop(self, count: u64, when: &str) -> Result<f64> {
         let theirs = self.process.cpu()?.saturating_sub(self.theirs);
         let own = process::cpu_of_this()?.saturating_sub(self.own);
-        eprint!(" [generator {:.3} µs]", micros(own) / count as f64);
+        eprint!(" [generator{when} {:.2} µs]", micros(own) / count as f64);
         Ok(micros(theirs) / count as f64)
     }
 }

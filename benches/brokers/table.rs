@@ -2,7 +2,7 @@
 
 use std::{fmt, fs};
 
-use super::scenarios::Figure;
+use super::{peers::Peer, scenarios::Figure};
 
 /// What all runs of one scenario gave.
 pub struct Section {
@@ -12,30 +12,38 @@ pub struct Section {
 }
 
 pub struct Table<'a> {
-    pub peers: Vec<&'a str>,
+    /// We come first; a further peer of ours is compared with nobody.
+    pub peers: &'a [Peer],
     pub sections: Vec<Section>,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ours, others) = self.peers.split_first().expect("we are always there");
-        write!(f, "| scenario | | {ours} |")?;
+        write!(f, "| scenario | | {} |", ours.name)?;
         for other in others {
-            write!(f, " {other} | ours/theirs |")?;
+            write!(f, " {} |", other.name)?;
+            if !other.is_ours() {
+                write!(f, " {}/{} |", ours.name, other.name)?;
+            }
         }
-        write!(f, "\n|---|---|{}", "---:|".repeat(self.peers.len() * 2 - 1))?;
+        let columns = self.peers.len() + others.iter().filter(|other| !other.is_ours()).count();
+        write!(f, "\n|---|---|{}", "---:|".repeat(columns))?;
         for section in &self.sections {
             // Of whichever peer has any: a scenario's figures are the same for all.
             let Some(figures) = section.runs.iter().find_map(|runs| runs.first()) else {
-                write!(f, "\n| {} | failed | |{}", section.scenario, " | |".repeat(others.len()))?;
+                write!(f, "\n| {} | failed |{}", section.scenario, " |".repeat(columns))?;
                 continue;
             };
             for (row, figure) in figures.iter().enumerate() {
                 let scenario = if row == 0 { section.scenario } else { "" };
                 let medians: Vec<Option<f64>> = section.runs.iter().map(|runs| median(runs, row)).collect();
                 write!(f, "\n| {scenario} | {} | {} |", figure.name, cell(medians[0]))?;
-                for &theirs in &medians[1..] {
-                    write!(f, " {} | {} |", cell(theirs), ratio(medians[0], theirs))?;
+                for (other, &theirs) in others.iter().zip(&medians[1..]) {
+                    write!(f, " {} |", cell(theirs))?;
+                    if !other.is_ours() {
+                        write!(f, " {} |", ratio(medians[0], theirs))?;
+                    }
                 }
             }
         }
@@ -75,7 +83,7 @@ fn cell(value: Option<f64>) -> String {
 }
 
 /// Three digits, or all before the point, in groups.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let decimals = match value {
         ..0.1 => 4,
         ..1.0 => 3,
