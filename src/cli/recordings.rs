@@ -194,7 +194,7 @@ async fn export(
 /// # Errors
 /// When the recording can't be read or the file not be written; nothing is left behind then.
 pub async fn export_to(transport: &Transport, id: String, path: &Path) -> Result<u64, Failure> {
-    let mut file = NewFile::create(path)?;
+    let mut file = NewFile::create(path).map_err(|error| Failure::new(Exit::Usage, error))?;
     let size = write_export(transport, id, &mut file).await?;
     file.finish()?;
     Ok(size)
