@@ -7,6 +7,7 @@
 mod ack;
 mod connect;
 mod error;
+mod filter_tree;
 mod frame;
 mod packet_type;
 mod property;
@@ -25,6 +26,7 @@ mod writer;
 pub use ack::{Ack, Auth, Connack, Disconnect, PlainAck};
 pub use connect::{Connect, Will};
 pub use error::{DecodeError, EncodeError};
+pub use filter_tree::FilterTree;
 pub use frame::{Frame, FrameReader};
 pub use packet_type::PacketType;
 pub use property::{Properties, Property, PropertyIdentifier, PropertyValue};
