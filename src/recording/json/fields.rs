@@ -10,10 +10,9 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::payload;
 use crate::packet::{
-    Ack, ControlPacket, PacketIdentifier, Properties, Property, PropertyIdentifier, PropertyValue,
-    ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String, Will,
+    Ack, ControlPacket, PacketIdentifier, PayloadEncoding, Properties, Property, PropertyIdentifier,
+    PropertyValue, ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String, Will,
 };
 
 /// Writes the members of one JSON object.
@@ -63,7 +62,7 @@ impl<'a> Members<'a> {
     }
 
     fn payload(&mut self, value: &[u8]) {
-        let encoding = payload::write(value, self.name("payload"));
+        let encoding = PayloadEncoding::write(value, self.name("payload"));
         self.text("payload_encoding", encoding.name());
     }
 
@@ -340,10 +339,10 @@ impl PacketFields<'_> {
             other => return Err(("qos", format!("{other} is not 0, 1 or 2"))),
         };
         let encoding = self.payload_encoding.as_deref().map(|name| {
-            payload::Encoding::from_name(name)
+            PayloadEncoding::from_name(name)
                 .ok_or(("payload_encoding", format!("{name:?} is not json, utf8 or base64")))
         });
-        let payload = payload::parse(self.payload.map(RawValue::get), encoding.transpose()?)
+        let payload = PayloadEncoding::parse(self.payload.map(RawValue::get), encoding.transpose()?)
             .map_err(|reason| ("payload", reason))?;
         Ok(Publish {
             dup: self.dup.unwrap_or(false),

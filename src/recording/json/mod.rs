@@ -10,7 +10,6 @@
 //! There is no checksum in the file: it is meant to be edited.
 
 mod fields;
-mod payload;
 mod read;
 mod scanner;
 mod time;

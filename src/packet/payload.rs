@@ -8,15 +8,15 @@ use serde::{
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
 };
 
-/// How the `payload` of an event is written.
+/// How a payload is written where JSON is: in recordings, and in what webhooks send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub enum PayloadEncoding {
     Json,
     Utf8,
     Base64,
 }
 
-impl Encoding {
+impl PayloadEncoding {
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -28,38 +28,41 @@ impl Encoding {
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Json, Self::Utf8, Self::Base64].into_iter().find(|encoding| encoding.name() == name)
     }
-}
 
-/// Appends `payload` as a JSON value.
-pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Encoding {
-    if is_canonical(payload) {
-        out.extend_from_slice(payload);
-        return Encoding::Json;
+    /// Appends `payload` as a JSON value; returns how.
+    pub fn write(payload: &[u8], out: &mut Vec<u8>) -> Self {
+        if is_canonical(payload) {
+            out.extend_from_slice(payload);
+            return Self::Json;
+        }
+        if let Ok(text) = std::str::from_utf8(payload) {
+            serde_json::to_writer(out, text).expect("text into memory");
+            return Self::Utf8;
+        }
+        out.push(b'"');
+        out.extend_from_slice(BASE64_STANDARD.encode(payload).as_bytes());
+        out.push(b'"');
+        Self::Base64
     }
-    if let Ok(text) = std::str::from_utf8(payload) {
-        serde_json::to_writer(out, text).expect("text into memory");
-        return Encoding::Utf8;
-    }
-    out.push(b'"');
-    out.extend_from_slice(BASE64_STANDARD.encode(payload).as_bytes());
-    out.push(b'"');
-    Encoding::Base64
-}
 
-/// The bytes that the JSON value `value` stands for; none for `None`.
-///
-/// Without an encoding text stands for itself, and every other value for its JSON.
-pub fn parse(value: Option<&str>, encoding: Option<Encoding>) -> Result<Vec<u8>, String> {
-    let value = value.unwrap_or("null");
-    let is_text = value.starts_with('"');
-    let text = || serde_json::from_str::<String>(value).map_err(|_| "payload is not text".to_owned());
-    match encoding {
-        None if is_text => Ok(text()?.into_bytes()),
-        None if value == "null" => Ok(Vec::new()),
-        Some(Encoding::Json) | None => Ok(compact(value)),
-        Some(Encoding::Utf8) => Ok(text()?.into_bytes()),
-        Some(Encoding::Base64) => {
-            BASE64_STANDARD.decode(text()?).map_err(|error| format!("payload: {error}"))
+    /// The bytes that the JSON value `value` stands for; none for `None`.
+    ///
+    /// Without an encoding text stands for itself, and every other value for its JSON.
+    ///
+    /// # Errors
+    /// For people, when the value is not what its encoding says.
+    pub fn parse(value: Option<&str>, encoding: Option<Self>) -> Result<Vec<u8>, String> {
+        let value = value.unwrap_or("null");
+        let is_text = value.starts_with('"');
+        let text = || serde_json::from_str::<String>(value).map_err(|_| "payload is not text".to_owned());
+        match encoding {
+            None if is_text => Ok(text()?.into_bytes()),
+            None if value == "null" => Ok(Vec::new()),
+            Some(Self::Json) | None => Ok(compact(value)),
+            Some(Self::Utf8) => Ok(text()?.into_bytes()),
+            Some(Self::Base64) => {
+                BASE64_STANDARD.decode(text()?).map_err(|error| format!("payload: {error}"))
+            }
         }
     }
 }
@@ -187,11 +190,11 @@ mod tests {
 
     use super::*;
 
-    fn round_trip(payload: &[u8]) -> Encoding {
+    fn round_trip(payload: &[u8]) -> PayloadEncoding {
         let mut written = Vec::new();
-        let encoding = write(payload, &mut written);
+        let encoding = PayloadEncoding::write(payload, &mut written);
         let text = String::from_utf8(written).unwrap();
-        assert_eq!(parse(Some(&text), Some(encoding)).unwrap(), payload, "{text}");
+        assert_eq!(PayloadEncoding::parse(Some(&text), Some(encoding)).unwrap(), payload, "{text}");
         encoding
     }
 
@@ -209,7 +212,7 @@ mod tests {
             "\"text\"",
             "\"é\\n\"",
         ] {
-            assert_eq!(round_trip(json.as_bytes()), Encoding::Json, "{json}");
+            assert_eq!(round_trip(json.as_bytes()), PayloadEncoding::Json, "{json}");
         }
         for text in [
             "",
@@ -232,24 +235,26 @@ mod tests {
             "NaN",
             "nul",
         ] {
-            assert_eq!(round_trip(text.as_bytes()), Encoding::Utf8, "{text}");
+            assert_eq!(round_trip(text.as_bytes()), PayloadEncoding::Utf8, "{text}");
         }
-        assert_eq!(round_trip(b"\xff"), Encoding::Base64);
-        assert_eq!(round_trip(b"{\"a\":\"\xff\"}"), Encoding::Base64);
+        assert_eq!(round_trip(b"\xff"), PayloadEncoding::Base64);
+        assert_eq!(round_trip(b"{\"a\":\"\xff\"}"), PayloadEncoding::Base64);
     }
 
     #[test]
     fn hand_written_payloads_mean_what_they_look_like() {
-        let bytes = |value, encoding| parse(value, encoding).map(|bytes| String::from_utf8(bytes).unwrap());
+        let bytes = |value, encoding| {
+            PayloadEncoding::parse(value, encoding).map(|bytes| String::from_utf8(bytes).unwrap())
+        };
         assert_eq!(bytes(Some("\"on\""), None).unwrap(), "on");
         assert_eq!(
             bytes(Some("{ \"a b\" : [ 1.50,\n \"x\\\" y\" ] }"), None).unwrap(),
             "{\"a b\":[1.50,\"x\\\" y\"]}"
         );
         assert_eq!(bytes(None, None).unwrap(), "");
-        assert_eq!(bytes(None, Some(Encoding::Json)).unwrap(), "null");
-        assert!(bytes(Some("7"), Some(Encoding::Utf8)).is_err());
-        assert!(bytes(Some("\"*\""), Some(Encoding::Base64)).is_err());
+        assert_eq!(bytes(None, Some(PayloadEncoding::Json)).unwrap(), "null");
+        assert!(bytes(Some("7"), Some(PayloadEncoding::Utf8)).is_err());
+        assert!(bytes(Some("\"*\""), Some(PayloadEncoding::Base64)).is_err());
     }
 
     proptest! {
