@@ -2,11 +2,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 7] = [
     "mockforge/mqtt/v1/admin.proto",
     "mockforge/mqtt/v1/broker.proto",
+    "mockforge/mqtt/v1/mocks.proto",
     "mockforge/mqtt/v1/recordings.proto",
     "mockforge/mqtt/v1/replays.proto",
+    "mockforge/mqtt/v1/state.proto",
+    "mockforge/mqtt/v1/webhooks.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

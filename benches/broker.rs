@@ -1,11 +1,14 @@
 //! What a message costs from a decoded PUBLISH to its subscribers' outboxes: matching, sessions,
 //! encoding. No sockets.
 
-use std::{io::IoSlice, time::Instant};
+use std::{collections::BTreeMap, io::IoSlice, path::PathBuf, time::Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mockforge::{
     broker::{Broker, Limits, Output},
+    interceptor::Interest,
+    mock::MockSpec,
+    net::{Asking, MockHandle, MockOptions, WebhookHandle, WebhookOptions},
     packet::ControlPacket,
     session::{ConnectionId, Peer},
 };
@@ -115,5 +118,38 @@ fn matching(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, messages, matching);
+/// Messages that no mock is for, with so many mocks beside them.
+fn mocks(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for count in [0, 1, 10_000] {
+        let interest = Interest::default();
+        let options = MockOptions { interest: interest.clone(), ..MockOptions::default() };
+        let mocks = MockHandle::new(options, Box::new(|_| {}));
+        let webhooks = WebhookHandle::start(WebhookOptions {
+            runtime: runtime.handle().clone(),
+            environment: BTreeMap::new(),
+            folder: PathBuf::new(),
+            state: mocks.shared_state(),
+            seed: 1,
+            queue_bytes: 16 << 20,
+            interest: interest.clone(),
+            on_event: Box::new(|_| {}),
+        });
+        let mock = |number| MockSpec { topic: format!("devices/d{number}/+/cmd"), ..MockSpec::default() };
+        mocks.set((0..count).map(mock).collect()).expect("good mocks");
+        let mut stage = Stage::new(2);
+        stage.subscribe(1, "fleet/#", 0);
+        stage.broker.set_interception(Asking { interest, mocks, webhooks }.interception());
+        for topics in [1, 5_000] {
+            let messages: Vec<_> =
+                (0..topics).map(|number| publish(&format!("fleet/d{number}/t/value"), 0)).collect();
+            let mut next = messages.iter().cycle();
+            criterion.bench_function(&format!("{count} mocks, {topics} other topics"), |bencher| {
+                bencher.iter(|| stage.send(0, next.next().expect("a cycle").clone()));
+            });
+        }
+    }
+}
+
+criterion_group!(benches, messages, matching, mocks);
 criterion_main!(benches);

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::broadcast;
 
-use crate::{broker::BrokerEvent, recording::RecordingInfo};
+use crate::{broker::BrokerEvent, mock::MockEvent, recording::RecordingInfo, webhook::WebhookEvent};
 
 /// How many happenings a watcher may fall behind before it misses some; a few per client that connects.
 const CAPACITY: usize = 1024;
@@ -26,6 +26,9 @@ pub enum What {
     Recording(Box<RecordingInfo>),
     /// The replay of this id changed its state.
     Replay(String),
+    Mock(MockEvent),
+    /// A webhook gave a message up.
+    Webhook(WebhookEvent),
 }
 
 /// Passes happenings on to every watcher.

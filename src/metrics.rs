@@ -44,6 +44,27 @@ pub struct Metrics {
     replay_sent: AtomicU64,
     replay_acked: AtomicU64,
     broker: Mutex<Option<Arc<BrokerFigures>>>,
+    families: Mutex<Vec<Arc<FamilySource>>>,
+}
+
+/// Metrics of one name that others keep, fetched when somebody asks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    pub help: &'static str,
+    /// Labels as they are printed, `mock="a"`, empty for none, and values.
+    pub samples: Vec<(String, u64)>,
+}
+
+/// Fetches metrics that others keep.
+pub type FamilySource = Box<dyn Fn() -> Vec<Family> + Send + Sync>;
+
+/// A label with its value, which may be anything.
+pub fn label(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{name}=\"{value}\"")
 }
 
 /// Every figure at one moment.
@@ -118,6 +139,7 @@ impl Metrics {
             replay_sent: AtomicU64::new(0),
             replay_acked: AtomicU64::new(0),
             broker: Mutex::new(None),
+            families: Mutex::default(),
         }
     }
 
@@ -125,6 +147,11 @@ impl Metrics {
     /// subscription and delivery counters below, which are a proxy's.
     pub fn attach_broker(&self, figures: BrokerFigures) {
         *self.broker.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(figures));
+    }
+
+    /// Has metrics printed that somebody else keeps.
+    pub fn attach_families(&self, source: FamilySource) {
+        self.families.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(source));
     }
 
     pub fn connection_opened(&self) {
@@ -217,6 +244,10 @@ impl Metrics {
     /// The Prometheus text exposition format, version 0.0.4.
     pub async fn render(&self) -> String {
         let mut text = render(&self.view().await);
+        let sources = self.families.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for source in sources {
+            render_families(&mut text, &source());
+        }
         render_process(&mut text, self.started_at);
         text
     }
@@ -352,6 +383,20 @@ fn render(view: &MetricsView) -> String {
         out.single(name, kind, help, value);
     }
     out.text
+}
+
+fn render_families(text: &mut String, families: &[Family]) {
+    let mut out = Exposition { text: std::mem::take(text) };
+    for Family { name, kind, help, samples } in families {
+        out.family(name, kind, help);
+        for (labels, value) in samples {
+            match &**labels {
+                "" => out.sample(name, value),
+                labels => out.sample(&format!("{name}{{{labels}}}"), value),
+            }
+        }
+    }
+    *text = out.text;
 }
 
 /// Figures of the process, where the system tells them (Linux).

@@ -163,6 +163,7 @@ impl Observer for Capture {
                 }
                 self.push(state, *at, number, EventKind::Raw { direction: *direction, bytes });
             }
+            Observed::Mock(fired) => self.push(state, *at, 0, EventKind::Mock(fired.clone())),
             Observed::Close(cause) => {
                 let number = self.numbered(state, *at, *connection).number;
                 state.numbers.remove(connection);
@@ -362,6 +363,7 @@ mod tests {
             }
             EventKind::Close(cause) => cause.name().to_owned(),
             EventKind::Mark(label) => label.clone(),
+            EventKind::Mock(fired) => fired.mock.clone(),
             EventKind::Open(_) | EventKind::Gap { .. } => String::new(),
         };
         format!("{} {} {} {what}", event.seq, event.connection, event.kind.name())

@@ -1,28 +1,51 @@
 //! One proxied client: what both sides send, cut into packets for observers and passed on unchanged.
 //!
-//! A [`Relay`] never makes up, drops or changes a byte; it only decides how many of those received
-//! may be passed on already. Unobserved that is always all of them, and packets are read just as
-//! far as to count them and to know the client and its subscriptions. Observed, a packet is held
+//! By itself a [`Relay`] never makes up, drops or changes a byte; it only decides how many of those
+//! received may be passed on already. Unobserved that is always all of them, and packets are read just
+//! as far as to count them and to know the client and its subscriptions. Observed, a packet is held
 //! until it is whole, so that it is reported before it is passed on. What cannot be read as MQTT is
 //! reported as it came.
+//!
+//! Nobody is asked about a message before the server took the client: what a client sends from its first PUBLISH on
+//! waits for the CONNACK, and is reported only then, too; beyond a limit it is passed on unasked.
+//!
+//! Where somebody may intercept messages, a client's PUBLISH is held until it is whole, too; otherwise bytes pass as
+//! they come, and a copy is offered. A message that is intercepted does not reach the server; the relay answers it in
+//! the server's place, after the acks that the server owes for earlier ones, and makes sure that the server still knows
+//! what later topic aliases stand for. Once begun, that goes on whether or not anybody still asks.
 
-use std::collections::{BTreeMap, HashMap};
+mod aliases;
+mod answers;
+mod exchanges;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 
+use self::{
+    aliases::{Aliases, Head, alias_of},
+    answers::Answers,
+    exchanges::Exchanges,
+};
 use crate::{
+    interceptor::{Interception, Offered, Publisher, Verdict},
     packet::{
-        ControlPacket, Frame, PacketIdentifier, PacketType, PlainAck, Property, ProtocolVersion, PublishRef,
-        Subscription, SubscriptionOptions,
+        ControlPacket, Frame, PacketIdentifier, PacketType, PlainAck, Property, PropertyIdentifier,
+        PropertyValue, ProtocolVersion, PublishRef, QoS, ReasonCode, Subscription, SubscriptionOptions,
     },
     recording::Direction,
+    session::{ConnectionId, Payload, SHARED_PAYLOAD},
 };
 
 /// Bounds of what a relay keeps of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayLimits {
     /// Packets up to this size, in bytes, are held until they are whole while somebody observes;
-    /// of longer ones all but the last piece is passed on before the report.
+    /// of longer ones all but the last piece is passed on before the report. As many bytes may wait for the server's
+    /// CONNACK where somebody is asked about messages.
     pub hold: usize,
     /// Packets up to this size are reported whole; longer ones as raw pieces.
     pub record: usize,
@@ -44,6 +67,39 @@ pub enum Report {
     Packet { direction: Direction, bytes: Bytes },
     /// Bytes that are no packet.
     Raw { direction: Direction, bytes: Bytes },
+}
+
+/// Who looks at what a relay receives.
+pub struct Watch<'a> {
+    /// Whether reports go to anybody.
+    pub is_observed: bool,
+    pub asked: Option<Asked<'a>>,
+}
+
+/// Who is asked about a client's messages.
+pub struct Asked<'a> {
+    pub interception: &'a mut Interception,
+    pub now: Instant,
+    /// Whose messages they are.
+    pub connection: ConnectionId,
+}
+
+/// How much of what a side sends has to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// What we keep count of.
+    Little,
+    /// Messages, once they are whole; they need not wait for that.
+    Copies,
+    /// Every packet, before it is passed on.
+    Whole,
+}
+
+impl Watch<'_> {
+    /// Nobody is asked.
+    pub fn observing(is_observed: bool) -> Self {
+        Self { is_observed, asked: None }
+    }
 }
 
 /// What to pass on after [`Relay::receive`].
@@ -87,6 +143,8 @@ pub struct Counts {
     pub subscriptions: i64,
     /// Whether the server assigned the client its identifier.
     pub is_renamed: bool,
+    /// The server took the client; whether it had a session for it.
+    pub accepted: Option<bool>,
 }
 
 /// The relay of one client.
@@ -98,7 +156,35 @@ pub struct Relay {
     /// SUBSCRIBE and UNSUBSCRIBE packets without their ack.
     requests: HashMap<PacketIdentifier, Request>,
     subscriptions: BTreeMap<String, Granted>,
+    /// Granted since they were last taken.
+    granted: Vec<(String, QoS)>,
     counts: Counts,
+    login: Login,
+    /// What the client sent from its first message on, while that waits for the server's CONNACK.
+    early: BytesMut,
+    aliases: Aliases,
+    exchanges: Exchanges,
+    answers: Answers,
+    /// Whether somebody was asked about what is not on its way yet.
+    has_asked: bool,
+}
+
+/// What the server made of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Login {
+    /// Its CONNACK is to come, and messages may wait for that.
+    Pending,
+    /// It is to come, and nothing waits.
+    Hurried,
+    Accepted,
+    Refused,
+}
+
+/// What becomes of a client's packet.
+enum Passing {
+    AsItIs,
+    Instead(Bytes),
+    Nothing,
 }
 
 /// What an ack will decide.
@@ -134,6 +220,8 @@ enum Start {
     Part {
         size: Option<usize>,
     },
+    /// A message that comes before the server's CONNACK.
+    Early,
     /// No fixed header.
     Broken,
 }
@@ -147,8 +235,58 @@ impl Relay {
             identity: None,
             requests: HashMap::new(),
             subscriptions: BTreeMap::new(),
+            granted: Vec::new(),
             counts: Counts::default(),
+            login: Login::Pending,
+            early: BytesMut::new(),
+            aliases: Aliases::default(),
+            exchanges: Exchanges::default(),
+            answers: Answers::default(),
+            has_asked: false,
         }
+    }
+
+    /// Answers to an intercepted message that a client may leave unread before nothing more is to be read from it.
+    const REPLIES_MAX: usize = 64 << 10;
+
+    /// Whether packets of our own wait for the client.
+    pub fn has_replies(&self) -> bool {
+        self.answers.len() > 0
+    }
+
+    pub fn owes_too_much(&self) -> bool {
+        self.answers.len() > Self::REPLIES_MAX
+    }
+
+    /// Packets of our own, to be sent to the client [between](Self::is_between_packets) two others.
+    pub fn take_replies(&mut self) -> Bytes {
+        self.answers.take()
+    }
+
+    /// Whether somebody was asked about a message since this was last called.
+    pub fn take_asked(&mut self) -> bool {
+        std::mem::take(&mut self.has_asked)
+    }
+
+    /// Whether messages wait for the server's CONNACK.
+    pub fn is_waiting(&self) -> bool {
+        !self.early.is_empty() && self.login == Login::Pending
+    }
+
+    /// Whether messages waited for the server's CONNACK and need no more: [`resume`](Self::resume) has them.
+    pub fn is_resumable(&self) -> bool {
+        !self.early.is_empty() && self.login != Login::Pending
+    }
+
+    /// Takes what has waited for the server's CONNACK, as if it were received now; what to pass on.
+    pub fn resume(&mut self, watch: Watch<'_>, reports: &mut Vec<Report>) -> Bytes {
+        let early = std::mem::take(&mut self.early);
+        self.take(Direction::ClientToServer, early, 0, watch, reports)
+    }
+
+    /// Subscriptions that the server granted since this was last asked.
+    pub fn take_granted(&mut self) -> Vec<(String, QoS)> {
+        std::mem::take(&mut self.granted)
     }
 
     /// `None` until the client's CONNECT was read.
@@ -179,33 +317,78 @@ impl Relay {
         &mut self,
         direction: Direction,
         input: &[u8],
-        is_observed: bool,
+        watch: Watch<'_>,
         reports: &mut Vec<Report>,
     ) -> Forward {
+        if direction == Direction::ClientToServer && !self.early.is_empty() {
+            self.early.extend_from_slice(input);
+            if self.early.len() > self.limits.hold && self.login == Login::Pending {
+                self.login = Login::Hurried;
+            }
+            return Forward::Bytes(match self.login {
+                Login::Pending => Bytes::new(),
+                _ => self.resume(watch, reports),
+            });
+        }
+        let forward = self.receive_now(direction, input, watch, reports);
+        if direction == Direction::ServerToClient && matches!(self.to_client, Place::Blind) {
+            self.give_up_on_connack();
+        }
+        forward
+    }
+
+    /// Without a CONNACK that could be read, nobody is asked about anything.
+    pub fn give_up_on_connack(&mut self) {
+        if matches!(self.login, Login::Pending | Login::Hurried) {
+            self.login = Login::Refused;
+        }
+    }
+
+    fn receive_now(
+        &mut self,
+        direction: Direction,
+        input: &[u8],
+        watch: Watch<'_>,
+        reports: &mut Vec<Report>,
+    ) -> Forward {
+        let care = self.care(direction, &watch);
         let place = std::mem::replace(self.place_mut(direction), Place::Blind);
-        match (place, is_observed) {
-            (Place::Blind, false) => Forward::Received,
-            (Place::Blind, true) => {
-                reports.push(Report::Raw { direction, bytes: Bytes::copy_from_slice(input) });
+        match (place, care) {
+            (Place::Blind, _) => {
+                if watch.is_observed {
+                    reports.push(Report::Raw { direction, bytes: Bytes::copy_from_slice(input) });
+                }
                 Forward::Received
             }
-            (Place::Boundary { held, .. }, false) if held.is_empty() => {
-                let place = self.pass(direction, input, reports);
+            (Place::Boundary { held, .. }, Care::Little | Care::Copies) if held.is_empty() => {
+                let place = self.pass(direction, input, watch, reports);
                 *self.place_mut(direction) = place;
                 Forward::Received
             }
             (Place::Boundary { mut held, passed }, _) => {
                 append(&mut held, input);
-                Forward::Bytes(self.take(direction, held, passed, is_observed, reports))
+                Forward::Bytes(self.take(direction, held, passed, watch, reports))
             }
             (Place::Inside { left, keep }, _) => {
-                self.continue_packet(direction, input, left, keep, is_observed, reports)
+                self.continue_packet(direction, input, left, keep, watch, reports)
             }
         }
     }
 
     /// `direction` has ended: what was held of a packet that will never be whole.
     pub fn finish(&mut self, direction: Direction, is_observed: bool, reports: &mut Vec<Report>) -> Bytes {
+        if direction == Direction::ServerToClient {
+            self.give_up_on_connack();
+            return self.finish_packet(direction, is_observed, reports);
+        }
+        if self.early.is_empty() {
+            return self.finish_packet(direction, is_observed, reports);
+        }
+        let early = self.resume(Watch::observing(is_observed), reports);
+        join(&early, &self.finish_packet(direction, is_observed, reports))
+    }
+
+    fn finish_packet(&mut self, direction: Direction, is_observed: bool, reports: &mut Vec<Report>) -> Bytes {
         let (part, passed) = match std::mem::replace(self.place_mut(direction), Place::Blind) {
             Place::Boundary { held, passed } => (held, passed),
             Place::Inside { keep: Keep::Copy(copy), .. } => {
@@ -235,25 +418,72 @@ impl Relay {
         }
     }
 
-    /// Reads `input`, all of which is passed on, just for what we keep count of; it begins a packet.
-    fn pass(&mut self, direction: Direction, mut input: &[u8], reports: &mut Vec<Report>) -> Place {
+    fn care(&self, direction: Direction, watch: &Watch<'_>) -> Care {
+        if watch.is_observed {
+            return Care::Whole;
+        }
+        if direction == Direction::ServerToClient {
+            return Care::Little;
+        }
+        let asked = watch.asked.as_ref();
+        let may_intercept = asked.is_some_and(|asked| asked.interception.may_intercept());
+        let may_wait = asked.is_some() && self.login == Login::Pending;
+        let may_change = self.aliases.is_any_unknown_to_server() || self.exchanges.is_any_intercepted();
+        if may_intercept || may_wait || may_change {
+            Care::Whole
+        } else if asked.is_some() || self.is_remembering() {
+            Care::Copies
+        } else {
+            Care::Little
+        }
+    }
+
+    /// Whether what was seen of the client's messages matters for later ones.
+    fn is_remembering(&self) -> bool {
+        !self.aliases.is_empty() || !self.exchanges.is_empty()
+    }
+
+    /// Reads `input`, all of which is passed on, just for what we keep count of, and messages for who is asked about
+    /// them; it begins a packet.
+    fn pass(
+        &mut self,
+        direction: Direction,
+        mut input: &[u8],
+        mut watch: Watch<'_>,
+        reports: &mut Vec<Report>,
+    ) -> Place {
+        let has_copies = self.care(direction, &watch) == Care::Copies;
         while let Some(&first) = input.first() {
             let size = match self.start_of(direction, input) {
                 Start::Whole(size) => {
                     self.count(direction, first);
+                    let packet = &input[..size];
                     if is_tracked(first) {
-                        self.track(direction, Bytes::copy_from_slice(&input[..size]), reports);
+                        self.track(direction, Bytes::copy_from_slice(packet), reports);
+                    } else if self.is_awaited(direction, first) {
+                        self.answers.note(packet);
+                    } else if has_copies && is_of_message(first) {
+                        self.judge(&Bytes::copy_from_slice(packet), &mut watch, false);
                     }
                     input = &input[size..];
                     continue;
                 }
                 Start::Part { size } => size,
-                Start::Broken => return Place::Blind,
+                Start::Early | Start::Broken => return Place::Blind,
             };
+            let is_read_whole = is_tracked(first) || self.is_awaited(direction, first);
             return match size {
-                Some(size) if !is_tracked(first) || size > self.limits.hold => {
+                Some(size) if !is_read_whole || size > self.limits.hold => {
                     self.count(direction, first);
-                    Place::Inside { left: size - input.len(), keep: Keep::Nothing }
+                    let keep = match has_copies && is_of_message(first) {
+                        true if size <= self.limits.record => Keep::Copy(BytesMut::from(input)),
+                        true => {
+                            self.aliases.forget();
+                            Keep::Nothing
+                        }
+                        false => Keep::Nothing,
+                    };
+                    Place::Inside { left: size - input.len(), keep }
                 }
                 // All of it was passed on; the bytes are kept to read the packet once it is whole.
                 _ => Place::Boundary { held: BytesMut::from(input), passed: input.len() },
@@ -268,19 +498,24 @@ impl Relay {
         direction: Direction,
         mut held: BytesMut,
         passed: usize,
-        is_observed: bool,
+        mut watch: Watch<'_>,
         reports: &mut Vec<Report>,
     ) -> Bytes {
-        if !is_observed {
+        if self.care(direction, &watch) != Care::Whole {
             let all = held.freeze();
-            let place = self.pass(direction, &all, reports);
+            let place = self.pass(direction, &all, watch, reports);
             *self.place_mut(direction) = place;
             return all.slice(passed..);
         }
+        let is_up = direction == Direction::ClientToServer;
+        let may_wait = is_up && watch.asked.is_some() && self.login == Login::Pending;
         let mut whole = 0;
         let rest = loop {
             match held.get(whole) {
                 None => break Start::Part { size: None },
+                Some(first) if may_wait && first >> 4 == PUBLISH && self.may_be_early(whole, passed) => {
+                    break Start::Early;
+                }
                 Some(_) if whole > 0 => match start_of(&held[whole..]) {
                     Start::Whole(size) => whole += size,
                     rest => break rest,
@@ -294,23 +529,57 @@ impl Relay {
         let packets = held.split_to(whole).freeze();
         // Observers may keep the packets for long: the rest must not keep their buffer alive.
         let held = BytesMut::from(&held[..]);
+        // What is passed on, once that is not what came.
+        let mut edited: Option<BytesMut> = None;
         let mut offset = 0;
         while let Start::Whole(size) = start_of(&packets[offset..]) {
-            if self.report(direction, packets.slice(offset..offset + size), reports) {
+            let packet = packets.slice(offset..offset + size);
+            if self.report(direction, packet.clone(), reports) {
+                // One of which a part was passed on has to be passed on.
+                let passing = match is_up {
+                    true => self.judge(&packet, &mut watch, passed <= offset),
+                    false => Passing::AsItIs,
+                };
+                if !matches!(passing, Passing::AsItIs) {
+                    edited.get_or_insert_with(|| BytesMut::from(&packets[passed.min(offset)..offset]));
+                }
+                if let Some(edited) = &mut edited {
+                    match passing {
+                        Passing::AsItIs => edited.extend_from_slice(&packet),
+                        Passing::Instead(bytes) => edited.extend_from_slice(&bytes),
+                        Passing::Nothing => {}
+                    }
+                }
                 offset += size;
                 continue;
             }
             // Not MQTT from the first packet on.
             let rest = join(&packets[offset..], &held);
             reports.push(Report::Raw { direction, bytes: rest.clone() });
-            return join(&packets[passed.min(offset)..offset], &rest[passed.saturating_sub(offset)..]);
+            let before = edited.as_deref().unwrap_or(&packets[passed.min(offset)..offset]);
+            return join(before, &rest[passed.saturating_sub(offset)..]);
         }
+        let packets = edited.map_or_else(|| packets.slice(passed.min(whole)..), BytesMut::freeze);
         let (place, passable) = match rest {
             Start::Broken => self.go_blind(direction, &held, reports),
             Start::Part { size: None } if held.first().is_some_and(|&first| self.is_refused(first)) => {
                 self.go_blind(direction, &held, reports)
             }
             Start::Part { size: Some(size) } if size > self.limits.hold || self.is_refused(held[0]) => {
+                let head = match passed <= whole && !self.is_refused(held[0]) {
+                    true => self.note_head(direction, &held, size),
+                    false => {
+                        if is_up && size > self.limits.record {
+                            // Nobody will read it, and a part of it was passed on while the server knew all aliases.
+                            self.aliases.forget();
+                        }
+                        Head::AsItIs
+                    }
+                };
+                if head == Head::Part {
+                    *self.place_mut(direction) = Place::Boundary { held, passed: 0 };
+                    return packets;
+                }
                 self.count(direction, held[0]);
                 let (left, len) = (size - held.len(), held.len());
                 let keep = if size > self.limits.record {
@@ -319,18 +588,49 @@ impl Relay {
                 } else {
                     Keep::Copy(held.clone())
                 };
+                if let Head::Instead { count, bytes } = head {
+                    *self.place_mut(direction) = Place::Inside { left, keep };
+                    return [&packets[..], &bytes, &held[count..]].concat().into();
+                }
                 (Place::Inside { left, keep }, len)
+            }
+            Start::Early => {
+                *self.place_mut(direction) = Place::start();
+                if self.login == Login::Pending && held.len() <= self.limits.hold {
+                    self.early = held;
+                    return packets;
+                }
+                if self.login == Login::Pending {
+                    self.login = Login::Hurried;
+                }
+                return join(&packets, &self.take(direction, held, 0, watch, reports));
             }
             Start::Part { .. } | Start::Whole(_) => {
                 let already_passed = passed.saturating_sub(whole);
                 let place = Place::Boundary { held, passed: already_passed };
                 *self.place_mut(direction) = place;
-                return packets.slice(passed.min(whole)..);
+                return packets;
             }
         };
-        let started = join(&packets[passed.min(whole)..], &held[passed.saturating_sub(whole)..passable]);
+        let started = join(&packets, &held[passed.saturating_sub(whole)..passable]);
         *self.place_mut(direction) = place;
         started
+    }
+
+    /// Whether the packet at `whole` is not the client's first, and nothing of it was passed on.
+    fn may_be_early(&self, whole: usize, passed: usize) -> bool {
+        (whole > 0 || self.identity.is_some()) && passed <= whole
+    }
+
+    /// Notes what a packet of `size` bytes says of topic aliases, which is not held until it is whole.
+    fn note_head(&mut self, direction: Direction, held: &[u8], size: usize) -> Head {
+        let is_message = direction == Direction::ClientToServer && held[0] >> 4 == PUBLISH;
+        match self.protocol() {
+            Some(protocol) if is_message && !self.aliases.is_empty() => {
+                self.aliases.note_head(held, size, self.limits.hold, protocol)
+            }
+            _ => Head::AsItIs,
+        }
     }
 
     /// Gives up on packets, from `held` on; all of it may be passed on.
@@ -352,20 +652,23 @@ impl Relay {
         input: &[u8],
         left: usize,
         keep: Keep,
-        is_observed: bool,
+        mut watch: Watch<'_>,
         reports: &mut Vec<Report>,
     ) -> Forward {
+        let care = self.care(direction, &watch);
         let (piece, next) = input.split_at(left.min(input.len()));
         let left = left - piece.len();
         let keep = match keep {
             // Nobody looks any more.
-            Keep::Copy(_) | Keep::Pieces if !is_observed => Keep::Nothing,
+            Keep::Copy(_) | Keep::Pieces if care == Care::Little => Keep::Nothing,
             Keep::Copy(mut copy) => {
                 copy.extend_from_slice(piece);
                 if left == 0 {
                     let whole = copy.freeze();
                     if !self.report_counted(direction, whole.clone(), reports) {
                         reports.push(Report::Raw { direction, bytes: whole });
+                    } else if direction == Direction::ClientToServer {
+                        self.judge(&whole, &mut watch, false);
                     }
                     Keep::Nothing
                 } else {
@@ -386,13 +689,143 @@ impl Relay {
             *self.place_mut(direction) = Place::start();
             return Forward::Received;
         }
-        if !is_observed {
-            let place = self.pass(direction, next, reports);
+        if self.care(direction, &watch) != Care::Whole {
+            let place = self.pass(direction, next, watch, reports);
             *self.place_mut(direction) = place;
             return Forward::Received;
         }
-        let following = self.take(direction, BytesMut::from(next), 0, true, reports);
+        let following = self.take(direction, BytesMut::from(next), 0, watch, reports);
         Forward::Bytes(join(piece, &following))
+    }
+
+    /// Asks about a client's message, and says what becomes of the packet; unless it `may` be changed or kept from the
+    /// server, it goes on as it is.
+    fn judge(&mut self, packet: &Bytes, watch: &mut Watch<'_>, may: bool) -> Passing {
+        let Some(protocol) = self.protocol() else { return Passing::AsItIs };
+        let asked = watch.asked.as_mut().filter(|_| self.login == Login::Accepted);
+        let Some(&first) = packet.first() else { return Passing::AsItIs };
+        if !is_of_message(first) || asked.is_none() && !self.is_remembering() {
+            return Passing::AsItIs;
+        }
+        if first >> 4 == PUBREL {
+            return self.release(packet, protocol, may);
+        }
+        let Ok(publish) = PublishRef::decode(packet, protocol) else { return Passing::AsItIs };
+        let alias = alias_of(&publish);
+        let set = alias.filter(|_| !publish.topic.is_empty());
+        // The server must get what sets an alias that it could not be told of later.
+        let is_remembered = set.is_none_or(|alias| self.aliases.set(alias, publish.topic));
+        let may_be_kept = may && is_remembered;
+
+        let exchange = publish.packet_identifier.filter(|_| publish.qos == QoS::ExactlyOnce);
+        let before = exchange.and_then(|identifier| self.exchanges.get(identifier));
+        let may_intercept = asked.as_ref().is_some_and(|asked| asked.interception.may_intercept());
+        let is_asked = asked.is_some();
+        let verdict = match (before.filter(|_| publish.dup), asked) {
+            // The same one again: it was asked about already.
+            (Some(verdict), _) => verdict,
+            (None, Some(asked)) => self.ask(asked, packet, &publish, may_be_kept),
+            (None, None) => Verdict::Route,
+        };
+        let verdict = if may_be_kept { verdict } else { Verdict::Route };
+        if let Some(identifier) = exchange.filter(|_| is_asked || before.is_some()) {
+            self.exchanges.insert(identifier, verdict);
+        }
+        match verdict {
+            Verdict::Intercept => {
+                if let Some(alias) = set {
+                    self.aliases.keep_from_server(alias);
+                }
+                if let Some(identifier) = publish.packet_identifier {
+                    let ack = match publish.qos {
+                        QoS::ExactlyOnce => PacketType::Pubrec,
+                        _ => PacketType::Puback,
+                    };
+                    self.answers.acknowledge(ack, identifier);
+                }
+                Passing::Nothing
+            }
+            Verdict::Route => {
+                if let Some(identifier) = publish.packet_identifier.filter(|_| may_intercept) {
+                    self.answers.expect(identifier);
+                }
+                match alias {
+                    Some(alias) if publish.topic.is_empty() && may && self.aliases.tell_server(alias) => {
+                        self.with_topic(&publish, alias, protocol)
+                    }
+                    _ => Passing::AsItIs,
+                }
+            }
+        }
+    }
+
+    /// Asks about a message, unless it has only an alias that was set unseen.
+    fn ask(
+        &mut self,
+        asked: &mut Asked<'_>,
+        packet: &Bytes,
+        publish: &PublishRef<'_>,
+        may_be_kept: bool,
+    ) -> Verdict {
+        let topic = match publish.topic {
+            "" => alias_of(publish).and_then(|alias| self.aliases.topic(alias)),
+            topic => Some(topic),
+        };
+        let (Some(topic), Some(identity)) = (topic, &self.identity) else { return Verdict::Route };
+        let expiry = publish.iter_properties().find_map(|(id, value)| match (id, value) {
+            (PropertyIdentifier::MESSAGE_EXPIRY_INTERVAL, PropertyValue::FourByte(expiry)) => Some(expiry),
+            _ => None,
+        });
+        let mut properties = BytesMut::new();
+        publish.encode_forwarded(&mut properties);
+        let shared = packet.slice_ref(publish.payload);
+        let payload = match publish.payload.len() {
+            SHARED_PAYLOAD.. => Payload::Shared(&shared),
+            _ => Payload::Copied(publish.payload),
+        };
+        let offered = Offered {
+            topic,
+            payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: &properties,
+            expiry,
+            from: Publisher::Client {
+                identifier: &identity.client_identifier,
+                username: identity.username.as_deref(),
+            },
+            may_be_kept,
+        };
+        self.has_asked = true;
+        asked.interception.ask_ahead(asked.now, asked.connection, &offered)
+    }
+
+    /// A message that has only an alias, for a server that does not know it.
+    fn with_topic(&self, publish: &PublishRef<'_>, alias: u16, protocol: ProtocolVersion) -> Passing {
+        let topic = self.aliases.topic(alias).unwrap_or_default();
+        let mut bytes = BytesMut::new();
+        match (PublishRef { topic, ..*publish }).encode(protocol, &mut bytes) {
+            Ok(()) => Passing::Instead(bytes.freeze()),
+            Err(_) => Passing::AsItIs,
+        }
+    }
+
+    /// PUBREL ends an exchange of QoS 2; of a message that the server did not get, the client is answered here.
+    fn release(&mut self, packet: &Bytes, protocol: ProtocolVersion, may: bool) -> Passing {
+        let identifier = match PlainAck::read(packet) {
+            Some(ack) => ack.packet_identifier,
+            None => match ControlPacket::decode(packet, protocol) {
+                Ok(ControlPacket::Pubrel(ack)) => ack.packet_identifier,
+                _ => return Passing::AsItIs,
+            },
+        };
+        match self.exchanges.remove(identifier) {
+            Some(Verdict::Intercept) if may => {
+                self.answers.complete(identifier);
+                Passing::Nothing
+            }
+            _ => Passing::AsItIs,
+        }
     }
 
     /// Reports one whole packet; whether the direction still speaks MQTT.
@@ -418,6 +851,9 @@ impl Relay {
         };
         match decoded {
             Ok(packet) => {
+                if bytes.first().is_some_and(|&first| self.is_awaited(direction, first)) {
+                    self.answers.note(&bytes);
+                }
                 reports.push(Report::Packet { direction, bytes });
                 if let Some(packet) = packet {
                     self.learn(direction, packet, reports);
@@ -431,6 +867,11 @@ impl Relay {
             }
             Err(_) => false,
         }
+    }
+
+    /// Whether a packet that begins with `first` may be an ack that one of ours waits for: PUBACK or PUBREC.
+    fn is_awaited(&self, direction: Direction, first: u8) -> bool {
+        direction == Direction::ServerToClient && matches!(first >> 4, 4 | 5) && self.answers.is_waiting()
     }
 
     /// Reads a packet for what it says about the client.
@@ -453,6 +894,10 @@ impl Relay {
     }
 
     fn count(&mut self, direction: Direction, first: u8) {
+        if direction == Direction::ServerToClient && first >> 4 != AUTH {
+            // If it is a CONNACK that lets the client in, that is learnt next.
+            self.give_up_on_connack();
+        }
         let qos = usize::from(first >> 1 & 0b11);
         if first >> 4 == PUBLISH && qos < 3 {
             match direction {
@@ -477,12 +922,29 @@ impl Relay {
                     protocol: identity.protocol,
                 });
                 self.identity = Some(identity);
+                let authenticates = connect
+                    .properties
+                    .iter()
+                    .any(|property| matches!(property, Property::AuthenticationMethod(_)));
+                if authenticates {
+                    // Its AUTH packets must not wait, and before the CONNACK it sends nothing else [MQTT-3.1.2-30].
+                    self.login = Login::Hurried;
+                }
             }
             (Direction::ServerToClient, ControlPacket::Connack(connack)) => {
                 let assigned = connack.properties.iter().find_map(|property| match property {
                     Property::AssignedClientIdentifier(assigned) => Some(assigned.as_str().to_owned()),
                     _ => None,
                 });
+                for property in connack.properties.iter() {
+                    if let Property::TopicAliasMaximum(maximum) = property {
+                        self.aliases.set_maximum(*maximum);
+                    }
+                }
+                if connack.reason_code == ReasonCode::SUCCESS && self.login != Login::Accepted {
+                    self.login = Login::Accepted;
+                    self.counts.accepted = Some(connack.session_present);
+                }
                 if let (Some(assigned), Some(identity)) = (assigned, &mut self.identity) {
                     identity.client_identifier = assigned;
                     self.counts.is_renamed = true;
@@ -516,6 +978,8 @@ impl Relay {
                     }
                     let granted = Granted { options: subscription.options, subscription_identifier };
                     let filter = subscription.filter.as_str().to_owned();
+                    let qos = QoS::try_from(code.0).unwrap_or(subscription.options.qos);
+                    self.granted.push((filter.clone(), qos));
                     self.counts.subscribed += 1;
                     if self.subscriptions.insert(filter, granted).is_none() {
                         self.counts.subscriptions += 1;
@@ -545,8 +1009,10 @@ impl Place {
     }
 }
 
-/// Packet type 3, whatever the flags.
+/// Packet types, whatever the flags.
 const PUBLISH: u8 = 3;
+const PUBREL: u8 = 6;
+const AUTH: u8 = 15;
 
 /// The first byte of a CONNECT, whose flags are all reserved.
 const CONNECT: u8 = 0x10;
@@ -555,6 +1021,11 @@ const CONNECT: u8 = 0x10;
 /// CONNECT, CONNACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK.
 fn is_tracked(first: u8) -> bool {
     matches!(first >> 4, 1 | 2 | 8..=11)
+}
+
+/// Whether packets that begin with `first` carry a message, or end the exchange of one.
+fn is_of_message(first: u8) -> bool {
+    matches!(first >> 4, PUBLISH | PUBREL)
 }
 
 fn start_of(bytes: &[u8]) -> Start {
@@ -585,228 +1056,4 @@ fn join(first: &[u8], second: &[u8]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const UP: Direction = Direction::ClientToServer;
-    const DOWN: Direction = Direction::ServerToClient;
-
-    const CONNECT: &[u8] = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03dev";
-    const SUBSCRIBE: &[u8] = b"\x82\x0c\x00\x07\x00\x03a/+\x01\x00\x01b\x00";
-    const UNSUBSCRIBE: &[u8] = b"\xa2\x05\x00\x08\x00\x01b";
-    const PUBLISH: &[u8] = b"\x32\x09\x00\x03a/b\x00\x01hi";
-    const DISCONNECT: &[u8] = b"\xe0\x00";
-    const CONNACK: &[u8] = b"\x20\x02\x00\x00";
-    const SUBACK: &[u8] = b"\x90\x04\x00\x07\x01\x00";
-    const UNSUBACK: &[u8] = b"\xb0\x02\x00\x08";
-    const DELIVERY: &[u8] = b"\x30\x07\x00\x03a/bhi";
-    /// Well delimited, but a QoS of 3.
-    const MALFORMED: &[u8] = b"\x36\x03\x00\x01a";
-
-    /// Has `relay` take `pieces`; returns what was passed on and what was reported.
-    fn feed(
-        relay: &mut Relay,
-        direction: Direction,
-        pieces: &[&[u8]],
-        is_observed: bool,
-    ) -> (Vec<u8>, Vec<Report>) {
-        let (mut passed, mut reports) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            match relay.receive(direction, piece, is_observed, &mut reports) {
-                Forward::Received => passed.extend_from_slice(piece),
-                Forward::Bytes(bytes) => passed.extend_from_slice(&bytes),
-            }
-        }
-        (passed, reports)
-    }
-
-    fn connected() -> Relay {
-        let mut relay = Relay::new(RelayLimits::default());
-        feed(&mut relay, UP, &[CONNECT], false);
-        relay
-    }
-
-    fn reported(reports: &[Report]) -> Vec<(bool, &[u8])> {
-        reports
-            .iter()
-            .filter_map(|report| match report {
-                Report::Identified { .. } => None,
-                Report::Packet { bytes, .. } => Some((true, &bytes[..])),
-                Report::Raw { bytes, .. } => Some((false, &bytes[..])),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_packet_that_is_refused_for_its_first_byte_is_not_held() {
-        let mut relay = connected();
-        let (first, second) = MALFORMED.split_at(3);
-        assert_eq!(feed(&mut relay, UP, &[first], true), (first.to_vec(), vec![]));
-        let (passed, reports) = feed(&mut relay, UP, &[second, PUBLISH], true);
-        assert_eq!(passed, [second, PUBLISH].concat());
-        assert_eq!(reported(&reports), [(false, MALFORMED), (true, PUBLISH)]);
-        // AUTH in 3.1.1, and its length is not known yet.
-        let (passed, reports) = feed(&mut relay, UP, &[b"\xff\xff"], true);
-        assert_eq!(passed, b"\xff\xff");
-        assert_eq!(reported(&reports), [(false, &b"\xff\xff"[..])]);
-    }
-
-    #[test]
-    fn a_packet_is_reported_when_it_is_whole_and_only_then_passed_on() {
-        let mut relay = connected();
-        let (first, second) = PUBLISH.split_at(6);
-        assert_eq!(feed(&mut relay, UP, &[first], true), (vec![], vec![]));
-        let (passed, reports) = feed(&mut relay, UP, &[second], true);
-        assert_eq!(passed, PUBLISH);
-        assert_eq!(reported(&reports), [(true, PUBLISH)]);
-    }
-
-    #[test]
-    fn unobserved_everything_is_passed_on_at_once() {
-        let mut relay = connected();
-        for byte in [PUBLISH, SUBSCRIBE].concat() {
-            assert_eq!(feed(&mut relay, UP, &[&[byte]], false).0, [byte]);
-        }
-        assert_eq!(relay.take_counts().published, [0, 1, 0]);
-    }
-
-    #[test]
-    fn the_client_and_its_subscriptions_are_known_observed_or_not() {
-        for is_observed in [false, true] {
-            for cut in 1..SUBSCRIBE.len() {
-                let mut relay = Relay::new(RelayLimits::default());
-                let (_, reports) = feed(&mut relay, UP, &[&CONNECT[..cut], &CONNECT[cut..]], is_observed);
-                assert!(reports.contains(&Report::Identified {
-                    client_identifier: "dev".to_owned(),
-                    protocol: ProtocolVersion::V311
-                }));
-                feed(&mut relay, DOWN, &[CONNACK], is_observed);
-                feed(&mut relay, UP, &[&SUBSCRIBE[..cut], &SUBSCRIBE[cut..]], is_observed);
-                assert_eq!(relay.subscriptions().len(), 0, "nothing is granted yet");
-                feed(&mut relay, DOWN, &[&SUBACK[..3], &SUBACK[3..]], is_observed);
-                assert_eq!(relay.subscriptions().keys().collect::<Vec<_>>(), ["a/+", "b"]);
-                let counts = relay.take_counts();
-                assert_eq!((counts.subscribed, counts.subscriptions), (2, 2));
-                feed(&mut relay, UP, &[UNSUBSCRIBE], is_observed);
-                feed(&mut relay, DOWN, &[UNSUBACK], is_observed);
-                assert_eq!(relay.subscriptions().keys().collect::<Vec<_>>(), ["a/+"]);
-                assert_eq!(relay.take_counts().subscriptions, -1);
-            }
-        }
-    }
-
-    #[test]
-    fn a_malformed_packet_is_reported_raw_and_those_behind_it_as_packets() {
-        let mut relay = connected();
-        let stream = [PUBLISH, MALFORMED, PUBLISH].concat();
-        let (passed, reports) = feed(&mut relay, UP, &[&stream], true);
-        assert_eq!(passed, stream);
-        assert_eq!(reported(&reports), [(true, PUBLISH), (false, MALFORMED), (true, PUBLISH)]);
-    }
-
-    #[test]
-    fn what_is_not_mqtt_at_all_is_raw_from_then_on() {
-        let mut relay = Relay::new(RelayLimits::default());
-        let (passed, reports) = feed(&mut relay, UP, &[b"GET / HTTP/1.1\r\n", b"Host: x\r\n"], true);
-        assert_eq!(passed, b"GET / HTTP/1.1\r\nHost: x\r\n");
-        assert!(reported(&reports).iter().all(|(is_packet, _)| !is_packet));
-        let mut relay = connected();
-        let (passed, reports) = feed(&mut relay, UP, &[b"\x30\xff\xff\xff\xff\xff", PUBLISH], true);
-        assert_eq!(passed.len(), 6 + PUBLISH.len());
-        assert_eq!(reported(&reports), [(false, &b"\x30\xff\xff\xff\xff\xff"[..]), (false, PUBLISH)]);
-    }
-
-    #[test]
-    fn a_long_packet_is_passed_on_in_pieces_and_still_reported_whole() {
-        let limits = RelayLimits { hold: 16, record: 64 };
-        let mut relay = Relay::new(limits);
-        feed(&mut relay, UP, &[CONNECT], true);
-        let long = [&b"\x30\x30\x00\x01a"[..], &[b'x'; 45]].concat();
-        let (passed, reports) = feed(&mut relay, UP, &[&long[..20], &long[20..40]], true);
-        assert_eq!((passed.len(), reported(&reports).len()), (40, 0));
-        let end = [&long[40..], PUBLISH, &PUBLISH[..3]].concat();
-        let (passed, reports) = feed(&mut relay, UP, &[&end], true);
-        assert_eq!(passed, end[..end.len() - 3]);
-        assert_eq!(reported(&reports), [(true, &long[..]), (true, PUBLISH)]);
-        assert_eq!(relay.take_counts().published, [1, 1, 0]);
-    }
-
-    #[test]
-    fn a_packet_too_long_to_record_is_reported_in_raw_pieces() {
-        let limits = RelayLimits { hold: 16, record: 32 };
-        let mut relay = Relay::new(limits);
-        feed(&mut relay, UP, &[CONNECT], true);
-        let long = [&b"\x30\x30\x00\x01a"[..], &[b'x'; 45]].concat();
-        let (passed, reports) = feed(&mut relay, UP, &[&long[..20], &long[20..], PUBLISH], true);
-        assert_eq!(passed, [&long[..], PUBLISH].concat());
-        assert_eq!(reported(&reports), [(false, &long[..20]), (false, &long[20..]), (true, PUBLISH)]);
-    }
-
-    #[test]
-    fn an_observer_that_comes_within_a_packet_is_told_of_the_next() {
-        let mut relay = connected();
-        let (first, second) = PUBLISH.split_at(6);
-        feed(&mut relay, UP, &[first], false);
-        let (passed, reports) = feed(&mut relay, UP, &[&[second, PUBLISH].concat()], true);
-        assert_eq!(passed, [second, PUBLISH].concat());
-        assert_eq!(reported(&reports), [(true, PUBLISH)]);
-    }
-
-    #[test]
-    fn what_a_direction_ends_with_is_passed_on_though_it_is_no_packet() {
-        let mut relay = connected();
-        feed(&mut relay, UP, &[&PUBLISH[..5]], true);
-        let mut reports = Vec::new();
-        assert_eq!(relay.finish(UP, true, &mut reports), PUBLISH[..5]);
-        assert_eq!(reported(&reports), [(false, &PUBLISH[..5])]);
-    }
-
-    #[test]
-    fn a_packet_of_our_own_fits_only_between_two_others() {
-        let mut relay = connected();
-        feed(&mut relay, DOWN, &[&DELIVERY[..4]], false);
-        assert!(!relay.is_between_packets(DOWN));
-        feed(&mut relay, DOWN, &[&DELIVERY[4..]], false);
-        assert!(relay.is_between_packets(DOWN));
-    }
-
-    proptest! {
-        /// Whatever the pieces, and whenever somebody observes: the bytes that leave are the bytes
-        /// that came, and an observer who was always there saw exactly them.
-        #[test]
-        fn the_bytes_that_leave_are_the_bytes_that_came(
-            packets in prop::collection::vec(
-                prop::sample::select(vec![PUBLISH, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT, MALFORMED]), 0..20),
-            tail in prop::collection::vec(any::<u8>(), 0..20),
-            sizes in prop::collection::vec((1usize..40, any::<bool>()), 1..50),
-            hold in 4usize..20,
-            always in any::<bool>(),
-        ) {
-            let mut stream = CONNECT.to_vec();
-            stream.extend(packets.concat());
-            stream.extend(tail);
-            let mut relay = Relay::new(RelayLimits { hold, record: 2 * hold });
-            let (mut passed, mut reports) = (Vec::new(), Vec::new());
-            let mut rest = &stream[..];
-            for (size, is_observed) in sizes.into_iter().cycle() {
-                if rest.is_empty() {
-                    break;
-                }
-                let (piece, behind) = rest.split_at(size.min(rest.len()));
-                let (some, more) = feed(&mut relay, UP, &[piece], always || is_observed);
-                passed.extend(some);
-                reports.extend(more);
-                prop_assert!(stream.starts_with(&passed));
-                rest = behind;
-            }
-            passed.extend(relay.finish(UP, true, &mut reports));
-            prop_assert_eq!(&passed, &stream);
-            if always {
-                let seen: Vec<u8> = reported(&reports).iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
-                prop_assert_eq!(seen, stream);
-            }
-        }
-    }
-}
+mod tests;

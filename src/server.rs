@@ -5,6 +5,7 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     task::{JoinError, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
@@ -16,12 +17,16 @@ use crate::{
     control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer},
     event::{EventBus, What},
     gateway::{self, Access, BadBinding, Gateway},
+    interceptor::Interest,
     metrics::Metrics,
+    mock::{Fired, MockEvent},
     net::{
-        BadUrl, BrokerHandle, BrokerOptions, Gate, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, bind,
-        leads_to, reserve_descriptors, spawn_broker, spawn_proxy,
+        Asking, BadUrl, BrokerHandle, BrokerOptions, Gate, MockHandle, MockOptions, MqttUrl, ProxyHandle,
+        ProxyOptions, RelayLimits, WebhookHandle, WebhookOptions, bind, leads_to, reserve_descriptors,
+        spawn_broker, spawn_proxy,
     },
     packet::ReasonCode,
+    recording::MockFired,
     store::StoreOptions,
     tap::Tap,
 };
@@ -118,25 +123,36 @@ impl Server {
         }
         let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
         let gate = Gate::default();
+        // Its last 80 bits are random.
+        let seed = config.mqtt.seed.unwrap_or_else(|| ulid::Ulid::new().0 as u64);
+        let asking = make_asking(&config, seed, &tap, &metrics, &events);
+        let parts = Parts { gate: &gate, tap: &tap, metrics: &metrics, events: &events, asking: &asking };
         let mqtt = match (mqtt_listener, upstream) {
             (None, _) => None,
-            (Some(listener), None) => {
-                Some(Mqtt::Broker(start_broker(listener, &config.mqtt, &gate, &tap, &metrics, &events)?))
-            }
+            (Some(listener), None) => Some(Mqtt::Broker(start_broker(listener, &config.mqtt, parts)?)),
             (Some(listener), Some(upstream)) => {
-                Some(Mqtt::Proxy(start_proxy(listener, upstream, &config, &gate, &tap, &metrics, &events)?))
+                Some(Mqtt::Proxy(start_proxy(listener, upstream, &config, parts)?))
             }
         };
+        let stop = CancellationToken::new();
         let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
             match (mqtt, addresses.mqtt) {
                 (Mqtt::Broker(broker), Some(address)) => {
                     Arc::new(BrokerServer::new(broker.clone(), MqttUrl::of_listener(address)))
                 }
                 (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
-                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone())),
+                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone())),
             }
         });
         metrics.make_latest();
+        if let Some(server) = server.clone() {
+            #[expect(clippy::async_yields_async, reason = "what comes of messages is awaited apart")]
+            let publish = move |messages| {
+                let server = Arc::clone(&server);
+                async move { server.publish_all(messages).await }
+            };
+            tokio::spawn(asking.mocks.clone().answer(stop.clone(), publish));
+        }
         let control = Control::new(ControlParts {
             server,
             tap,
@@ -148,7 +164,10 @@ impl Server {
                 ..StoreOptions::new(&config.store.path)
             },
             addresses,
-            stop: CancellationToken::new(),
+            mocks: asking.mocks,
+            webhooks: Some(asking.webhooks),
+            seed,
+            stop,
         });
         let is_exposed =
             [addresses.http, addresses.grpc].into_iter().flatten().any(|address| !address.ip().is_loopback());
@@ -246,15 +265,100 @@ impl Quiet {
     }
 }
 
+/// What whoever moves MQTT bytes is given.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    gate: &'a Gate,
+    tap: &'a Tap,
+    metrics: &'a Arc<Metrics>,
+    events: &'a EventBus,
+    asking: &'a Asking,
+}
+
+/// Mocks and webhooks of the settings.
+fn make_asking(config: &Config, seed: u64, tap: &Tap, metrics: &Metrics, events: &EventBus) -> Asking {
+    let interest = Interest::default();
+    let mocks = make_mocks(config, seed, &interest, tap, metrics, events);
+    let webhooks = make_webhooks(config, seed, &interest, &mocks, metrics, events);
+    Asking { interest, mocks, webhooks }
+}
+
+fn recorded(fired: &Fired) -> MockFired {
+    MockFired {
+        mock: fired.mock.clone(),
+        client_identifier: fired.client_identifier.clone(),
+        topic: fired.topic.clone(),
+        messages: fired.scheduled,
+    }
+}
+
+fn make_mocks(
+    config: &Config,
+    seed: u64,
+    interest: &Interest,
+    tap: &Tap,
+    metrics: &Metrics,
+    events: &EventBus,
+) -> MockHandle {
+    let options = MockOptions {
+        seed,
+        limits: config.mqtt.mock_limits,
+        environment: config.mqtt.mock_env.clone(),
+        folder: config.folder.clone(),
+        interest: interest.clone(),
+    };
+    let (tap, events) = (tap.clone(), events.clone());
+    let told = move |event| {
+        if let MockEvent::Fired(fired) = &event {
+            tap.mock(tokio::time::Instant::now().into_std(), || recorded(fired));
+        }
+        events.emit(What::Mock(event));
+    };
+    let mocks = MockHandle::new(options, Box::new(told));
+    let asked = mocks.clone();
+    metrics.attach_families(Box::new(move || asked.families()));
+    // They are good: the settings were checked.
+    if let Err((position, error)) = mocks.set(config.mqtt.mocks.clone()) {
+        warn!(position, %error, "a mock of the settings is not good any more");
+    }
+    mocks
+}
+
+fn make_webhooks(
+    config: &Config,
+    seed: u64,
+    interest: &Interest,
+    mocks: &MockHandle,
+    metrics: &Metrics,
+    events: &EventBus,
+) -> WebhookHandle {
+    let events = events.clone();
+    let webhooks = WebhookHandle::start(WebhookOptions {
+        runtime: Handle::current(),
+        environment: config.mqtt.mock_env.clone(),
+        folder: config.folder.clone(),
+        state: mocks.shared_state(),
+        seed,
+        queue_bytes: config.mqtt.webhook_queue_bytes,
+        interest: interest.clone(),
+        on_event: Box::new(move |event| events.emit(What::Webhook(event))),
+    });
+    let asked = webhooks.clone();
+    metrics.attach_families(Box::new(move || asked.families()));
+    // They are good: the settings were checked.
+    if let Err(error) = webhooks.replace_all(config.mqtt.webhooks.clone()) {
+        warn!(%error, "a webhook of the settings is not good any more");
+    }
+    webhooks
+}
+
 fn start_broker(
     listener: std::net::TcpListener,
     config: &MqttConfig,
-    gate: &Gate,
-    tap: &Tap,
-    metrics: &Arc<Metrics>,
-    events: &EventBus,
+    parts: Parts<'_>,
 ) -> Result<BrokerHandle, BindError> {
-    let events = events.clone();
+    let Parts { gate, tap, metrics, .. } = parts;
+    let (events, mocks) = (parts.events.clone(), parts.asking.mocks.clone());
     let options = BrokerOptions {
         broker: broker::Options {
             limits: config.limits.clone(),
@@ -267,8 +371,10 @@ fn start_broker(
         gate: gate.clone(),
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
+        interception: parts.asking.interception(),
         on_event: Box::new(move |event| {
             log(&event);
+            mocks.handle_event(&event);
             events.emit(What::Broker(event));
         }),
     };
@@ -285,12 +391,10 @@ fn start_proxy(
     listener: std::net::TcpListener,
     upstream: MqttUrl,
     config: &Config,
-    gate: &Gate,
-    tap: &Tap,
-    metrics: &Arc<Metrics>,
-    events: &EventBus,
+    parts: Parts<'_>,
 ) -> Result<ProxyHandle, BindError> {
-    let events = events.clone();
+    let Parts { gate, tap, metrics, .. } = parts;
+    let (events, mocks, asking) = (parts.events.clone(), parts.asking.mocks.clone(), parts.asking.clone());
     let options = ProxyOptions {
         upstream,
         max_connections: config.mqtt.max_connections,
@@ -300,8 +404,10 @@ fn start_proxy(
         gate: gate.clone(),
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
+        interception: Box::new(move || asking.interception()),
         on_event: Box::new(move |event| {
             if let Some(event) = event.into_broker_event() {
+                mocks.handle_event(&event);
                 events.emit(What::Broker(event));
             }
         }),
@@ -330,101 +436,4 @@ fn log(event: &BrokerEvent) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-        sync::oneshot,
-    };
-
-    use super::*;
-    use crate::{
-        config::{Flag, Sources},
-        net::{Client, ClientError, ClientOptions},
-    };
-
-    fn config(folder: &std::path::Path, more: &[(&'static str, String)]) -> Config {
-        let flag = |key, value: String| Flag { key, name: "--test", value };
-        let mut flags = vec![
-            flag("mqtt.enabled", "true".to_owned()),
-            flag("mqtt.host", "127.0.0.1".to_owned()),
-            flag("mqtt.port", "0".to_owned()),
-            flag("http.port", "0".to_owned()),
-            flag("grpc.port", "0".to_owned()),
-            flag("store.path", folder.to_str().expect("text").to_owned()),
-        ];
-        flags.extend(more.iter().map(|(key, value)| flag(key, value.clone())));
-        Config::load(Sources { flags, ..Sources::default() }).expect("valid settings")
-    }
-
-    async fn get(address: SocketAddr, path: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("written");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_server_serves_mqtt_and_its_figures_until_it_is_told_to_stop() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let server = Server::bind(config(folder.path(), &[])).await.expect("free ports");
-        let Addresses { mqtt: Some(mqtt), http: Some(http), grpc: Some(_) } = server.addresses() else {
-            panic!("{:?}", server.addresses());
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(server.run(async move { _ = stopped.await }));
-        let mut client =
-            Client::connect(ClientOptions::new(MqttUrl::of_listener(mqtt), "one")).await.expect("connected");
-        let metrics = get(http, "/__mockforge/metrics").await;
-        assert!(metrics.contains("\nmqtt_connections_total{status=\"active\"} 1\n"), "{metrics}");
-        assert!(!folder.path().join("store").exists(), "the store is opened when it is first needed");
-        stop.send(()).expect("it runs");
-        assert!(matches!(client.next_message().await, Err(ClientError::Disconnected { .. })));
-        running.await.expect("no panic").expect("no error");
-    }
-
-    #[tokio::test]
-    async fn a_proxy_is_a_server_with_an_upstream() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let upstream = Server::bind(config(folder.path(), &[])).await.expect("free ports");
-        let at = upstream.addresses().mqtt.expect("enabled");
-        let settings = config(folder.path(), &[("mqtt.upstream", format!("mqtt://{at}"))]);
-        let proxy = Server::bind(settings).await.expect("free ports");
-        let url = MqttUrl::of_listener(proxy.addresses().mqtt.expect("enabled"));
-        let control = upstream.control().clone();
-        for server in [upstream, proxy] {
-            tokio::spawn(server.run(std::future::pending()));
-        }
-        let client = Client::connect(ClientOptions::new(url, "through")).await.expect("connected");
-        client.ping().await.expect("answered");
-        let clients = control.list_clients(Default::default()).await.expect("a broker").clients;
-        assert_eq!(clients[0].client_id, "through");
-    }
-
-    #[tokio::test]
-    async fn a_proxy_before_itself_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        // Not held: there is no way to name the port that port 0 takes.
-        let port = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound").port();
-        let upstream = format!("mqtt://localhost:{port}");
-        let settings =
-            config(folder.path(), &[("mqtt.port", port.to_string()), ("mqtt.upstream", upstream.clone())]);
-        let Err(error) = Server::bind(settings).await else { panic!("it would loop") };
-        let says = "leads back to this proxy, which listens on";
-        assert_eq!(error.to_string(), format!("mqtt.upstream: {upstream} {says} 127.0.0.1:{port}"));
-    }
-
-    #[tokio::test]
-    async fn an_address_in_use_is_named() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let taken = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound");
-        let _held = std::net::TcpListener::bind(taken).expect("still free");
-        let settings = config(folder.path(), &[("mqtt.port", taken.port().to_string())]);
-        let Err(error) = Server::bind(settings).await else { panic!("bound twice") };
-        assert!(error.to_string().starts_with(&format!("cannot listen for MQTT on {taken}: ")), "{error}");
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use crate::{
     packet::ProtocolVersion,
-    recording::{CloseCause, ConnectionInfo, Direction},
+    recording::{CloseCause, ConnectionInfo, Direction, MockFired},
     session::ConnectionId,
 };
 
@@ -48,6 +48,8 @@ pub enum Observed {
         bytes: Bytes,
     },
     Close(CloseCause),
+    /// A mock fired; of no connection.
+    Mock(Box<MockFired>),
 }
 
 /// Resolves once an observer has room again, or has made durable what it was told.
@@ -205,6 +207,14 @@ impl Tap {
         }
     }
 
+    /// A mock fired.
+    pub fn mock(&self, at: Instant, fired: impl FnOnce() -> MockFired) {
+        if self.is_observed() {
+            let what = Observed::Mock(Box::new(fired()));
+            self.shared.report(&Observation { at, connection: ConnectionId(0), what });
+        }
+    }
+
     /// The connection is gone (always called, like [`open`](Self::open)).
     pub fn close(&self, at: Instant, connection: ConnectionId, cause: CloseCause) {
         let mut connections = self.shared.connections();
@@ -314,6 +324,7 @@ mod tests {
                 Observed::Packet { bytes, .. } => format!("packet {bytes:?}"),
                 Observed::Raw { bytes, .. } => format!("raw {bytes:?}"),
                 Observed::Close(cause) => format!("close {cause:?}"),
+                Observed::Mock(fired) => format!("mock {}", fired.mock),
             };
             self.0.lock().unwrap().push(format!("{} {what}", observation.connection));
         }

@@ -123,6 +123,7 @@ impl Broker {
         self.outputs.push_back(Output::Emit(BrokerEvent::ClientConnected {
             connection: self.connections[index as usize].id,
             client_identifier: self.sessions[session as usize].client_identifier.to_string(),
+            username: self.sessions[session as usize].username.clone(),
             protocol: connect.protocol,
             session_present,
         }));

@@ -34,6 +34,7 @@ use slab::Slab;
 
 use crate::{
     auth::{Random, Users},
+    interceptor::Interception,
     packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
 };
@@ -93,6 +94,7 @@ pub struct Broker {
     /// Only what is counted since the start; figures of now are counted when asked for.
     stats: BrokerStats,
     fan_out: FanOut,
+    interception: Interception,
     /// State of the generator of client identifiers.
     random: Random,
 }
@@ -119,6 +121,7 @@ impl Broker {
             outputs: VecDeque::new(),
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
+            interception: Interception::default(),
             random: Random::new(seed),
         };
         broker.start_figures();
@@ -128,6 +131,11 @@ impl Broker {
     /// As it was made with.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Who is asked about messages from now on.
+    pub fn set_interception(&mut self, interception: Interception) {
+        self.interception = interception;
     }
 
     /// A transport connection was accepted; its client has yet to send CONNECT.

@@ -1,5 +1,7 @@
 //! What comes out of the broker: work for the shell, and events.
 
+use std::sync::Arc;
+
 use crate::{
     packet::{ProtocolVersion, QoS, ReasonCode},
     session::ConnectionId,
@@ -30,6 +32,7 @@ pub enum BrokerEvent {
     ClientConnected {
         connection: ConnectionId,
         client_identifier: String,
+        username: Option<Box<str>>,
         protocol: ProtocolVersion,
         session_present: bool,
     },
@@ -41,6 +44,7 @@ pub enum BrokerEvent {
     },
     Subscribed {
         connection: ConnectionId,
+        client_identifier: Arc<str>,
         filter: String,
         qos: QoS,
     },

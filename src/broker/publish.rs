@@ -8,17 +8,21 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
+    interceptor::{Offered, Publisher, Verdict},
     packet::{
         Ack, ControlPacket, PacketIdentifier, PropertyIdentifier, PropertyValue, ProtocolVersion, Publish,
         PublishRef, QoS, ReasonCode, TopicName,
     },
     session::{
-        ApplicationMessage, ConnectionId, MessageRef, Payload, State, StoredMessage, Verbatim,
+        ApplicationMessage, ConnectionId, MessageRef, Payload, Session, State, StoredMessage, Verbatim,
         encode_forwarded,
     },
 };
 
-use super::{Broker, BrokerEvent, Delivered, DropReason, Output, disconnect::explain, figures::is_own_topic};
+use super::{
+    Broker, BrokerEvent, Delivered, DropReason, Output, deliver::Routed, disconnect::explain,
+    figures::is_own_topic,
+};
 
 /// What a PUBLISH's properties mean to the broker itself.
 #[derive(Clone, Copy, Default)]
@@ -179,8 +183,9 @@ impl Broker {
                 return self.fail(now, index, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, None);
             }
         }
+        let topic = aliased.as_ref().map_or(publish.topic, TopicName::as_str);
         let message = MessageRef {
-            topic: aliased.as_ref().map_or(publish.topic, TopicName::as_str).as_bytes(),
+            topic: topic.as_bytes(),
             properties: publish.properties,
             payload: publish.payload,
             qos: publish.qos,
@@ -198,7 +203,13 @@ impl Broker {
         }
         self.stats.published[publish.qos as usize] += 1;
         self.stats.payload_bytes_received += publish.payload.as_bytes().len() as u64;
-        let routed = self.route(now, &message, Some(session));
+        let is_kept = self.interception.is_active()
+            && self.intercept(now, session, topic, &message, own.expiry) == Verdict::Intercept;
+        // To its publisher it is as if somebody had got it.
+        let routed = match is_kept {
+            true => Routed { matched: 1, reached: 0 },
+            false => self.route(now, &message, Some(session)),
+        };
 
         let Some(identifier) = publish.packet_identifier else { return };
         let reason = match routed.matched {
@@ -212,6 +223,29 @@ impl Broker {
         } else {
             self.send_puback(index, identifier, reason, None);
         }
+    }
+
+    /// Asks about a client's message.
+    pub(super) fn intercept(
+        &mut self,
+        now: Instant,
+        session: u32,
+        topic: &str,
+        message: &MessageRef<'_>,
+        expiry: Option<u32>,
+    ) -> Verdict {
+        let Session { client_identifier, username, .. } = &self.sessions[session as usize];
+        let offered = Offered {
+            topic,
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            properties: message.properties,
+            expiry,
+            from: Publisher::Client { identifier: client_identifier, username: username.as_deref() },
+            may_be_kept: true,
+        };
+        self.interception.ask(now, &offered)
     }
 
     /// Finds the topic of a PUBLISH and remembers an alias that it sets [section 3.3.2.3.4].
@@ -314,6 +348,21 @@ impl Broker {
             expires_at: message.expires_at,
             packet: None,
         };
+        if self.interception.is_active() {
+            let offered = Offered {
+                topic: message.topic.as_str(),
+                payload: reference.payload,
+                qos: message.qos,
+                retain: message.retain,
+                properties: &properties,
+                expiry: message.expires_at.map(|at| at.saturating_duration_since(now).as_secs() as u32),
+                from: Publisher::origin(&message.origin),
+                may_be_kept: true,
+            };
+            if self.interception.ask(now, &offered) == Verdict::Intercept {
+                return Delivered::default();
+            }
+        }
         Delivered { receivers: self.route(now, &reference, None).reached }
     }
 

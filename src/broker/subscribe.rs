@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -129,6 +129,7 @@ impl Broker {
         self.stats.subscriptions_total += 1;
         self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
             connection: self.connections[index as usize].id,
+            client_identifier: Arc::clone(&self.sessions[session as usize].client_identifier),
             filter: filter.as_str().to_owned(),
             qos: options.qos,
         }));

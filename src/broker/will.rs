@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::{
+    interceptor::Verdict,
     packet::{Property, Will},
     session::{MessageRef, Payload, WillMessage, encode_forwarded},
 };
@@ -47,6 +48,13 @@ impl Broker {
         let mut message = will.message.as_message();
         // The interval is the published message's, whatever the delay was [section 3.1.3.2.4].
         message.expires_at = will.expiry.map(|interval| now + interval);
+        if self.interception.is_active() {
+            let expiry = will.expiry.map(|interval| interval.as_secs() as u32);
+            let topic = std::str::from_utf8(message.topic).expect("a CONNECT's Will Topic is UTF-8");
+            if self.intercept(now, session, topic, &message, expiry) == Verdict::Intercept {
+                return;
+            }
+        }
         self.route(now, &message, Some(session));
     }
 }

@@ -322,7 +322,7 @@ pub async fn subscribe(
 }
 
 /// Text as it is, other bytes as a note of their number.
-fn payload_text(payload: &[u8]) -> String {
+pub fn payload_text(payload: &[u8]) -> String {
     match std::str::from_utf8(payload) {
         Ok(text) => text.to_owned(),
         Err(_) => format!("({})", output::count(payload.len() as u64, "byte")),

@@ -75,7 +75,11 @@ fn text(value: &Value) -> String {
         Value::Fraction(number) => number.to_string(),
         Value::Text(text) if text.is_empty() => "-".to_owned(),
         Value::Text(text) => text.clone(),
-        Value::List(len) => format!("{len} entries"),
+        Value::List(list) => match list.entries().len() {
+            0 => "-".to_owned(),
+            1 => "1 entry".to_owned(),
+            len => format!("{len} entries"),
+        },
     }
 }
 
@@ -86,7 +90,6 @@ fn json_value(value: &Value) -> Json {
         Value::Fraction(number) => json!(number),
         Value::Text(text) if text.is_empty() => Json::Null,
         Value::Text(text) => json!(text),
-        // Only empty lists are in force so far.
-        Value::List(_) => json!([]),
+        Value::List(list) => list.to_json(),
     }
 }

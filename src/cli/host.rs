@@ -20,6 +20,7 @@ use crate::{
 
 /// A server of our own that runs until it is stopped.
 pub struct Host {
+    control: Control,
     transport: Transport,
     info: ServerInfo,
     /// Cancelled when MQTT has ended.
@@ -56,7 +57,8 @@ impl Host {
     }
 
     async fn run(server: Server) -> Result<Self, Failure> {
-        let transport = Transport::to_server(server.control());
+        let control = server.control().clone();
+        let transport = Transport::to_server(&control);
         let ended = CancellationToken::new();
         let (stop_traffic, traffic_stopped) = oneshot::channel::<()>();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -72,7 +74,11 @@ impl Host {
             Ok(server.close().await?)
         });
         let info = transport.admin().get_server_info(GetServerInfoRequest {}).await?.into_inner();
-        Ok(Self { transport, info, ended, stop_traffic: Some(stop_traffic), stop, run })
+        Ok(Self { control, transport, info, ended, stop_traffic: Some(stop_traffic), stop, run })
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     pub fn transport(&self) -> &Transport {

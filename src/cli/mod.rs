@@ -6,6 +6,7 @@ mod duration;
 mod exit;
 mod file;
 mod host;
+mod mocks;
 mod output;
 mod progress;
 mod record;
@@ -17,6 +18,7 @@ mod session_file;
 mod signal;
 mod summary;
 mod transport;
+mod webhooks;
 
 use std::path::PathBuf;
 
@@ -63,6 +65,15 @@ enum Command {
     /// Recordings of the running server, or of the store's folder when none runs
     #[command(subcommand)]
     Recordings(recordings::Command),
+    /// What answers by itself in the running server
+    #[command(subcommand)]
+    Mocks(mocks::Command),
+    /// What mocks of the running server remember
+    #[command(subcommand)]
+    State(mocks::StateCommand),
+    /// HTTP requests that the running server makes of messages
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
     /// Settings of file, environment and flags
     #[command(subcommand)]
     Config(config::Command),
@@ -91,7 +102,8 @@ enum Mqtt {
 /// # Errors
 /// With the exit code that stands for what went wrong.
 pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let config = Config::load(arguments.sources())?;
+    let sources = arguments.sources();
+    let config = Config::load(sources.clone())?;
     start_logging(arguments.log_filter(&config))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -102,7 +114,10 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Serve(_) if server.is_some() => {
             Err(Failure::usage("serve starts a server; --server is for talking to one"))
         }
-        Command::Serve(args) => serve::run(args, config, format, &signals).await,
+        Command::Serve(args) => {
+            let read_again = || Config::load(sources.clone());
+            serve::run(args, config, read_again, format, &signals).await
+        }
         Command::Mqtt(command) => mqtt(command, server, config, format, &signals).await,
         Command::Recordings(command) => {
             let transport = match server {
@@ -113,6 +128,18 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let outcome = recordings::run(command, &transport, format).await;
             transport.close().await;
             outcome
+        }
+        Command::Mocks(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            mocks::run(command, &transport, format).await
+        }
+        Command::State(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            mocks::run_state(command, &transport, format).await
+        }
+        Command::Webhooks(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            webhooks::run(command, &transport, format).await
         }
         Command::Config(command) => config::run(&command, &config, format),
     }

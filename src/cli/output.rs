@@ -56,8 +56,11 @@ pub fn json_line(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_string(value)?)
 }
 
-/// Columns as wide as their widest cell, two spaces between; the first row is the heading.
+/// Columns as wide as their widest cell, two spaces between; the first row is the heading. What clients chose may hold
+/// anything, so control characters are escaped and long cells cut.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -69,6 +72,24 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The widest cell, in characters.
+const CELL_MAX: usize = 160;
+
+fn shown(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len().min(CELL_MAX));
+    for (count, letter) in cell.chars().enumerate() {
+        if count == CELL_MAX {
+            text.push('…');
+            break;
+        }
+        match letter.is_control() {
+            true => text.extend(letter.escape_default()),
+            false => text.push(letter),
+        }
+    }
+    text
 }
 
 /// `1 packet`, `2 packets`.
@@ -112,6 +133,12 @@ mod tests {
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(|&c| c.to_owned()).collect()).collect();
         assert_eq!(table(&rows), "ID  NAME\n1   orders\n12");
+    }
+
+    #[test]
+    fn what_clients_chose_breaks_no_table_and_no_terminal() {
+        let rows = vec![vec!["a\nb\x1b[31m".to_owned(), "x".repeat(1_000)]];
+        assert_eq!(table(&rows), format!("a\\nb\\u{{1b}}[31m  {}…", "x".repeat(CELL_MAX)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `recordings ls | show | export | import | rm`.
+//! `recordings ls | show | mocks | export | import | rm`.
 
 use std::{
     io::Write,
@@ -31,6 +31,24 @@ pub enum Command {
     Show {
         /// Id or name
         recording: String,
+    },
+    /// Write mocks that answer requests as they were answered in a recording
+    ///
+    /// Requests and answers are paired by Response Topic and Correlation Data, by a field that names the topic of the
+    /// answer, or by topics and identifiers. The mocks are a section for mockforge.yaml; what was found, and what could
+    /// not be explained, is said on standard error.
+    Mocks {
+        /// Id or name
+        recording: String,
+        /// The file; without it, standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The device to mock: only clients with such an identifier answer; `*` stands for any characters
+        #[arg(long, value_name = "GLOB")]
+        client: Option<String>,
+        /// Also send what clients publish at a steady pace
+        #[arg(long)]
+        telemetry: bool,
     },
     /// Write a recording to a file
     Export {
@@ -67,6 +85,11 @@ pub async fn run(command: Command, transport: &Transport, format: Format) -> Res
     match command {
         Command::Ls => list(transport, format).await?,
         Command::Show { recording } => show(transport, recording, format).await?,
+        Command::Mocks { recording, output, client, telemetry } => {
+            let client = client.unwrap_or_default();
+            let request = pb::InferMocksRequest { id: recording, client, telemetry };
+            return mocks(transport, request, output, format).await;
+        }
         Command::Export { recording, output } => return export(transport, recording, output, format).await,
         Command::Import { file, name } => import(transport, &file, name, format).await?,
         Command::Rm { recordings } => return remove(transport, recordings, format).await,
@@ -169,6 +192,39 @@ fn facts(recording: &pb::Recording) -> Vec<Vec<String>> {
         row("sha256", if recording.sha256.is_empty() { "-".to_owned() } else { recording.sha256.clone() }),
         row("made by", format!("mockforge {}", recording.tool_version)),
     ]
+}
+
+async fn mocks(
+    transport: &Transport,
+    request: pb::InferMocksRequest,
+    output: Option<PathBuf>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let inferred = transport.recordings().infer_mocks(request).await?.into_inner();
+    if inferred.mocks == 0 {
+        if format == Format::Json {
+            output::json_line(&json("InferMocksResponse", &inferred))?;
+        }
+        let reasons = inferred.notes.join("; ");
+        return Err(Failure::new(Exit::Nothing, anyhow::anyhow!("no request that was answered: {reasons}")));
+    }
+    for note in &inferred.notes {
+        eprintln!("{note}");
+    }
+    if let Some(path) = &output {
+        let mut file = NewFile::create(path)?;
+        file.write_all(inferred.yaml.as_bytes())?;
+        file.finish()?;
+    }
+    match (format, output) {
+        (Format::Json, _) => output::json_line(&json("InferMocksResponse", &inferred))?,
+        (Format::Text, None) => output::line(inferred.yaml.strip_suffix('\n').unwrap_or(&inferred.yaml))?,
+        (Format::Text, Some(path)) => {
+            let mocks = output::count(u64::from(inferred.mocks), "mock");
+            output::line(format!("wrote {} ({mocks})", path.display()))?;
+        }
+    }
+    Ok(Exit::Passed)
 }
 
 async fn export(

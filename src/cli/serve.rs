@@ -1,15 +1,17 @@
 //! `serve`: a broker or a proxy until it is told to end.
 
+use tracing::{error, info, warn};
+
 use super::{
     broker::describe,
     exit::{Exit, Failure},
     host::{Host, name_port_flags},
     output::{self, Format, json},
     record,
-    signal::Signals,
+    signal::{HangUp, Signals},
 };
 use crate::{
-    config::{Config, Flag},
+    config::{Config, ConfigError, Flag},
     control::pb,
 };
 
@@ -80,6 +82,7 @@ const PORT_FLAGS: &str = "--mqtt-port, --http-port or --grpc-port; 0 takes a fre
 pub async fn run(
     args: ServeArgs,
     config: Config,
+    read_again: impl Fn() -> Result<Config, ConfigError>,
     format: Format,
     signals: &Signals,
 ) -> Result<Exit, Failure> {
@@ -89,6 +92,7 @@ pub async fn run(
              MOCKFORGE_MQTT_ENABLED=true",
         ));
     }
+    let began_with = config.clone();
     let started = start(args.record, config).await;
     let (mut host, recording) = started.map_err(|failure| name_port_flags(failure, PORT_FLAGS))?;
     match format {
@@ -100,10 +104,14 @@ pub async fn run(
             }
         }
     }
-    tokio::select! {
-        () = signals.asked() => {}
-        // Somebody asked for it over the API, or it failed.
-        () = host.ended() => {}
+    let mut hang_up = HangUp::new()?;
+    loop {
+        tokio::select! {
+            () = signals.asked() => break,
+            // Somebody asked for it over the API, or it failed.
+            () = host.ended() => break,
+            () = hang_up.recv() => apply(&host, &began_with, read_again()),
+        }
     }
     // Traffic first, so that the recording holds all of it.
     host.stop_traffic().await;
@@ -122,6 +130,35 @@ async fn start(name: Option<String>, config: Config) -> Result<(Host, Option<pb:
     let (host, recording) = Host::start_recording(config, request).await?;
     Ok((host, Some(recording)))
 }
+
+/// Settings that are not good change nothing, and those of a file that is gone neither.
+fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) {
+    let applied = config.map_err(anyhow::Error::from).and_then(|config| {
+        if config.file.is_none() && began_with.file.is_some() {
+            anyhow::bail!("there is no mockforge.yaml any more");
+        }
+        host.control().apply_settings(&config)?;
+        Ok(config)
+    });
+    match applied {
+        Ok(config) => {
+            let (mocks, webhooks) = (config.mqtt.mocks.len(), config.mqtt.webhooks.len());
+            info!(mocks, webhooks, "the settings were read again");
+            let others = config
+                .in_force
+                .iter()
+                .zip(&began_with.in_force)
+                .filter(|(now, then)| now.value != then.value);
+            for (setting, _) in others.filter(|(now, _)| !APPLIED.contains(&now.key)) {
+                warn!(key = setting.key, "has changed; that takes effect at the next start");
+            }
+        }
+        Err(error) => error!("the settings were read again, and are refused: {error:#}"),
+    }
+}
+
+/// Settings that take effect while a server runs.
+const APPLIED: [&str; 2] = ["mqtt.mocks", "mqtt.webhooks"];
 
 async fn finish(host: &Host, recording: pb::Recording, format: Format) -> Result<Exit, Failure> {
     let recording = record::stop(host.transport(), recording.id).await?;

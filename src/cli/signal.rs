@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks a command to end, a second ends it at once.
+//! Ctrl-C and SIGTERM: the first asks a command to end, a second ends it at once. SIGHUP asks a server to read its settings
+//! again.
 
 use tokio::sync::watch;
 
@@ -40,6 +41,31 @@ impl Signals {
         if asked.wait_for(|asked| *asked).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// SIGHUP, from its creation on; nothing where there is no such signal.
+pub struct HangUp(#[cfg(unix)] tokio::signal::unix::Signal);
+
+impl HangUp {
+    /// # Errors
+    /// If the operating system refuses the handler.
+    #[cfg(unix)]
+    pub fn new() -> std::io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Self)
+    }
+
+    #[cfg(not(unix))]
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self())
+    }
+
+    /// Completes when it comes.
+    pub async fn recv(&mut self) {
+        #[cfg(unix)]
+        self.0.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
     }
 }
 

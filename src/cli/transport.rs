@@ -16,7 +16,8 @@ use crate::{
         Control,
         pb::{
             GetServerInfoRequest, ServerInfo, admin_client::AdminClient, broker_client::BrokerClient,
-            recordings_client::RecordingsClient, replays_client::ReplaysClient,
+            mocks_client::MocksClient, recordings_client::RecordingsClient, replays_client::ReplaysClient,
+            state_client::StateClient, webhooks_client::WebhooksClient,
         },
     },
     gateway,
@@ -144,6 +145,18 @@ impl Transport {
         BrokerClient::new(self.inner.clone())
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    pub fn mocks(&self) -> MocksClient<Inner> {
+        MocksClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    pub fn state(&self) -> StateClient<Inner> {
+        StateClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    pub fn webhooks(&self) -> WebhooksClient<Inner> {
+        WebhooksClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
     pub fn recordings(&self) -> RecordingsClient<Inner> {

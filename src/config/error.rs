@@ -51,6 +51,12 @@ pub enum ConfigError {
     UnknownVariable { name: String, nearest: String },
     #[error("{}: {key}: {reason}", origin.place())]
     Invalid { origin: Origin, key: &'static str, reason: String },
+    /// `path` leads into a list: `mqtt.mocks[0].topic`.
+    #[error("{}: {path}: {reason}", origin.place())]
+    InList { origin: Origin, path: String, reason: String },
+    /// A line each.
+    #[error("{}", lines(.0))]
+    Several(Vec<Self>),
     #[error("{}: {key} is not supported by this version yet", origin.place())]
     NotSupported { origin: Origin, key: &'static str },
     #[error(
@@ -59,6 +65,11 @@ pub enum ConfigError {
         origin.place()
     )]
     Exposed { origin: Origin, key: &'static str, host: String },
+}
+
+fn lines(errors: &[ConfigError]) -> String {
+    let texts: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
+    texts.join("\n")
 }
 
 fn inside(section: &str) -> String {

@@ -6,19 +6,22 @@ use std::{
 };
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
 use serde_saphyr::{Location, Spanned};
 
 use super::{
+    document::{Content, Document, Key},
     error::{ConfigError, Origin},
-    layer::{ALIKE, Layer, nearest},
+    layer::{Layer, nearest},
     setting::{Given, SETTINGS, Setting},
 };
+use crate::likeness::ALIKE;
 
 /// What the file is called where it is searched for.
-const NAME: &str = "mockforge.yaml";
+pub const NAME: &str = "mockforge.yaml";
 
-/// Levels of keys and lists; settings have six, and each takes stack.
-const DEPTH_MAX: usize = 16;
+/// Levels of keys and lists; settings have a dozen, and each takes stack.
+const DEPTH_MAX: usize = 32;
 
 /// Folders above the working directory that are searched as well.
 const PARENTS: usize = 5;
@@ -37,12 +40,7 @@ pub fn parse(path: &str, text: &str) -> Result<Layer, ConfigError> {
     if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
         return Ok(layer);
     }
-    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
-    let root: Spanned<Node> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let error = error.without_snippet();
-        let place = error.location().unwrap_or(Location::UNKNOWN);
-        ConfigError::Syntax { origin: at(path, place), reason: plain(error) }
-    })?;
+    let root = tree(text).map_err(|error| bad_syntax(path, &error))?;
     Reader { path, layer: &mut layer }.section("", &root)?;
     Ok(layer)
 }
@@ -75,13 +73,14 @@ impl Reader<'_> {
         let entries = match &node.value {
             Node::Map(entries) => entries,
             Node::Null => return Ok(()),
-            Node::Value(_) => {
+            Node::Value(_) | Node::List(_) => {
                 let name = if section.is_empty() { "the file" } else { section };
                 let reason = format!("{name}: expected keys with values");
                 return Err(ConfigError::Syntax { origin: at(self.path, node.referenced), reason });
             }
         };
         for (key, value) in entries {
+            let key = &key.0;
             let path =
                 if section.is_empty() { key.value.clone() } else { format!("{section}.{}", key.value) };
             if let Some(setting) = Setting::find(&path) {
@@ -100,6 +99,7 @@ impl Reader<'_> {
             // `port:` with nothing behind it says nothing.
             Node::Null => return,
             Node::Value(given) => given.clone(),
+            Node::List(_) => Given::List(document(node)),
             Node::Map(_) => Given::Section,
         };
         self.layer.insert(setting.key, given, at(self.path, node.referenced));
@@ -125,7 +125,75 @@ impl Reader<'_> {
 enum Node {
     Null,
     Value(Given),
-    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Name, Spanned<Node>)>),
+}
+
+/// A key; a number or a switch counts as its text.
+#[derive(Debug)]
+struct Name(Spanned<String>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(Self)
+    }
+}
+
+fn document(node: &Spanned<Node>) -> Document {
+    let content = match &node.value {
+        Node::Null => Content::Null,
+        Node::Value(Given::Switch(on)) => Content::Switch(*on),
+        Node::Value(Given::Integer(number)) => {
+            let small = i64::try_from(*number).map(Number::from);
+            let number = small.or_else(|_| u64::try_from(*number).map(Number::from));
+            number.map_or(Content::Null, Content::Number)
+        }
+        Node::Value(Given::Fraction(number)) => {
+            Number::from_f64(*number).map_or(Content::Null, Content::Number)
+        }
+        Node::Value(Given::Text(text) | Given::Spelled(text)) => Content::Text(text.clone()),
+        Node::Value(Given::List(_) | Given::Section) => Content::Null,
+        Node::List(entries) => Content::List(entries.iter().map(document).collect()),
+        Node::Map(entries) => {
+            let key = |name: &Name| Key {
+                name: name.0.value.clone(),
+                line: name.0.referenced.line(),
+                column: name.0.referenced.column(),
+            };
+            Content::Map(entries.iter().map(|(name, value)| (key(name), document(value))).collect())
+        }
+    };
+    Document { content, line: node.referenced.line(), column: node.referenced.column() }
+}
+
+/// Reads a list that stands alone, as in a variable.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn parse_list(text: &str) -> Result<Document, String> {
+    match document(&tree(text).map_err(|error| plain(error.without_snippet()))?) {
+        list @ Document { content: Content::List(_), .. } => Ok(list),
+        _ => Err("expected a list".to_owned()),
+    }
+}
+
+/// Reads any YAML.
+///
+/// # Errors
+/// [`ConfigError::Syntax`], with line and column.
+pub fn parse_document(path: &str, text: &str) -> Result<Document, ConfigError> {
+    tree(text).map(|root| document(&root)).map_err(|error| bad_syntax(path, &error))
+}
+
+fn tree(text: &str) -> Result<Spanned<Node>, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { strict_booleans: true, budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+fn bad_syntax(path: &str, error: &serde_saphyr::Error) -> ConfigError {
+    let error = error.without_snippet();
+    let place = error.location().unwrap_or(Location::UNKNOWN);
+    ConfigError::Syntax { origin: at(path, place), reason: plain(error) }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -180,11 +248,11 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
-        let mut len = 0;
-        while entries.next_element::<serde::de::IgnoredAny>()?.is_some() {
-            len += 1;
+        let mut list = Vec::new();
+        while let Some(entry) = entries.next_element()? {
+            list.push(entry);
         }
-        Ok(Node::Value(Given::List(len)))
+        Ok(Node::List(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {

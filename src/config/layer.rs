@@ -6,6 +6,7 @@ use super::{
     error::{ConfigError, Origin},
     setting::{Given, PREFIX, SETTINGS},
 };
+use crate::likeness::most_alike;
 
 /// Settings by key, as typed.
 #[derive(Debug, Default)]
@@ -77,17 +78,13 @@ impl Layer {
     }
 }
 
-/// How alike two names have to be for one to be taken for the other, from 0 to 1.
-pub const ALIKE: f64 = 0.5;
-
 /// The most alike of `names`, and how much, from 0 to 1. The prefix that all variables share counts
 /// for nothing.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<(&'a str, f64)> {
     fn own(name: &str) -> &str {
         name.strip_prefix(PREFIX).unwrap_or(name)
     }
-    names
-        .into_iter()
-        .map(|known| (known, strsim::normalized_damerau_levenshtein(own(name), own(known))))
-        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+    let names: Vec<&str> = names.into_iter().collect();
+    let (alike, likeness) = most_alike(own(name), names.iter().map(|known| own(known)))?;
+    names.into_iter().find(|known| own(known) == alike).map(|known| (known, likeness))
 }

@@ -3,6 +3,7 @@
 //! A [`Config`] is the proof that every value is in range and every key is known; the rest of the
 //! program takes the part it needs and checks nothing again. `setting.rs` has the table of keys.
 
+mod document;
 mod error;
 mod file;
 mod layer;
@@ -13,20 +14,31 @@ mod tests;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
+use serde::de::DeserializeOwned;
+
+use self::{
+    document::{BadEntry, Document},
+    layer::Layer,
+    setting::{CHAOS_ENABLED, Given, Kind, MOCKS, Support, TLS_ENABLED, WEBHOOKS},
+};
 pub use self::{
     error::{ConfigError, Origin},
+    file::NAME as SETTINGS_FILE,
     layer::Flag,
     setting::{PREFIX, SETTINGS, Setting, Value},
 };
-use self::{
-    layer::Layer,
-    setting::{CHAOS_ENABLED, Given, Kind, Support, TLS_ENABLED},
+use crate::{
+    auth::UserList,
+    broker::Limits,
+    field::BadField,
+    mock::{MockError, MockLimits, MockSpec, make_mocks},
+    packet::QoS,
+    webhook::{MASK, WebhookSpec, check_webhooks, is_secret_name, masked_url},
 };
-use crate::{auth::UserList, broker::Limits, packet::QoS};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +55,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
+    /// Where relative paths within settings start: the file's folder, else the working directory.
+    pub folder: PathBuf,
     /// Where each value came from, for people to read.
     pub in_force: Vec<InForce>,
     /// What was odd but harmless, a line each.
@@ -65,6 +79,15 @@ pub struct MqttConfig {
     pub sys_interval: Duration,
     /// Who may authenticate with SCRAM-SHA-256.
     pub scram_users: UserList,
+    /// What random values are drawn from; none takes another one each time.
+    pub seed: Option<u64>,
+    pub mocks: Vec<MockSpec>,
+    pub mock_limits: MockLimits,
+    /// What templates may print of the environment.
+    pub mock_env: BTreeMap<String, String>,
+    pub webhooks: Vec<WebhookSpec>,
+    /// Of messages that wait for one webhook or are being sent, at most.
+    pub webhook_queue_bytes: usize,
 }
 
 /// Where a part of the control plane listens.
@@ -107,7 +130,7 @@ pub struct InForce {
 }
 
 /// What a [`Config`] is made from; of two that say the same key, the later field wins.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources {
     pub file: ConfigFile,
     /// Names and values; those of others are ignored.
@@ -159,7 +182,9 @@ impl Config {
         };
         let environment = Layer::from_environment(sources.environment)?;
         let flags = Layer::from_flags(sources.flags);
-        let mut config = Self::check(&flags.or(environment).or(file))?;
+        let folder =
+            path.as_ref().and_then(|(path, _)| path.parent()).map(Path::to_owned).unwrap_or_default();
+        let mut config = Self::check(&flags.or(environment).or(file), folder)?;
         config.file = path.map(|(_, shown)| shown);
         Ok(config)
     }
@@ -169,10 +194,12 @@ impl Config {
         self.in_force.iter().any(|setting| setting.key == key && setting.origin != Origin::Default)
     }
 
-    fn check(typed: &Layer) -> Result<Self, ConfigError> {
+    fn check(typed: &Layer, folder: PathBuf) -> Result<Self, ConfigError> {
         let checked = Checked::from(typed)?;
         checked.refuse_what_is_for_later()?;
         checked.refuse_exposure()?;
+        let mocks = checked.mocks(&folder)?;
+        let webhooks = checked.webhooks(&folder)?;
         Ok(Self {
             mqtt: MqttConfig {
                 enabled: checked.switch("mqtt.enabled"),
@@ -206,6 +233,16 @@ impl Config {
                 sys_interval: Duration::from_secs(checked.integer("mqtt.sys_interval_secs")),
                 scram_users: UserList::parse(&checked.text("mqtt.scram_users"))
                     .expect("the table has it checked"),
+                seed: checked.number("mqtt.seed"),
+                mocks,
+                mock_limits: MockLimits {
+                    answers: checked.integer("mqtt.limits.mock_answers"),
+                    answer_bytes: checked.integer("mqtt.limits.mock_answer_bytes"),
+                    ..MockLimits::default()
+                },
+                mock_env: environment(&checked.text("mqtt.mock_env")),
+                webhooks,
+                webhook_queue_bytes: checked.integer("mqtt.limits.webhook_queue_bytes"),
             },
             http: ListenConfig {
                 enabled: checked.switch("http.enabled"),
@@ -229,6 +266,7 @@ impl Config {
             },
             log: LogConfig { level: checked.text("log.level") },
             file: None,
+            folder,
             in_force: checked.in_force(),
             warnings: checked.warnings(),
         })
@@ -238,7 +276,8 @@ impl Config {
 /// All defaults.
 impl Default for Config {
     fn default() -> Self {
-        Self::check(&Layer::default()).expect("the table's defaults are valid, as a test proves")
+        Self::check(&Layer::default(), PathBuf::new())
+            .expect("the table's defaults are valid, as a test proves")
     }
 }
 
@@ -341,6 +380,31 @@ impl Checked {
         .expect("the table keeps the number within its type")
     }
 
+    /// `None` when nothing is said.
+    fn number(&self, key: &str) -> Option<u64> {
+        match &self.values[key].0 {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn mocks(&self, folder: &Path) -> Result<Vec<MockSpec>, ConfigError> {
+        self.list(MOCKS, |specs| check_mocks(specs, &|path| read_file(folder, path)))
+    }
+
+    fn webhooks(&self, folder: &Path) -> Result<Vec<WebhookSpec>, ConfigError> {
+        self.list(WEBHOOKS, |specs| check_webhooks(specs, &|path| read_file(folder, path)))
+    }
+
+    fn list<T: DeserializeOwned>(
+        &self,
+        key: &'static str,
+        check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let (Value::List(list), origin) = &self.values[key] else { return Ok(Vec::new()) };
+        read_list(list, origin, key, check)
+    }
+
     /// # Panics
     /// If the table's row allows more than 2.
     fn qos(&self, key: &str) -> QoS {
@@ -369,6 +433,128 @@ impl Checked {
     }
 }
 
+/// Reads the mocks of `text`, which `path` names in errors: a list of them, one alone, or a whole settings file.
+///
+/// # Errors
+/// [`ConfigError`], with line and column.
+pub fn read_mocks(path: &str, text: &str) -> Result<Vec<MockSpec>, ConfigError> {
+    // Files are on the server's machine.
+    read_alone(MOCKS, path, text, |specs| check_mocks(specs, &|_| Ok(bytes::Bytes::new())))
+}
+
+/// The same for webhooks.
+///
+/// # Errors
+/// [`ConfigError`], with line and column.
+pub fn read_webhooks(path: &str, text: &str) -> Result<Vec<WebhookSpec>, ConfigError> {
+    // As are files with authorities: the server checks the rest.
+    read_alone(WEBHOOKS, path, text, |_| Ok(()))
+}
+
+/// `key` is the setting that such a list is.
+fn read_alone<T: DeserializeOwned>(
+    key: &str,
+    path: &str,
+    text: &str,
+    check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+) -> Result<Vec<T>, ConfigError> {
+    let document = file::parse_document(path, text)?;
+    let settings = key.split('.').try_fold(&document, |section, name| section.get(name));
+    let (list, prefix) = match (settings, document.entries()) {
+        (Some(list), _) => (list.clone(), key),
+        (None, []) => (document.alone(), ""),
+        (None, _) => (document, ""),
+    };
+    let origin = Origin::File { path: path.to_owned(), line: 1, column: 1 };
+    read_list(&list, &origin, prefix, check)
+}
+
+/// Reads a list of things that have a room of their own; `check` says what is wrong with which of them.
+fn read_list<T: DeserializeOwned>(
+    list: &Document,
+    origin: &Origin,
+    key: &str,
+    check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+) -> Result<Vec<T>, ConfigError> {
+    let wrong = |bad: BadEntry| ConfigError::InList {
+        origin: match origin {
+            Origin::File { path, .. } => {
+                Origin::File { path: path.clone(), line: bad.line, column: bad.column }
+            }
+            other => other.clone(),
+        },
+        path: format!("{key}{}", bad.path),
+        reason: bad.reason,
+    };
+    let things = list.read().map_err(wrong)?;
+    let Err((position, fields)) = check(&things) else { return Ok(things) };
+    let mut errors = fields.into_iter().map(|field| {
+        let dot = if field.path.is_empty() { "" } else { "." };
+        wrong(list.bad(format!("[{position}]{dot}{}", field.path), field.what))
+    });
+    let first = errors.next().expect("what is refused has a reason");
+    let others: Vec<ConfigError> = errors.collect();
+    Err(match others.is_empty() {
+        true => first,
+        false => ConfigError::Several(std::iter::once(first).chain(others).collect()),
+    })
+}
+
+fn check_mocks(
+    specs: &[MockSpec],
+    read_file: &dyn Fn(&str) -> Result<bytes::Bytes, String>,
+) -> Result<(), (usize, Vec<BadField>)> {
+    make_mocks(specs, MockLimits::default(), read_file).map(drop).map_err(|(position, error)| match error {
+        MockError::Bad(fields) => (position, fields),
+        other => (position, vec![BadField { path: "id".to_owned(), what: other.to_string() }]),
+    })
+}
+
+/// Longest file that settings may name, bytes.
+const FILE_MAX: u64 = 16 << 20;
+
+/// Reads a file that settings name; a relative path starts at `folder`.
+///
+/// # Errors
+/// Why it cannot be read, for people.
+pub fn read_file(folder: &Path, path: &str) -> Result<bytes::Bytes, String> {
+    let path = folder.join(path);
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let metadata = std::fs::metadata(&path).map_err(failed)?;
+    // Reading a pipe or a device may never end.
+    if !metadata.is_file() {
+        return Err(format!("{} is no regular file", path.display()));
+    }
+    let size = metadata.len();
+    if size > FILE_MAX {
+        return Err(format!("{} has {size} bytes; at most {FILE_MAX} are allowed", path.display()));
+    }
+    Ok(std::fs::read(&path).map_err(failed)?.into())
+}
+
+/// Reads a file for callers of the API: only below the folder, wherever links lead.
+///
+/// # Errors
+/// Why it cannot be read, for people.
+pub fn read_file_below(folder: &Path, path: &str) -> Result<bytes::Bytes, String> {
+    let outside = || format!("{path:?} is not a path below the settings file's folder");
+    if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(outside());
+    }
+    let failed = |error: std::io::Error| format!("{path}: {error}");
+    // An empty path is the working directory everywhere but here.
+    let folder = Path::new(".").join(folder).canonicalize().map_err(failed)?;
+    let real = folder.join(path).canonicalize().map_err(failed)?;
+    let below = real.strip_prefix(&folder).map_err(|_| outside())?;
+    read_file(&folder, below.to_str().ok_or_else(outside)?)
+}
+
+/// The variables of this process that are called so; those that are not set are left out.
+fn environment(names: &str) -> BTreeMap<String, String> {
+    let names = names.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| (name.to_owned(), std::env::var(name).unwrap_or_default())).collect()
+}
+
 fn read(path: &Path, shown: &Path) -> Result<Layer, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Unreadable { path: shown.to_owned(), error })?;
@@ -382,14 +568,23 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-const MASK: &str = "********";
-
 fn masked(setting: &Setting, value: &Value) -> Value {
     match (setting.kind, value) {
         (Kind::Secret(_), Value::Text(text)) if !text.is_empty() => Value::Text(MASK.to_owned()),
         (_, Value::Text(text)) => Value::Text(without_password(text)),
+        (_, Value::List(list)) if setting.key == WEBHOOKS => Value::List(without_secrets(list)),
         (_, value) => value.clone(),
     }
+}
+
+/// Webhooks with their secrets masked, and headers and parameters that carry some.
+fn without_secrets(webhooks: &Document) -> Document {
+    webhooks.map_texts(&|path, text| match path {
+        [.., "secret"] => MASK.to_owned(),
+        [.., "headers", name] if is_secret_name(name) => MASK.to_owned(),
+        ["url"] => masked_url(text),
+        _ => text.to_owned(),
+    })
 }
 
 /// `mqtt://user:password@host` with the password masked; other texts as they are.

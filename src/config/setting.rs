@@ -2,6 +2,7 @@
 //!
 //! The file's keys, the environment's variables and `config show` all come from this one table.
 
+use super::{document::Document, file::parse_list};
 use crate::auth::UserList;
 
 /// One key of the file, and the variable of the same path.
@@ -29,6 +30,8 @@ pub enum Kind {
         min: f64,
         max: f64,
     },
+    /// Any whole number from 0, or nothing, which is an empty text.
+    Number,
     /// The function says what is wrong with a text.
     Text(fn(&str) -> Result<(), String>),
     /// A text that is not shown; what the function says must not show it either.
@@ -53,8 +56,8 @@ pub enum Value {
     Integer(u64),
     Fraction(f64),
     Text(String),
-    /// How many entries there are; their content is read by the room they belong to.
-    List(usize),
+    /// Read by the room that it belongs to.
+    List(Document),
 }
 
 /// A value as its source gave it.
@@ -66,7 +69,7 @@ pub enum Given {
     Integer(i128),
     Fraction(f64),
     Text(String),
-    List(usize),
+    List(Document),
     /// A map where a value should be.
     Section,
 }
@@ -92,11 +95,22 @@ impl Kind {
         };
         match (self, given) {
             (Self::Switch, Given::Switch(on)) => Ok(Value::Switch(on)),
+            // To mocks `on` is a text; to a switch it is what it says.
+            (Self::Switch, Given::Text(text)) => {
+                let Given::Switch(on) = self.spelled(&text)? else {
+                    unreachable!("what a switch is spelled")
+                };
+                Ok(Value::Switch(on))
+            }
             (Self::Integer { min, max }, Given::Integer(number)) => u64::try_from(number)
                 .ok()
                 .filter(|number| (min..=max).contains(number))
                 .map(Value::Integer)
                 .ok_or_else(|| format!("expected {}, found {number}", self.expectation())),
+            (Self::Number, Given::Integer(number)) => u64::try_from(number)
+                .map(Value::Integer)
+                .map_err(|_| format!("expected {}, found {number}", self.expectation())),
+            (Self::Number, Given::Text(text)) if text.is_empty() => Ok(Value::Text(text)),
             (Self::Fraction { .. }, Given::Integer(number)) => self.read(&Given::Fraction(number as f64)),
             (Self::Fraction { min, max }, Given::Fraction(number)) => {
                 if (min..=max).contains(&number) {
@@ -108,7 +122,7 @@ impl Kind {
             (Self::Text(check) | Self::Secret(check), Given::Text(text)) => {
                 check(&text).map(|()| Value::Text(text))
             }
-            (Self::List, Given::List(len)) => Ok(Value::List(len)),
+            (Self::List, Given::List(list)) => Ok(Value::List(list)),
             (_, given) => Err(format!("expected {}, found {}", self.expectation(), given.noun())),
         }
     }
@@ -121,13 +135,16 @@ impl Kind {
                 "false" | "0" | "no" | "off" | "" => Ok(Given::Switch(false)),
                 _ => Err(wrong()),
             },
-            Self::Integer { .. } => text.trim().parse().map(Given::Integer).map_err(|_| wrong()),
+            Self::Number if text.is_empty() => Ok(Given::Text(String::new())),
+            Self::Integer { .. } | Self::Number => {
+                text.trim().parse().map(Given::Integer).map_err(|_| wrong())
+            }
             Self::Fraction { .. } => text.trim().parse().map(Given::Fraction).map_err(|_| wrong()),
             Self::Text(_) | Self::Secret(_) => Ok(Given::Text(text.to_owned())),
-            Self::List => match text.trim() {
-                "" | "[]" => Ok(Given::List(0)),
-                _ => Ok(Given::List(1)),
-            },
+            Self::List => {
+                let text = if text.trim().is_empty() { "[]" } else { text };
+                parse_list(text).map(Given::List)
+            }
         }
     }
 
@@ -136,6 +153,7 @@ impl Kind {
             Self::Switch => "true or false".to_owned(),
             Self::Integer { min, max: u64::MAX } => format!("a whole number of at least {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Number => format!("a whole number from 0 to {}", u64::MAX),
             Self::Fraction { min, max } => format!("a number from {min} to {max}"),
             Self::Text(_) | Self::Secret(_) => "text (in quotes, if it looks like a number)".to_owned(),
             Self::List => "a list".to_owned(),
@@ -164,7 +182,7 @@ impl Value {
             Self::Integer(number) => *number == 0,
             Self::Fraction(number) => *number == 0.0,
             Self::Text(text) => text.is_empty(),
-            Self::List(len) => *len == 0,
+            Self::List(list) => list.entries().is_empty(),
         }
     }
 }
@@ -209,6 +227,9 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.limits.retained_messages", COUNT, "100000", "retained messages kept"),
     full("mqtt.limits.retained_bytes", BYTES, "67108864", "topic, property and payload bytes of the same"),
     full("mqtt.limits.subscriptions_per_client", COUNT, "10000", "subscriptions of one session"),
+    full("mqtt.limits.mock_answers", COUNT, "100000", "answers of mocks that wait for their time"),
+    full("mqtt.limits.mock_answer_bytes", BYTES, "67108864", "topic and payload bytes of what they answer"),
+    full("mqtt.limits.webhook_queue_bytes", BYTES, "16777216", "bytes of messages that wait for one webhook or are being sent"),
     full("mqtt.limits.sessions", COUNT, "100000", "sessions kept, connected or not"),
     full("mqtt.limits.session_expiry_max_secs", Kind::Integer { min: 0, max: u32::MAX as u64 }, "4294967295", "longest Session Expiry Interval granted; 4294967295 is no limit"),
     refused("mqtt.tls.enabled", Kind::Switch, "false", "serve MQTT over TLS"),
@@ -217,7 +238,9 @@ pub const SETTINGS: &[Setting] = &[
     inert("mqtt.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
     inert("mqtt.tls.ca_path", ANY_TEXT, "", "PEM file of the CA that client certificates are checked against"),
     inert("mqtt.tls.client_auth", Kind::Switch, "false", "require client certificates"),
-    refused("mqtt.mocks", Kind::List, "[]", "answers to messages"),
+    full("mqtt.seed", Kind::Number, "", "what random values are drawn from, a whole number; empty takes another one each time"),
+    full(MOCKS, Kind::List, "[]", "answers to messages"),
+    full("mqtt.mock_env", ANY_TEXT, "", "environment variables that templates may print, a comma apart"),
     refused(CHAOS_ENABLED, Kind::Switch, "false", "break things"),
     refused("mqtt.chaos.disconnect_probability", PROBABILITY, "0", "of a reset, for each PUBLISH"),
     refused("mqtt.chaos.packet_loss", PROBABILITY, "0", "of each PUBLISH"),
@@ -226,7 +249,7 @@ pub const SETTINGS: &[Setting] = &[
     refused("mqtt.chaos.slow_subscriber.enabled", Kind::Switch, "false", "slow down what subscribers get"),
     inert("mqtt.chaos.slow_subscriber.delay_ms", MILLISECONDS, "0", "between two messages"),
     inert("mqtt.chaos.slow_subscriber.affected_topics", Kind::List, "[]", "topic filters"),
-    refused("mqtt.webhooks", Kind::List, "[]", "HTTP requests on messages"),
+    full(WEBHOOKS, Kind::List, "[]", "HTTP requests on messages"),
     full("http.enabled", Kind::Switch, "true", "serve the REST interface, metrics and gRPC on one port"),
     full("http.host", HOST, "127.0.0.1", "another than a loopback address needs api_token or insecure_api"),
     full("http.port", PORT, "3000", "0 takes a free one"),
@@ -244,6 +267,9 @@ pub const SETTINGS: &[Setting] = &[
 
 /// The switch that, when it says no, makes the rest of its section harmless.
 pub const CHAOS_ENABLED: &str = "mqtt.chaos.enabled";
+
+pub const MOCKS: &str = "mqtt.mocks";
+pub const WEBHOOKS: &str = "mqtt.webhooks";
 
 /// The switch without which the rest of its section has no effect.
 pub const TLS_ENABLED: &str = "mqtt.tls.enabled";

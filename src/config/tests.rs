@@ -250,7 +250,7 @@ fn what_the_parser_calls_things_is_not_shown() {
         expect!["mockforge.yaml:3:1: a second document begins here; settings are one document"],
     );
     let deep = format!("mqtt: {}1{}\n", "{a: ".repeat(100), "}".repeat(100));
-    check_error(&deep, expect!["mockforge.yaml:1:67: too deeply nested or too large for settings"]);
+    check_error(&deep, expect!["mockforge.yaml:1:131: too deeply nested or too large for settings"]);
 }
 
 #[test]
@@ -271,14 +271,6 @@ fn what_is_for_later_is_refused_when_turned_on() {
     check_error(
         "mqtt:\n  tls:\n    enabled: true\n",
         expect!["mockforge.yaml:3:14: mqtt.tls.enabled is not supported by this version yet"],
-    );
-    check_error(
-        "mqtt:\n  mocks:\n    - topic: a\n      response: {payload: b}\n",
-        expect!["mockforge.yaml:3:5: mqtt.mocks is not supported by this version yet"],
-    );
-    check_error(
-        "mqtt:\n  webhooks: [{topic: a, url: b}]\n",
-        expect!["mockforge.yaml:2:13: mqtt.webhooks is not supported by this version yet"],
     );
     check_error(
         "mqtt:\n  chaos:\n    enabled: true\n",
@@ -379,4 +371,161 @@ fn every_setting_has_a_variable_of_its_own() {
     names.sort();
     names.dedup();
     assert_eq!(names.len(), SETTINGS.len());
+}
+
+#[test]
+fn a_wrong_mock_is_told_with_the_place_of_what_is_wrong() {
+    check_error(
+        "mqtt:\n  mocks:\n    - topic: a\n      response:\n        payload: x\n        dealy_ms: 5\n",
+        expect![[
+            r#"mockforge.yaml:6:19: mqtt.mocks[0].response.dealy_ms: unknown key "dealy_ms"; did you mean "delay_ms"?"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    - topic: a\n      mode: randm\n",
+        expect![[
+            r#"mockforge.yaml:4:13: mqtt.mocks[0].mode: unknown value "randm"; did you mean "random"?"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    - topic: a\n      response: {delay_ms: soon}\n",
+        expect![
+            "mockforge.yaml:4:28: mqtt.mocks[0].response.delay_ms: expected a number, or one of {min, max}, {mean, sd} and {median, sigma}"
+        ],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    topic: a\n",
+        expect!["mockforge.yaml:3:5: mqtt.mocks: expected a list, found a section with keys"],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    - topic: a\n      response:\n        payload: |\n          {\n            \"v\": {{random_itn 1 2}}\n          }\n",
+        expect![[
+            r#"mockforge.yaml:5:9: mqtt.mocks[0].response.payload: line 2, column 8: unknown helper "random_itn"; did you mean "random_int"?"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    - topic: a\n    - topic: 'b/#/c'\n      when:\n        payload:\n          $.a[: 1\n",
+        expect![[r#"
+            mockforge.yaml:4:14: mqtt.mocks[1].topic: level 1: '#' stands alone and last
+            mockforge.yaml:7:17: mqtt.mocks[1].when.payload.$.a[: "$.a[" is no JSONPath: it cannot be read from column 4 on"#]],
+    );
+    check_error(
+        "mqtt:\n  mocks:\n    - {id: x, topic: a}\n    - {id: x, topic: b}\n",
+        expect![[r#"mockforge.yaml:4:12: mqtt.mocks[1].id: a mock "x" exists already"#]],
+    );
+    check_variable_error(
+        "MOCKFORGE_MQTT_MOCKS=[{topic: a, qos: 7}]",
+        expect!["MOCKFORGE_MQTT_MOCKS: mqtt.mocks[0].qos: QoS 7 is none of 0, 1 and 2"],
+    );
+}
+
+#[test]
+fn mocks_come_from_a_variable_too() {
+    let config = load(
+        "",
+        &["MOCKFORGE_MQTT_MOCKS=[{topic: a, response: {payload: b}}]", "MOCKFORGE_MQTT_SEED=7"],
+        &[],
+    );
+    let mqtt = config.expect("good settings").mqtt;
+    assert_eq!((mqtt.mocks.len(), mqtt.mocks[0].topic.as_str(), mqtt.seed), (1, "a", Some(7)));
+}
+
+#[test]
+fn the_guides_webhook_loads_as_printed() {
+    let config = load(
+        "mqtt:\n  webhooks:\n    - topic: \"orders/+/created\"\n      url: \"http://localhost:8080/webhook/order\"\n      \
+         method: POST\n      headers:\n        X-Source: \"mqtt\"\n",
+        &[],
+        &[],
+    )
+    .unwrap();
+    let [webhook] = &config.mqtt.webhooks[..] else { panic!("{:?}", config.mqtt.webhooks) };
+    assert_eq!(
+        (&*webhook.topic, &*webhook.url, &*webhook.method, &*webhook.headers["X-Source"]),
+        ("orders/+/created", "http://localhost:8080/webhook/order", "POST", "mqtt")
+    );
+}
+
+#[test]
+fn a_wrong_webhook_is_told_with_the_place_of_what_is_wrong() {
+    let file = "mqtt:\n  webhooks:\n    - topic: a/{{device}}\n      url: ftp://h\n      retires: 1\n";
+    check_error(
+        file,
+        expect![[
+            r#"mockforge.yaml:5:16: mqtt.webhooks[0].retires: unknown key "retires"; did you mean "retries"?"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  webhooks:\n    - topic: a/{{device}}\n      url: ftp://h\n      timeout_ms: 0\n      headers:\n        \
+         X-A: '{{devise}}'\n      body:\n        text: '{{payload_row}}'\n      when: {qos: 3}\n",
+        expect![[r#"
+            mockforge.yaml:5:19: mqtt.webhooks[0].timeout_ms: is 1 to 600000 ms, not 0
+            mockforge.yaml:10:19: mqtt.webhooks[0].when.qos: QoS 3 is none of 0, 1 and 2
+            mockforge.yaml:4:12: mqtt.webhooks[0].url: "ftp://h" does not begin with http:// or https://
+            mockforge.yaml:7:14: mqtt.webhooks[0].headers.X-A: unknown value "devise"; did you mean "device"?
+            mockforge.yaml:8:7: mqtt.webhooks[0].body: unknown value "payload_row"; did you mean "payload_raw"?"#]],
+    );
+    check_error(
+        "mqtt:\n  webhooks:\n    - {id: x, topic: a, url: http://h}\n    - {id: x, topic: b, url: http://h}\n",
+        expect![[r#"mockforge.yaml:4:12: mqtt.webhooks[1].id: "x" is the id of another webhook"#]],
+    );
+    check_error(
+        "mqtt:\n  webhooks:\n    - {topic: a, url: http://h, secret: 12345}\n",
+        expect![
+            "mockforge.yaml:3:41: mqtt.webhooks[0].secret: expected text (in quotes, if it looks like a number)"
+        ],
+    );
+    check_variable_error(
+        "MOCKFORGE_MQTT_WEBHOOKS=[{topic: a}]",
+        expect!["MOCKFORGE_MQTT_WEBHOOKS: mqtt.webhooks[0].url: is required"],
+    );
+}
+
+#[test]
+fn a_file_of_authorities_is_looked_for_in_the_folder_of_the_settings() {
+    let error = load("mqtt: {webhooks: [{topic: a, url: https://h, ca_file: ca/ca.pem}]}\n", &[], &[]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("mockforge.yaml:1:55: mqtt.webhooks[0].ca_file: /"), "{error}");
+    assert!(error.contains("/ca/ca.pem: No such file"), "{error}");
+}
+
+#[test]
+fn secrets_of_webhooks_are_masked_where_settings_are_shown() {
+    let file = "mqtt:\n  webhooks:\n    - topic: a\n      url: http://h/?a=1&token=s3cret\n      secret: s3cret\n      headers: \
+                {X-Api-Key: Bearer s3cret, X-A: b}\n";
+    let config = load(file, &[], &[]).unwrap();
+    let shown = format!("{:?}", config.in_force);
+    assert!(!shown.contains("s3cret") && !format!("{config:?}").contains("\"s3cret"), "{shown}");
+    let setting = config.in_force.iter().find(|setting| setting.key == "mqtt.webhooks").unwrap();
+    let Value::List(list) = &setting.value else { panic!("{setting:?}") };
+    let entry = &list.to_json()[0];
+    assert_eq!((&entry["secret"], &entry["headers"]["X-A"]), (&"********".into(), &"b".into()));
+    assert_eq!(entry["url"], "http://h/?a=1&token=********");
+    assert_eq!(config.mqtt.webhooks[0].secret.as_ref().unwrap().0, "s3cret");
+}
+
+#[test]
+fn files_are_regular_and_for_callers_below_the_folder_wherever_links_lead() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("x"), "x").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::create_dir(folder.join("sub")).unwrap();
+    std::fs::write(folder.join("sub/x"), "y").unwrap();
+    assert_eq!(read_file_below(folder, "sub/x").unwrap(), "y");
+    for path in ["../x", "/etc/hostname", "./x"] {
+        let error = read_file_below(folder, path).unwrap_err();
+        assert!(error.ends_with("is not a path below the settings file's folder"), "{error}");
+    }
+    assert!(read_file_below(folder, "sub").unwrap_err().ends_with("is no regular file"));
+    assert!(read_file(folder, "/dev/null").unwrap_err().ends_with("is no regular file"));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("sub/x", folder.join("inside")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("x"), folder.join("out")).unwrap();
+        assert_eq!(read_file_below(folder, "inside").unwrap(), "y");
+        let error = read_file_below(folder, "out").unwrap_err();
+        assert!(error.ends_with("is not a path below the settings file's folder"), "{error}");
+        assert_eq!(read_file(folder, "out").unwrap(), "x");
+    }
 }

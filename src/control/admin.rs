@@ -6,6 +6,7 @@ use super::{
     pb, time,
     watch::{self, EventFilter},
 };
+use crate::config::Config;
 
 impl Control {
     pub async fn get_server_info(&self, _: pb::GetServerInfoRequest) -> Result<pb::ServerInfo, ControlError> {
@@ -30,6 +31,7 @@ impl Control {
             uptime: Some(time::duration(self.uptime())),
             pid: std::process::id(),
             store_path: parts.store.path.display().to_string(),
+            seed: parts.seed,
         })
     }
 
@@ -41,6 +43,18 @@ impl Control {
         let filter = EventFilter::checked(&mut fields, &request);
         fields.finish()?;
         Ok(self.until_stopped(watch::events(self.clone(), filter)))
+    }
+
+    /// Puts what of the settings can change while a server runs into force: mocks, in the place of all there are, and
+    /// webhooks, beside those made over the API.
+    ///
+    /// # Errors
+    /// Why they are refused. Settings that were loaded are good by themselves.
+    pub fn apply_settings(&self, config: &Config) -> Result<(), ControlError> {
+        let webhooks = self.webhooks()?.replace_all(config.mqtt.webhooks.clone());
+        webhooks.map_err(|error| ControlError::bad_field("mqtt.webhooks", error))?;
+        let mocks = self.mocks()?.set(config.mqtt.mocks.clone());
+        mocks.map_err(|(position, error)| ControlError::bad_field(format!("mqtt.mocks[{position}]"), error))
     }
 
     pub async fn shutdown(&self, _: pb::ShutdownRequest) -> Result<pb::ShutdownResponse, ControlError> {

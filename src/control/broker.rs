@@ -32,7 +32,7 @@ impl Control {
             retain: request.retain,
             properties,
             expires_at: None,
-            origin: Origin::Synthetic,
+            origin: Origin::Synthetic { depth: 0 },
         };
         let answer = self.server()?.publish(message, expiry).await?;
         // Published like a client's, without the bytes.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ControlError, MqttServer, pb};
+use super::{ControlError, MqttServer, pb, server::Outcomes};
 use crate::{
     broker::{ClientView, SubscriptionView},
-    net::{BrokerHandle, MqttUrl, Stopped},
+    net::{BrokerHandle, MqttUrl, Outgoing, Stopped},
     packet::ReasonCode,
     recording::RecordingSource,
     session::ApplicationMessage,
@@ -46,6 +46,18 @@ impl MqttServer for BrokerServer {
             broker.publish(now, message)
         });
         Ok(pb::PublishResponse { receivers: Some(run.await?.receivers as u64), reason_code: 0 })
+    }
+
+    async fn publish_all(&self, messages: Vec<Outgoing>) -> Outcomes {
+        let count = messages.len();
+        let run = self.broker.run(move |broker, now| {
+            for (mut message, expiry) in messages {
+                message.expires_at = expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
+                broker.publish(now, message);
+            }
+        });
+        let outcomes = vec![run.await.map_err(|stopped| stopped.to_string()); count];
+        Box::pin(std::future::ready(outcomes))
     }
 
     fn subscribe_url(&self) -> &MqttUrl {

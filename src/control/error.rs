@@ -5,6 +5,8 @@ use std::fmt;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::field::BadField;
+
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "mockforge";
 
@@ -42,6 +44,28 @@ pub enum ControlError {
     StoreDamaged(String),
     #[error("{0}")]
     RecordingDamaged(String),
+    #[error("no mock {id:?}")]
+    MockNotFound { id: String },
+    #[error("a mock {id:?} exists already")]
+    MockExists { id: String },
+    #[error("there are {0} mocks already")]
+    TooManyMocks(usize),
+    #[error("no webhook {id:?}")]
+    WebhookNotFound { id: String },
+    #[error("a webhook {id:?} exists already")]
+    WebhookExists { id: String },
+    #[error("there are {0} webhooks already")]
+    TooManyWebhooks(usize),
+    #[error("webhook {webhook:?} has no delivery {delivery:?} in its log, or it was not tried yet")]
+    DeliveryNotFound { webhook: String, delivery: String },
+    #[error("the message of delivery {delivery:?} was too large to be kept")]
+    DeliveryNotKept { delivery: String },
+    #[error("the queue of webhook {id:?} is full")]
+    WebhookQueueFull { id: String },
+    #[error("{scope} has no state {key:?}")]
+    StateNotFound { scope: String, key: String },
+    #[error("{0}")]
+    StateFull(String),
     #[error("no replay {id:?}")]
     ReplayNotFound { id: String },
     #[error("{limit} replays are running already")]
@@ -50,22 +74,13 @@ pub enum ControlError {
     Internal(String),
 }
 
-/// What is wrong with which field of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadField {
-    /// From the request message: `spec.selection.topics[1]`.
-    pub path: String,
-    pub what: String,
-}
-
 struct Listed<'a>(&'a [BadField]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, field) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            let colon = if field.path.is_empty() { "" } else { ": " };
-            write!(f, "{separator}{}{colon}{}", field.path, field.what)?;
+            write!(f, "{separator}{field}")?;
         }
         Ok(())
     }
@@ -79,19 +94,30 @@ impl ControlError {
     pub fn code(&self) -> Code {
         match self {
             Self::BadFields(_) | Self::BadFile(_) => Code::InvalidArgument,
-            Self::NoServer | Self::RecordingActive { .. } | Self::RecordingEnded { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::NoServer
+            | Self::RecordingActive { .. }
+            | Self::RecordingEnded { .. }
+            | Self::DeliveryNotKept { .. } => Code::FailedPrecondition,
             Self::Unsupported(_) => Code::Unimplemented,
-            Self::ClientNotFound { .. } | Self::RecordingNotFound(_) | Self::ReplayNotFound { .. } => {
-                Code::NotFound
+            Self::ClientNotFound { .. }
+            | Self::RecordingNotFound(_)
+            | Self::ReplayNotFound { .. }
+            | Self::MockNotFound { .. }
+            | Self::WebhookNotFound { .. }
+            | Self::DeliveryNotFound { .. }
+            | Self::StateNotFound { .. } => Code::NotFound,
+            Self::RecordingExists { .. } | Self::MockExists { .. } | Self::WebhookExists { .. } => {
+                Code::AlreadyExists
             }
-            Self::RecordingExists { .. } => Code::AlreadyExists,
             Self::UpstreamUnavailable { .. } | Self::Stopping | Self::Store(_) | Self::StoreLocked(_) => {
                 Code::Unavailable
             }
             Self::RecordingDamaged(_) | Self::StoreDamaged(_) => Code::DataLoss,
-            Self::TooManyReplays { .. } => Code::ResourceExhausted,
+            Self::TooManyReplays { .. }
+            | Self::TooManyMocks(_)
+            | Self::TooManyWebhooks(_)
+            | Self::WebhookQueueFull { .. }
+            | Self::StateFull(_) => Code::ResourceExhausted,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -114,6 +140,17 @@ impl ControlError {
             Self::StoreLocked(_) => "STORE_LOCKED",
             Self::StoreDamaged(_) => "STORE_DAMAGED",
             Self::RecordingDamaged(_) => "RECORDING_DAMAGED",
+            Self::MockNotFound { .. } => "MOCK_NOT_FOUND",
+            Self::MockExists { .. } => "MOCK_EXISTS",
+            Self::TooManyMocks(_) => "TOO_MANY_MOCKS",
+            Self::WebhookNotFound { .. } => "WEBHOOK_NOT_FOUND",
+            Self::WebhookExists { .. } => "WEBHOOK_EXISTS",
+            Self::TooManyWebhooks(_) => "TOO_MANY_WEBHOOKS",
+            Self::DeliveryNotFound { .. } => "DELIVERY_NOT_FOUND",
+            Self::DeliveryNotKept { .. } => "DELIVERY_NOT_KEPT",
+            Self::WebhookQueueFull { .. } => "WEBHOOK_QUEUE_FULL",
+            Self::StateNotFound { .. } => "STATE_NOT_FOUND",
+            Self::StateFull(_) => "STATE_FULL",
             Self::ReplayNotFound { .. } => "REPLAY_NOT_FOUND",
             Self::TooManyReplays { .. } => "TOO_MANY_REPLAYS",
             Self::Internal(_) => "INTERNAL",

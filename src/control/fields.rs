@@ -2,8 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::{BadField, ControlError};
-use crate::packet::{QoS, TopicFilter, TopicName};
+use super::ControlError;
+use crate::{
+    field::BadField,
+    packet::{QoS, TopicFilter, TopicName},
+};
 
 /// Collects what is wrong with a request.
 ///

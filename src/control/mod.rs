@@ -9,6 +9,7 @@ mod broker_server;
 mod error;
 mod fields;
 mod lossy;
+mod mocks;
 mod page;
 pub mod pb;
 mod properties;
@@ -17,9 +18,11 @@ mod recorded_event;
 mod recordings;
 mod replays;
 mod server;
+mod state;
 mod summary;
 mod time;
 mod watch;
+mod webhooks;
 
 use std::{
     net::SocketAddr,
@@ -33,22 +36,28 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 pub use broker_server::BrokerServer;
-pub use error::{BadField, ControlError, ERROR_DOMAIN};
+pub use error::{ControlError, ERROR_DOMAIN};
 pub use lossy::Entry;
+pub use mocks::mock_message;
 pub use proxy_server::ProxyServer;
 pub use replays::ReplaySource;
 pub use server::{Messages, MqttServer};
+pub use webhooks::webhook_message;
 
 use self::{recordings::Recorders, replays::ReplayList};
 use crate::{
     event::EventBus,
     metrics::Metrics,
+    net::{MockHandle, MockOptions, WebhookHandle},
     store::{Store, StoreOptions},
     tap::Tap,
 };
 
 /// What one request or answer may have in bytes, over gRPC and as JSON in a request.
 pub const MESSAGE_MAX: usize = 16 << 20;
+
+/// For webhooks to be sent when the server ends; a service manager waits five times as long before it kills.
+const WEBHOOKS_WAIT: Duration = Duration::from_secs(2);
 
 /// What a stream of answers is.
 pub type ControlStream<T> = Pin<Box<dyn Stream<Item = Result<T, ControlError>> + Send>>;
@@ -64,6 +73,11 @@ pub struct ControlParts {
     /// Opened when first needed.
     pub store: StoreOptions,
     pub addresses: Addresses,
+    pub mocks: MockHandle,
+    /// Of the server.
+    pub webhooks: Option<WebhookHandle>,
+    /// What random values are drawn from.
+    pub seed: u64,
     /// Cancelled by `Shutdown`, and by whoever stops the server: streams end then.
     pub stop: CancellationToken,
 }
@@ -86,6 +100,9 @@ impl ControlParts {
             events: EventBus::new(),
             store,
             addresses: Addresses::default(),
+            mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),
+            webhooks: None,
+            seed: 0,
             stop: CancellationToken::new(),
         }
     }
@@ -120,13 +137,19 @@ impl Control {
         }
     }
 
-    /// Ends what was begun: replays are cancelled, recordings completed, the store is closed.
+    /// Ends what was begun: replays are cancelled, recordings completed, webhooks sent for a bounded time, the store is
+    /// closed.
     ///
     /// To be awaited when the traffic has ended and before the process does.
     pub async fn close(&self) {
         self.parts().stop.cancel();
         self.cancel_replays().await;
-        self.complete_recordings().await;
+        let webhooks = async {
+            if let Some(webhooks) = &self.parts().webhooks {
+                webhooks.close(WEBHOOKS_WAIT).await;
+            }
+        };
+        tokio::join!(self.complete_recordings(), webhooks);
         if let Some(store) = self.inner.store.get().cloned() {
             // Fails only when the store's own code panicked, which was reported where it did.
             let _ = tokio::task::spawn_blocking(move || store.close()).await;

@@ -131,6 +131,12 @@ fn kind(kind: &EventKind, seen: Option<Seen>) -> Kind {
         }
         EventKind::Close(cause) => Kind::Closed(pb::ConnectionClosed { cause: close_cause(*cause).into() }),
         EventKind::Mark(label) => Kind::Mark(pb::Mark { label: label.clone() }),
+        EventKind::Mock(fired) => Kind::Mock(pb::RecordedMock {
+            mock: fired.mock.clone(),
+            client_id: fired.client_identifier.clone(),
+            topic: fired.topic.clone(),
+            messages: fired.messages,
+        }),
         EventKind::Gap { events, bytes } => Kind::Gap(pb::CaptureGap { events: *events, bytes: *bytes }),
     }
 }

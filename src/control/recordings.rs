@@ -23,8 +23,9 @@ use super::{
 use crate::{
     event::What,
     metrics::Metrics,
+    mock::infer::{Inference, InferenceOptions},
     recorder::Recorder,
-    recording::{RecordingInfo, RecordingSpec, RecordingState},
+    recording::{ClientPattern, RecordingInfo, RecordingSpec, RecordingState},
     store::{Imported, Store, StoreError},
 };
 
@@ -159,6 +160,32 @@ impl Control {
                 summary.add(&event?);
             }
             Ok(summary.finish())
+        })
+        .await
+    }
+
+    pub async fn infer_mocks(
+        &self,
+        request: pb::InferMocksRequest,
+    ) -> Result<pb::InferMocksResponse, ControlError> {
+        let info = self.find_recording(&request.id).await?;
+        let options = InferenceOptions {
+            responders: (!request.client.is_empty()).then(|| ClientPattern::new(request.client)),
+            started_at: Some(info.started_at),
+            telemetry: request.telemetry,
+        };
+        self.with_store(move |store| {
+            let mut inference = Inference::new(options);
+            for event in store.events(&info.id, 1)? {
+                inference.observe(&event?);
+            }
+            let inferred = inference.finish();
+            Ok(pb::InferMocksResponse {
+                yaml: inferred.to_yaml(&info.name),
+                mocks: inferred.mocks.len() as u32,
+                notes: inferred.notes,
+                pairs: inferred.pairs,
+            })
         })
         .await
     }

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::SystemTime};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, future::BoxFuture, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
-    net::{Client, ClientOptions, MqttUrl},
+    net::{Client, ClientOptions, MqttUrl, Outgoing},
     packet::{
         Properties, Publish, QoS, ReasonCode, RetainHandling, Subscription, SubscriptionOptions, TopicFilter,
     },
@@ -22,6 +22,9 @@ use crate::{
 
 /// Messages of a subscription, until the server stops.
 pub type Messages = Pin<Box<dyn Stream<Item = Entry<pb::Message>> + Send>>;
+
+/// What became of messages, in their order; the errors are for people.
+pub type Outcomes = BoxFuture<'static, Vec<Result<(), String>>>;
 
 /// A running MQTT server.
 #[tonic::async_trait]
@@ -35,6 +38,9 @@ pub trait MqttServer: Send + Sync {
         message: ApplicationMessage,
         expiry: Option<u32>,
     ) -> Result<pb::PublishResponse, ControlError>;
+
+    /// Publishes what mocks answer. Returns once that is sent, with what comes of it: others need not wait for that.
+    async fn publish_all(&self, messages: Vec<Outgoing>) -> Outcomes;
 
     /// Where a subscriber of ours connects.
     fn subscribe_url(&self) -> &MqttUrl;

@@ -80,6 +80,7 @@ impl Summary {
             EventKind::Raw { .. } => self.raw += 1,
             EventKind::Close(_) => self.end(event.connection),
             EventKind::Mark(label) => self.mark(label),
+            EventKind::Mock(_) => {}
             EventKind::Gap { events, bytes } => {
                 self.gaps += 1;
                 self.missing.events += events;

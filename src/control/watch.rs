@@ -24,6 +24,7 @@ use super::{
 use crate::{
     broker::BrokerEvent,
     event::{Happening, Watcher, What},
+    mock::MockEvent,
     packet::{ControlPacket, PacketIdentifier, ReasonCode, TopicFilter, TopicName},
     recording::{
         ClientPattern, CloseCause, ConnectionInfo, Connections, Direction, Event as RecordedEvent,
@@ -103,6 +104,8 @@ impl EventFilter {
             Event::Packet(event) => (EventKind::Packet, Some(&event.client_id)),
             Event::Recording(_) => (EventKind::Recording, None),
             Event::Replay(_) => (EventKind::Replay, None),
+            Event::Mock(event) => (EventKind::Mock, Some(&event.client_id)),
+            Event::Webhook(_) => (EventKind::Webhook, None),
             Event::Gap(_) => return true,
         };
         self.wants_kind(kind)
@@ -111,6 +114,8 @@ impl EventFilter {
                 Event::Subscribed(event) | Event::Unsubscribed(event) => {
                     self.wants_subscription(&event.filter)
                 }
+                Event::Mock(event) => self.wants_subscription(&event.topic),
+                Event::Webhook(event) => self.wants_subscription(&event.topic),
                 _ => true,
             }
     }
@@ -213,6 +218,23 @@ impl Watch {
                     reason: reason.name().to_owned(),
                 })
             }
+            What::Mock(MockEvent::Fired(fired)) => Event::Mock(pb::MockEvent {
+                mock: fired.mock,
+                client_id: fired.client_identifier,
+                topic: fired.topic,
+                scheduled: fired.scheduled,
+                error: String::new(),
+            }),
+            What::Mock(MockEvent::Failed { mock, client_identifier, topic, error, .. }) => {
+                Event::Mock(pb::MockEvent { mock, client_id: client_identifier, topic, scheduled: 0, error })
+            }
+            What::Webhook(event) => Event::Webhook(pb::WebhookEvent {
+                webhook: event.webhook,
+                topic: event.topic,
+                error: event.error,
+                delivery: event.delivery,
+                attempts: event.attempts,
+            }),
             // The tap tells the same, of a proxy as well.
             What::Broker(_) => return,
             What::Recording(info) => Event::Recording(recordings::recording(*info)),
@@ -268,10 +290,13 @@ impl Follower {
                 RecordedKind::Raw { direction: *direction, bytes: bytes.clone() }
             }
             Observed::Close(cause) => RecordedKind::Close(*cause),
+            // The bus tells it.
+            Observed::Mock(_) => return Vec::new(),
         };
         let event = RecordedEvent { seq: 0, at: Duration::ZERO, connection: number(id), kind };
         let seen = self.known.follow(&event);
         let mut events = match &observation.what {
+            Observed::Mock(_) => Vec::new(),
             Observed::Open(info) => self.opened(id, info),
             Observed::Close(cause) => self.closed(id, *cause),
             Observed::Raw { direction, bytes } => vec![Event::Packet(pb::PacketEvent {

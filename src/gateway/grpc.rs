@@ -9,8 +9,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::control::{
     Control, ControlError, ControlStream, MESSAGE_MAX,
     pb::{
-        self, admin_server::AdminServer, broker_server::BrokerServer, recordings_server::RecordingsServer,
-        replays_server::ReplaysServer,
+        self, admin_server::AdminServer, broker_server::BrokerServer, mocks_server::MocksServer,
+        recordings_server::RecordingsServer, replays_server::ReplaysServer, state_server::StateServer,
+        webhooks_server::WebhooksServer,
     },
 };
 
@@ -31,6 +32,9 @@ pub fn routes(control: Control) -> Routes {
     };
     let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
     Routes::new(sized!(BrokerServer::new(control.clone())))
+        .add_service(sized!(MocksServer::new(control.clone())))
+        .add_service(sized!(StateServer::new(control.clone())))
+        .add_service(sized!(WebhooksServer::new(control.clone())))
         .add_service(sized!(RecordingsServer::new(control.clone())))
         .add_service(sized!(ReplaysServer::new(control.clone())))
         .add_service(sized!(AdminServer::new(control)))
@@ -41,17 +45,28 @@ pub fn routes(control: Control) -> Routes {
 }
 
 /// The names of our services, as health and reflection say them.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 7] = [
     pb::broker_server::SERVICE_NAME,
+    pb::mocks_server::SERVICE_NAME,
+    pb::state_server::SERVICE_NAME,
+    pb::webhooks_server::SERVICE_NAME,
     pb::recordings_server::SERVICE_NAME,
     pb::replays_server::SERVICE_NAME,
     pb::admin_server::SERVICE_NAME,
 ];
 
-/// Whether a service can do its work here: `Broker` needs a server.
+/// Those that speak of the MQTT server of this process.
+const OF_A_SERVER: [&str; 4] = [
+    pb::broker_server::SERVICE_NAME,
+    pb::mocks_server::SERVICE_NAME,
+    pb::state_server::SERVICE_NAME,
+    pb::webhooks_server::SERVICE_NAME,
+];
+
+/// Whether a service can do its work here: some need a server.
 pub fn is_serving(control: &Control, service: &str) -> bool {
     let stopping = control.stop().is_cancelled();
-    !stopping && (service != pb::broker_server::SERVICE_NAME || control.has_server())
+    !stopping && (control.has_server() || !OF_A_SERVER.contains(&service))
 }
 
 fn health(
@@ -182,6 +197,13 @@ impl pb::recordings_server::Recordings for Control {
         unary(Control::get_summary(self, request.into_inner())).await
     }
 
+    async fn infer_mocks(
+        &self,
+        request: Request<pb::InferMocksRequest>,
+    ) -> Result<Response<pb::InferMocksResponse>, Status> {
+        unary(Control::infer_mocks(self, request.into_inner())).await
+    }
+
     async fn list_recordings(
         &self,
         request: Request<pb::ListRecordingsRequest>,
@@ -299,5 +321,149 @@ impl pb::admin_server::Admin for Control {
         request: Request<pb::ShutdownRequest>,
     ) -> Result<Response<pb::ShutdownResponse>, Status> {
         unary(Control::shutdown(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::mocks_server::Mocks for Control {
+    async fn create_mock(
+        &self,
+        request: Request<pb::CreateMockRequest>,
+    ) -> Result<Response<pb::Mock>, Status> {
+        unary(Control::create_mock(self, request.into_inner())).await
+    }
+
+    async fn get_mock(&self, request: Request<pb::GetMockRequest>) -> Result<Response<pb::Mock>, Status> {
+        unary(Control::get_mock(self, request.into_inner())).await
+    }
+
+    async fn list_mocks(
+        &self,
+        request: Request<pb::ListMocksRequest>,
+    ) -> Result<Response<pb::ListMocksResponse>, Status> {
+        unary(Control::list_mocks(self, request.into_inner())).await
+    }
+
+    async fn update_mock(
+        &self,
+        request: Request<pb::UpdateMockRequest>,
+    ) -> Result<Response<pb::Mock>, Status> {
+        unary(Control::update_mock(self, request.into_inner())).await
+    }
+
+    async fn delete_mock(&self, request: Request<pb::DeleteMockRequest>) -> Result<Response<()>, Status> {
+        unary(Control::delete_mock(self, request.into_inner())).await
+    }
+
+    async fn reset_mocks(
+        &self,
+        request: Request<pb::ResetMocksRequest>,
+    ) -> Result<Response<pb::ListMocksResponse>, Status> {
+        unary(Control::reset_mocks(self, request.into_inner())).await
+    }
+
+    async fn fire_mock(
+        &self,
+        request: Request<pb::FireMockRequest>,
+    ) -> Result<Response<pb::FireMockResponse>, Status> {
+        unary(Control::fire_mock(self, request.into_inner())).await
+    }
+
+    async fn list_unmatched(
+        &self,
+        request: Request<pb::ListUnmatchedRequest>,
+    ) -> Result<Response<pb::ListUnmatchedResponse>, Status> {
+        unary(Control::list_unmatched(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::state_server::State for Control {
+    async fn get_state(
+        &self,
+        request: Request<pb::GetStateRequest>,
+    ) -> Result<Response<pb::StateEntry>, Status> {
+        unary(Control::get_state(self, request.into_inner())).await
+    }
+
+    async fn set_state(
+        &self,
+        request: Request<pb::SetStateRequest>,
+    ) -> Result<Response<pb::StateEntry>, Status> {
+        unary(Control::set_state(self, request.into_inner())).await
+    }
+
+    async fn delete_state(&self, request: Request<pb::DeleteStateRequest>) -> Result<Response<()>, Status> {
+        unary(Control::delete_state(self, request.into_inner())).await
+    }
+
+    async fn list_state(
+        &self,
+        request: Request<pb::ListStateRequest>,
+    ) -> Result<Response<pb::ListStateResponse>, Status> {
+        unary(Control::list_state(self, request.into_inner())).await
+    }
+
+    async fn reset_state(&self, request: Request<pb::ResetStateRequest>) -> Result<Response<()>, Status> {
+        unary(Control::reset_state(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::webhooks_server::Webhooks for Control {
+    async fn create_webhook(
+        &self,
+        request: Request<pb::CreateWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
+        unary(Control::create_webhook(self, request.into_inner())).await
+    }
+
+    async fn get_webhook(
+        &self,
+        request: Request<pb::GetWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
+        unary(Control::get_webhook(self, request.into_inner())).await
+    }
+
+    async fn list_webhooks(
+        &self,
+        request: Request<pb::ListWebhooksRequest>,
+    ) -> Result<Response<pb::ListWebhooksResponse>, Status> {
+        unary(Control::list_webhooks(self, request.into_inner())).await
+    }
+
+    async fn update_webhook(
+        &self,
+        request: Request<pb::UpdateWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
+        unary(Control::update_webhook(self, request.into_inner())).await
+    }
+
+    async fn delete_webhook(
+        &self,
+        request: Request<pb::DeleteWebhookRequest>,
+    ) -> Result<Response<()>, Status> {
+        unary(Control::delete_webhook(self, request.into_inner())).await
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<pb::ListDeliveriesRequest>,
+    ) -> Result<Response<pb::ListDeliveriesResponse>, Status> {
+        unary(Control::list_deliveries(self, request.into_inner())).await
+    }
+
+    async fn redeliver(
+        &self,
+        request: Request<pb::RedeliverRequest>,
+    ) -> Result<Response<pb::WebhookDelivery>, Status> {
+        unary(Control::redeliver(self, request.into_inner())).await
+    }
+
+    async fn test_webhook(
+        &self,
+        request: Request<pb::TestWebhookRequest>,
+    ) -> Result<Response<pb::WebhookDelivery>, Status> {
+        unary(Control::test_webhook(self, request.into_inner())).await
     }
 }

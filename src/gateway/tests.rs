@@ -18,8 +18,16 @@ use crate::{
     broker::{BrokerEvent, Limits},
     control::{Addresses, BrokerServer, ControlParts},
     event::{EventBus, What},
+    interceptor::Interest,
     metrics::Metrics,
-    net::{BrokerOptions, Client, ClientOptions, Gate, bind, spawn_broker},
+    net::{
+        Asking, BrokerOptions, Client, ClientOptions, Gate, MockHandle, MockOptions, WebhookHandle,
+        WebhookOptions, bind, spawn_broker,
+        tests::{
+            sink::{Sink, ok, status},
+            soon,
+        },
+    },
     packet::{QoS, ReasonCode, Subscription, SubscriptionOptions, TopicFilter},
     store::StoreOptions,
     tap::Tap,
@@ -46,7 +54,22 @@ impl Server {
         let (tap, events) = (Tap::new(), EventBus::new());
         let metrics = std::sync::Arc::new(Metrics::new());
         let bus = events.clone();
+        let (interest, bus_of_webhooks) = (Interest::default(), events.clone());
+        let mocks = MockOptions { interest: interest.clone(), ..MockOptions::default() };
+        let mocks = MockHandle::new(mocks, Box::new(|_| {}));
+        let webhooks = WebhookHandle::start(WebhookOptions {
+            runtime: tokio::runtime::Handle::current(),
+            environment: Default::default(),
+            folder: folder.path().to_owned(),
+            state: mocks.shared_state(),
+            seed: 1,
+            queue_bytes: 16 << 20,
+            interest: interest.clone(),
+            on_event: Box::new(move |event| bus_of_webhooks.emit(What::Webhook(event))),
+        });
+        let asking = Asking { interest, mocks, webhooks };
         let options = BrokerOptions {
+            interception: asking.interception(),
             broker: Limits::default().into(),
             max_connections: 100,
             seed: 1,
@@ -70,6 +93,9 @@ impl Server {
             store: StoreOptions::new(folder.path()),
             addresses: Addresses { mqtt: Some(mqtt), http: None, grpc: None },
             stop: CancellationToken::new(),
+            mocks: asking.mocks,
+            webhooks: Some(asking.webhooks),
+            seed: 7,
         });
         let gateway = Gateway::new(control.clone(), access).unwrap();
         Self { control, gateway, mqtt, events, _folder: folder }
@@ -540,4 +566,254 @@ async fn what_is_wrong_with_no_field_is_said_without_one() {
     let server = Server::start();
     let (_, _, message) = server.refusal("POST", "/__mockforge/recordings", "no JSON").await;
     assert!(message.starts_with("expected a JSON object"), "{message}");
+}
+
+#[tokio::test]
+async fn what_is_read_of_a_mock_can_be_written_back() {
+    let server = Server::start();
+    let mock = json!({
+        "id": "it",
+        "on": "MOCK_TRIGGER_PUBLISH",
+        "topic": "a/{{b}}",
+        "enabled": false,
+        "qos": 1,
+        "when": {
+            "client": "d*",
+            "qos": [1, 2],
+            "retain": true,
+            "payload": {"$.a": {"equals": {"x": 1}, "exists": true}, "$.n": {"gt": 1.5, "lte": 3}},
+            "payload_text": {"regex": "^a"},
+            "user": {"k": {"equals": "v"}, "n": {"equals": "\"5\""}},
+            "state": {"s": {"lt": 2, "gte": -1}},
+            "nth": {"first": 3, "after": 1, "every": 2},
+        },
+        "priority": -1,
+        "continue": true,
+        "route": false,
+        "reply_to": "$.r",
+        "responses": [
+            {"payload": {"b": 1, "a": "{{b}}"}, "topic": "r/{{b}}", "qos": 2, "retain": true, "delay": {"fixed_ms": 2.5},
+             "properties": {"content_type": "t", "message_expiry_interval": 5, "payload_format_indicator": 1,
+                            "response_topic": "x", "correlation_data": "d",
+                            "user_properties": [{"name": "n", "value": "v"}]},
+             "repeat_count": 2, "repeat_interval_ms": 10, "weight": 0.5},
+            {"payload_bytes": "AP8=", "delay": {"uniform": {"min_ms": 1, "max_ms": 2}}},
+            {"payload": "text", "delay": {"normal": {"mean_ms": 1, "sd_ms": 2}}},
+            {"delay": {"lognormal": {"median_ms": 1, "sigma": 2}}},
+        ],
+        "mode": "MOCK_MODE_SEQUENCE",
+        "then": "MOCK_THEN_LAST",
+        "scope": "MOCK_SCOPE_CLIENT",
+        "set_state": {"k": {"value": {"n": 1}}, "t": {"value": "text {{b}}"}},
+        "trigger_on_synthetic": true,
+    });
+    let created = server.ok("POST", "/__mockforge/mocks", mock.to_string()).await;
+    for (name, value) in mock.as_object().unwrap() {
+        if name != "responses" && name != "when" {
+            assert_eq!(&created[name], value, "{name}");
+        }
+    }
+    assert_eq!(created["responses"][0]["payload"], json!({"b": 1, "a": "{{b}}"}));
+    assert_eq!(created["when"]["payload"]["$.n"]["gt"], 1.5);
+    let read = server.ok("GET", "/__mockforge/mocks/it", "").await;
+    assert_eq!(read, created);
+    let written = server.ok("PUT", "/__mockforge/mocks/it", read.to_string()).await;
+    assert_eq!(written, read);
+    assert_eq!(server.ok("GET", "/__mockforge/mocks", "").await["total_size"], 1);
+    server.ok("DELETE", "/__mockforge/mocks/it", "").await;
+    assert_eq!(server.ok("GET", "/__mockforge/mocks", "").await["total_size"], 0);
+}
+
+#[tokio::test]
+async fn a_mock_that_cannot_be_is_refused_with_the_path_of_each_field() {
+    let server = Server::start();
+    let refusal = |body: Value| {
+        let server = &server;
+        async move { server.refusal("POST", "/__mockforge/mocks", body.to_string()).await }
+    };
+    let (status, reason, message) = refusal(json!({
+        "topic": "a/#/b",
+        "when": {"qos": [3], "payload": {"a": {}, "$.x": {"regex": "("}}},
+        "responses": [{"payload": "{{random_itn 1 2}}", "qos": 300}, {"delay": {"uniform": {"min_ms": 2, "max_ms": 1}}}],
+    }))
+    .await;
+    assert_eq!((status, reason.as_str()), (400, "BAD_FIELD"), "{message}");
+    expect_test::expect![
+        "mock.when.payload.a: a JSONPath begins with $; mock.responses[0].qos: is 0, 1 or 2, not 300"
+    ]
+    .assert_eq(&message);
+    let (status, reason, message) = refusal(json!({
+        "topic": "a/#/b",
+        "when": {"qos": [3], "payload": {"$.x": {"regex": "("}}},
+        "responses": [{"payload": "{{random_itn 1 2}}"}, {"delay": {"uniform": {"min_ms": 2, "max_ms": 1}}}],
+    }))
+    .await;
+    assert_eq!((status, reason.as_str()), (400, "BAD_FIELD"), "{message}");
+    expect_test::expect![[r#"mock.topic: level 1: '#' stands alone and last; mock.when.qos: QoS 3 is none of 0, 1 and 2; mock.when.payload.$.x.regex: unclosed group; mock.responses[0].payload: line 1, column 1: unknown helper "random_itn"; did you mean "random_int"?; mock.responses[1].delay: min 2 is more than max 1"#]].assert_eq(&message);
+    let file = refusal(json!({"topic": "a", "responses": [{"payload_file": "/etc/hostname"}]})).await;
+    expect_test::expect![[
+        r#"mock.responses[0].payload_file: "/etc/hostname" is not a path below the settings file's folder"#
+    ]]
+    .assert_eq(&file.2);
+
+    server.ok("POST", "/__mockforge/mocks", r#"{"id": "x", "topic": "a"}"#).await;
+    assert_eq!(refusal(json!({"id": "x", "topic": "a"})).await.1, "MOCK_EXISTS");
+    for (method, path, body) in [("GET", "", ""), ("DELETE", "", ""), ("POST", ":fire", "{}")] {
+        let refusal = server.refusal(method, &format!("/__mockforge/mocks/y{path}"), body).await;
+        assert_eq!((refusal.0, refusal.1.as_str()), (404, "MOCK_NOT_FOUND"), "{method} {path}");
+    }
+    let other = server.refusal("PUT", "/__mockforge/mocks/x", r#"{"id": "z", "topic": "a"}"#).await;
+    assert_eq!((other.0, other.1.as_str()), (400, "BAD_FIELD"), "{}", other.2);
+}
+
+#[tokio::test]
+async fn state_is_read_and_written_by_scope_and_key() {
+    let server = Server::start();
+    let put = |path: &'static str, body: &'static str| server.ok("PUT", path, body);
+    assert_eq!(
+        put("/__mockforge/state/global/mode", r#"{"value": {"b": 1, "a": [2]}}"#).await,
+        json!({"scope": "global", "key": "mode", "value": {"b": 1, "a": [2]}}),
+    );
+    put("/__mockforge/state/client:d1/mode", r#"{"value": "eco"}"#).await;
+    assert_eq!(server.ok("GET", "/__mockforge/state/client:d1/mode", "").await["value"], "eco");
+    let listed = server.ok("GET", "/__mockforge/state?scope=client:d1", "").await;
+    assert_eq!((&listed["total_size"], &listed["entries"][0]["key"]), (&json!(1), &json!("mode")));
+    server.ok("DELETE", "/__mockforge/state/global/mode", "").await;
+    for (path, status, reason) in [
+        ("/__mockforge/state/global/mode", 404, "STATE_NOT_FOUND"),
+        ("/__mockforge/state/elsewhere/mode", 400, "BAD_FIELD"),
+    ] {
+        let refusal = server.refusal("GET", path, "").await;
+        assert_eq!((refusal.0, refusal.1.as_str()), (status, reason), "{}", refusal.2);
+    }
+    server.ok("POST", "/__mockforge/state:reset", "{}").await;
+    assert_eq!(server.ok("GET", "/__mockforge/state", "").await["total_size"], 0);
+}
+
+#[tokio::test]
+async fn webhooks_are_made_shown_changed_listed_and_removed() {
+    let server = Server::start();
+    let mut sink = Sink::start(|_| ok()).await;
+    let webhook = json!({
+        "topic": "a/{{device}}", "url": sink.url, "headers": {"X-A": "{{device}}"}, "body": {"v": "{{payload.v}}"},
+        "timeout": "0.25s", "when": {"payload": {"$.v": {"gt": 1}}}, "secret": "s3cret", "queue": 5,
+    });
+    let body = webhook.to_string().replace(r#"{"v":"{{payload.v}}"}"#, r#""{\"v\":\"{{payload.v}}\"}""#);
+    let made = server.ok("POST", "/__mockforge/webhooks", body).await;
+    assert_eq!(made["id"], "webhook-1");
+    assert_eq!(
+        (&made["method"], &made["enabled"], &made["from_settings"]),
+        (&json!("POST"), &json!(true), &json!(false))
+    );
+    assert_eq!(
+        (&made["timeout"], &made["backoff_max"], &made["retries"]),
+        (&json!("0.250s"), &json!("30s"), &json!(5))
+    );
+    assert_eq!((&made["queue"], &made["when"]["payload"]["$.v"]["gt"]), (&json!(5), &json!(1.0)));
+    assert!(made.get("secret").is_none(), "{made}");
+
+    let device = server.client("dev").await;
+    for value in [1, 2] {
+        let payload = Bytes::from(format!("{{\"v\":{value}}}"));
+        device.publish(publish("a/d1", payload)).await.unwrap().acked().await.unwrap();
+    }
+    let request = sink.next().await;
+    assert_eq!((request.body.as_str(), request.header("x-a")), (r#"{"v":"2"}"#, "d1"));
+    assert!(request.header("x-mockforge-signature").starts_with("t="));
+
+    let of_webhook = "/__mockforge/webhooks/webhook-1";
+    assert_eq!(server.ok("GET", of_webhook, "").await["topic"], "a/{{device}}");
+    let changed = json!({"topic": "b", "url": sink.url}).to_string();
+    assert_eq!(server.ok("PUT", of_webhook, changed).await["topic"], "b");
+    device.publish(publish("b", Bytes::from_static(b"x"))).await.unwrap().acked().await.unwrap();
+    // The secret stays.
+    sink.next().await.header("x-mockforge-signature");
+    server
+        .ok("POST", "/__mockforge/webhooks", json!({"id": "x", "topic": "c", "url": sink.url}).to_string())
+        .await;
+    let listed = server.ok("GET", "/__mockforge/webhooks?page_size=1", "").await;
+    assert_eq!((&listed["webhooks"][0]["id"], &listed["total_size"]), (&json!("webhook-1"), &json!(2)));
+    let next = format!("/__mockforge/webhooks?page_token={}", listed["next_page_token"].as_str().unwrap());
+    assert_eq!(server.ok("GET", &next, "").await["webhooks"][0]["id"], "x");
+    for path in [of_webhook, "/__mockforge/webhooks/x"] {
+        server.ok("DELETE", path, "").await;
+    }
+    assert_eq!(server.ok("GET", "/__mockforge/webhooks", "").await["webhooks"], json!([]));
+    let (status, reason, _) = server.refusal("GET", of_webhook, "").await;
+    assert_eq!((status, reason.as_str()), (404, "WEBHOOK_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn webhooks_are_tested_and_their_deliveries_listed_and_sent_again() {
+    let server = Server::start();
+    let mut sink = Sink::start(|number| if number < 2 { status("404 No") } else { ok() }).await;
+    let request = pb::WatchEventsRequest {
+        kinds: vec![pb::EventKind::Webhook.into()],
+        topics: vec!["t/#".to_owned()],
+        ..Default::default()
+    };
+    let mut events = server.control.watch_events(request).await.unwrap();
+    let webhook = json!({"id": "h", "topic": "t/+", "url": sink.url});
+    server.ok("POST", "/__mockforge/webhooks", webhook.to_string()).await;
+    let tested = server.ok("POST", "/__mockforge/webhooks/h:test", r#"{"payload": {"v": 1}}"#).await;
+    assert_eq!((&tested["state"], &tested["status"]), (&json!("DELIVERY_STATE_FAILED"), &json!(404)));
+    assert_eq!((&tested["topic"], &tested["request_body"]["payload"]), (&json!("test"), &json!({"v": 1})));
+    assert_eq!(sink.next().await.header("x-mockforge-delivery"), tested["id"].as_str().unwrap());
+
+    let published = json!({"topic": "t/1", "payload": "x"}).to_string();
+    server.ok("POST", "/__mockforge/mqtt/publish", published).await;
+    let first = sink.next().await;
+    assert!(first.body.contains(r#""client_id":null"#), "{}", first.body);
+    let Some(pb::server_event::Event::Webhook(event)) = soon(events.next()).await.unwrap().unwrap().event
+    else {
+        panic!("no event of a webhook");
+    };
+    assert_eq!((&*event.webhook, &*event.topic, &*event.error), ("h", "t/1", "answered 404 Not Found"));
+    assert_eq!((&*event.delivery, event.attempts), (first.header("x-mockforge-delivery"), 1));
+    let of_webhook = "/__mockforge/webhooks/h";
+    let log = server.ok("GET", &format!("{of_webhook}/deliveries?states=DELIVERY_STATE_FAILED"), "").await;
+    assert_eq!((&log["total_size"], &log["deliveries"][1]["id"]), (&json!(2), &tested["id"]));
+    let failed = log["deliveries"][0]["id"].as_str().unwrap();
+    assert_eq!(first.header("x-mockforge-delivery"), failed);
+
+    let again = server.ok("POST", &format!("{of_webhook}/deliveries/{failed}:redeliver"), "").await;
+    assert_eq!(again["state"], "DELIVERY_STATE_PENDING");
+    let second = sink.next().await;
+    assert_eq!((second.body, second.head.contains(again["id"].as_str().unwrap())), (first.body, true));
+    assert_eq!(server.ok("POST", &format!("{of_webhook}:test"), r#"{"topic": "t/2"}"#).await["status"], 200);
+    let refusal = server.refusal("POST", &format!("{of_webhook}/deliveries/none:redeliver"), "").await;
+    assert_eq!((refusal.0, &*refusal.1), (404, "DELIVERY_NOT_FOUND"));
+    let refusal = server.refusal("POST", &format!("{of_webhook}:test"), r#"{"topic": "t/+"}"#).await;
+    assert_eq!((refusal.0, &*refusal.2), (400, "topic: wildcard '+' in a topic name"));
+}
+
+#[tokio::test]
+async fn bad_webhooks_name_the_fields_of_the_request() {
+    let server = Server::start();
+    let webhook = json!({
+        "id": "h", "topic": "a/#/b", "url": "http://h/{{topik}}", "headers": {"X-A": "{{payloat}}"}, "timeout": "0s",
+        "when": {"qos": [3], "payload": {"$.a": {"regex": "("}}}, "ca_file": "../ca.pem",
+    });
+    let (status, reason, message) =
+        server.refusal("POST", "/__mockforge/webhooks", webhook.to_string()).await;
+    assert_eq!((status, reason.as_str()), (400, "BAD_FIELD"));
+    expect_test::expect![[r#"
+        webhook.timeout: is 1 to 600000 ms, not 0
+        webhook.topic: level 1: '#' stands alone and last
+        webhook.when.qos: QoS 3 is none of 0, 1 and 2
+        webhook.when.payload.$.a.regex: unclosed group
+        webhook.headers.X-A: unknown value "payloat"; did you mean "payload"?
+        webhook.url: unknown value "topik"; did you mean "topic"?
+        webhook.ca_file: "../ca.pem" is not a path below the settings file's folder"#]]
+    .assert_eq(&message.replace("; webhook.", "\nwebhook."));
+    let good = json!({"id": "h", "topic": "a", "url": "http://127.0.0.1:9/"}).to_string();
+    server.ok("POST", "/__mockforge/webhooks", good.clone()).await;
+    let (status, reason, _) = server.refusal("POST", "/__mockforge/webhooks", good).await;
+    assert_eq!((status, reason.as_str()), (409, "WEBHOOK_EXISTS"));
+    let other = json!({"id": "i", "topic": "a", "url": "http://127.0.0.1:9/"}).to_string();
+    let (status, _, message) = server.refusal("PUT", "/__mockforge/webhooks/h", other).await;
+    assert_eq!((status, message.contains("webhook.id: ")), (400, true), "{message}");
+    let alone = Server::alone();
+    let (status, reason, _) = alone.refusal("GET", "/__mockforge/webhooks", "").await;
+    assert_eq!((status, reason.as_str()), (400, "NO_SERVER"));
 }

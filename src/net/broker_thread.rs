@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerEvent, Closing, Options, Output},
+    interceptor::Interception,
     metrics::Metrics,
     packet::ReasonCode,
     recording::CloseCause,
@@ -80,6 +81,8 @@ pub struct BrokerOptions {
     pub gate: Gate,
     pub tap: Tap,
     pub metrics: Arc<Metrics>,
+    /// Who is asked about messages.
+    pub interception: Interception,
     /// Told everything an operator may want to see, on the broker's thread: must not block.
     pub on_event: EventSink,
 }
@@ -233,8 +236,10 @@ impl Shell {
 
     fn new(options: BrokerOptions) -> Self {
         let now = tokio::time::Instant::now().into_std();
+        let mut broker = Broker::new(now, options.broker, options.seed);
+        broker.set_interception(options.interception);
         Self {
-            broker: RefCell::new(Broker::new(now, options.broker, options.seed)),
+            broker: RefCell::new(broker),
             links: RefCell::default(),
             dirty: RefCell::default(),
             unflushed: Cell::new(0),

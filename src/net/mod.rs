@@ -1,19 +1,24 @@
 //! The shell: everything that touches a socket or a clock, around the cores that touch neither.
 
+mod asking;
 mod broker_thread;
 mod client;
 mod connection;
 mod descriptors;
 mod listener;
 mod local_thread;
+mod memo;
+mod mocks;
 mod proxy;
 mod refusal;
 pub mod replay;
 mod scratch;
 mod transport;
 mod url;
+mod webhooks;
 
 pub use crate::relay::RelayLimits;
+pub use asking::Asking;
 pub use broker_thread::{BrokerHandle, BrokerOptions, EventSink, Stopped, WeakBrokerHandle, spawn_broker};
 pub use client::{
     Capability, Client, ClientError, ClientOptions, Outcome, Publisher, Receipt, Sent, ServerLimits, Sink,
@@ -21,10 +26,12 @@ pub use client::{
 };
 pub use descriptors::reserve_descriptors;
 pub use listener::{Gate, bind, leads_to};
+pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };
 pub use url::{BadUrl, MqttUrl};
+pub use webhooks::{WebhookError, WebhookHandle, WebhookMatcher, WebhookOptions, WebhookView};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -46,12 +46,13 @@ use super::{
 };
 use crate::{
     broker::BrokerEvent,
+    interceptor::Interception,
     metrics::Metrics,
     packet::{
-        ControlPacket, Disconnect, Frame, Properties, ProtocolVersion, ReasonCode, SubscriptionOptions,
+        ControlPacket, Disconnect, Frame, Properties, ProtocolVersion, QoS, ReasonCode, SubscriptionOptions,
     },
     recording::{CloseCause, Direction},
-    relay::{Forward, Identity, Relay, RelayLimits, Report},
+    relay::{Asked, Forward, Identity, Relay, RelayLimits, Report, Watch},
     session::ConnectionId,
     tap::{Tap, Way},
 };
@@ -85,6 +86,8 @@ pub struct ProxyOptions {
     pub gate: Gate,
     pub tap: Tap,
     pub metrics: Arc<Metrics>,
+    /// Who is asked about clients' messages; made once for each thread.
+    pub interception: Box<dyn Fn() -> Interception + Send + Sync>,
     /// Told on the relays' threads: must not block.
     pub on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
 }
@@ -92,12 +95,22 @@ pub struct ProxyOptions {
 /// What an operator may want to see.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProxyEvent {
+    /// The upstream let a client in.
     ClientConnected {
         connection: ConnectionId,
         client_identifier: String,
+        username: Option<String>,
         protocol: ProtocolVersion,
+        session_present: bool,
     },
-    /// Only for connections whose client sent a CONNECT.
+    /// The upstream granted a subscription.
+    Subscribed {
+        connection: ConnectionId,
+        client_identifier: String,
+        filter: String,
+        qos: QoS,
+    },
+    /// Only of clients that were let in.
     ClientDisconnected {
         connection: ConnectionId,
         client_identifier: String,
@@ -114,12 +127,15 @@ impl ProxyEvent {
     /// whichever serves them.
     pub fn into_broker_event(self) -> Option<BrokerEvent> {
         match self {
-            Self::ClientConnected { connection, client_identifier, protocol } => {
-                // What the CONNACK will say is not known yet.
-                let session_present = false;
+            Self::Subscribed { connection, client_identifier, filter, qos } => {
+                let client_identifier = client_identifier.into();
+                Some(BrokerEvent::Subscribed { connection, client_identifier, filter, qos })
+            }
+            Self::ClientConnected { connection, client_identifier, username, protocol, session_present } => {
                 Some(BrokerEvent::ClientConnected {
                     connection,
                     client_identifier,
+                    username: username.map(String::into_boxed_str),
                     protocol,
                     session_present,
                 })
@@ -186,6 +202,7 @@ struct Shared {
     gate: Gate,
     tap: Tap,
     metrics: Arc<Metrics>,
+    interception: Box<dyn Fn() -> Interception + Send + Sync>,
     on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
     clients: Mutex<HashMap<ConnectionId, Entry>>,
     next_id: AtomicU64,
@@ -202,6 +219,8 @@ struct Entry {
     peer: SocketAddr,
     connected_at: Instant,
     identity: Option<Identity>,
+    /// Whether the upstream let it in.
+    is_accepted: bool,
     subscriptions: Vec<(String, SubscriptionOptions, Option<u32>)>,
     /// Ends the relay; taken by whoever does.
     end: Option<oneshot::Sender<ReasonCode>>,
@@ -334,6 +353,7 @@ impl Shared {
             limits: options.limits,
             tap: options.tap,
             metrics: options.metrics,
+            interception: options.interception,
             on_event: options.on_event,
             clients: Mutex::default(),
             next_id: AtomicU64::new(1),
@@ -399,6 +419,7 @@ pub(super) struct RelayThread {
     shared: Arc<Shared>,
     /// Filled by one read at a time and never kept.
     scratch: RefCell<Box<[u8]>>,
+    interception: RefCell<Interception>,
     relays: Cell<usize>,
     ended: Notify,
 }
@@ -456,6 +477,7 @@ async fn serve(
 impl RelayThread {
     fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
+            interception: RefCell::new((shared.interception)()),
             shared,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             relays: Cell::new(0),
@@ -528,8 +550,14 @@ impl RelayThread {
         // Reported here, so that connections open in the order of their numbers.
         shared.tap.open(now, id, Some(peer), way);
         shared.metrics.connection_opened();
-        let entry =
-            Entry { peer, connected_at: now, identity: None, subscriptions: Vec::new(), end: Some(end) };
+        let entry = Entry {
+            peer,
+            connected_at: now,
+            identity: None,
+            is_accepted: false,
+            subscriptions: Vec::new(),
+            end: Some(end),
+        };
         shared.clients().insert(id, entry);
         (id, ending)
     }
@@ -566,9 +594,12 @@ impl RelayThread {
     fn forget(&self, id: ConnectionId, cause: CloseCause) {
         let shared = &self.shared;
         debug!(connection = %id, ?cause, "closed");
+        // Answers to a message that was read follow from it even if the upstream did not take it any more: it was
+        // reported, and its mock has fired. Nothing of what waited stays behind, whatever ended the relay.
+        self.interception.borrow_mut().passed(id);
         if let Some(entry) = shared.clients().remove(&id) {
             shared.metrics.subscriptions_changed(0, -(entry.subscriptions.len() as i64));
-            if let Some(who) = entry.identity {
+            if let Some(who) = entry.identity.filter(|_| entry.is_accepted) {
                 let client_identifier = who.client_identifier;
                 (shared.on_event)(ProxyEvent::ClientDisconnected {
                     connection: id,
@@ -664,6 +695,8 @@ impl RelayThread {
                     }
                     ended = &mut going_down, if down_end.is_none() => {
                         down_end = Some(ended);
+                        // What waits for a CONNACK waits no more.
+                        core.borrow_mut().give_up_on_connack();
                         match ended {
                             PumpEnd::Fin => _ = first.get_or_insert(CloseCause::ServerFin),
                             PumpEnd::Reset => break Ended::Reset(*first.get_or_insert(CloseCause::ServerRst)),
@@ -744,11 +777,6 @@ impl RelayThread {
                     if let Some(entry) = shared.clients().get_mut(&id) {
                         entry.identity = core.identity().cloned();
                     }
-                    (shared.on_event)(ProxyEvent::ClientConnected {
-                        connection: id,
-                        client_identifier: client_identifier.clone(),
-                        protocol: *protocol,
-                    });
                 }
                 // All of one direction: a relay reads one at a time.
                 Report::Packet { direction, .. } => {
@@ -778,6 +806,25 @@ impl RelayThread {
             && let Some(entry) = shared.clients().get_mut(&id)
         {
             entry.identity = core.identity().cloned();
+        }
+        if let Some(session_present) = counts.accepted
+            && let Some(who) = core.identity()
+        {
+            if let Some(entry) = shared.clients().get_mut(&id) {
+                entry.is_accepted = true;
+            }
+            (shared.on_event)(ProxyEvent::ClientConnected {
+                connection: id,
+                client_identifier: who.client_identifier.clone(),
+                username: who.username.clone(),
+                protocol: who.protocol,
+                session_present,
+            });
+        }
+        for (filter, qos) in core.take_granted() {
+            let client_identifier =
+                core.identity().map_or_else(String::new, |who| who.client_identifier.clone());
+            (shared.on_event)(ProxyEvent::Subscribed { connection: id, client_identifier, filter, qos });
         }
         if counts.subscribed > 0 || counts.subscriptions != 0 {
             shared.metrics.subscriptions_changed(counts.subscribed, counts.subscriptions);
@@ -826,12 +873,16 @@ struct Pump<'a> {
     reports: Vec<Report>,
     /// Whether a packet may have been written in part.
     is_writing: bool,
+    /// Whether what is read has ended, which the other side is told once nothing waits any more.
+    has_ended: bool,
 }
 
 /// What a read came to, when it is not yet passed on.
 enum Step {
     /// To be passed on, after the observers are ready if there are any.
     Pass(Bytes),
+    /// Packets of our own.
+    Reply(Bytes),
     Fin,
     Reset,
     Blocked,
@@ -846,13 +897,32 @@ impl<'a> Pump<'a> {
         from: ReadHalf,
         to: &'a WriteHalf,
     ) -> Self {
-        Self { thread, id, core, direction, from, to, reports: Vec::new(), is_writing: false }
+        Self {
+            thread,
+            id,
+            core,
+            direction,
+            from,
+            to,
+            reports: Vec::new(),
+            is_writing: false,
+            has_ended: false,
+        }
     }
 
     async fn run(&mut self) -> PumpEnd {
         loop {
             let bytes = match poll_fn(|context| self.poll_step(context)).await {
                 Step::Pass(bytes) => bytes,
+                Step::Reply(bytes) => {
+                    self.report_replies(&bytes);
+                    if self.pass(bytes).await.is_err() {
+                        return PumpEnd::Blocked;
+                    }
+                    // The other direction may have waited for it.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Step::Fin => {
                     let rest = self.finish();
                     if !rest.is_empty() && self.pass(rest).await.is_err() {
@@ -872,33 +942,89 @@ impl<'a> Pump<'a> {
             if self.pass(bytes).await.is_err() {
                 return PumpEnd::Blocked;
             }
+            self.note_passed();
         }
+    }
+
+    /// All that was received is on its way.
+    fn note_passed(&self) {
+        if self.direction == Direction::ClientToServer && self.core.borrow_mut().take_asked() {
+            self.thread.interception.borrow_mut().passed(self.id);
+        }
+    }
+
+    /// Has `f` take bytes while those who want to see and to be asked look on, and reports what they saw.
+    fn watched<R>(
+        &mut self,
+        count: usize,
+        f: impl FnOnce(&mut Relay, Watch<'_>, &mut Vec<Report>) -> R,
+    ) -> R {
+        let now = now();
+        let is_observed = self.thread.shared.tap.is_observed();
+        let mut core = self.core.borrow_mut();
+        let mut interception = self.thread.interception.borrow_mut();
+        let is_active = interception.is_active();
+        let asked = is_active.then_some(Asked { interception: &mut interception, now, connection: self.id });
+        let result = f(&mut core, Watch { is_observed, asked }, &mut self.reports);
+        drop(interception);
+        self.thread.report(self.id, now, &mut self.reports, &mut core);
+        self.thread.count(self.id, now, self.direction, count, &mut core);
+        result
     }
 
     /// Reads and passes on until there is no more to read, the other side takes no more, or there is
     /// something to wait for.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
-        let tap = &self.thread.shared.tap;
+        let thread = self.thread;
         for _ in 0..TURN_READS {
-            let mut scratch = self.thread.scratch.borrow_mut();
+            if self.direction == Direction::ClientToServer {
+                if self.core.borrow().is_resumable() {
+                    return Poll::Ready(Step::Pass(self.watched(0, Relay::resume)));
+                }
+                if self.has_ended {
+                    // The other direction is about to read a CONNACK, or to end without one.
+                    return if self.core.borrow().is_waiting() {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(Step::Fin)
+                    };
+                }
+            }
+            if let Some(replies) = self.take_replies() {
+                return Poll::Ready(Step::Reply(replies));
+            }
+            if self.owes_too_much() {
+                // The other direction is about to write them.
+                return Poll::Pending;
+            }
+            let mut scratch = thread.scratch.borrow_mut();
             let mut read = ReadBuf::new(&mut scratch);
             if ready!(Pin::new(&mut self.from).poll_read(context, &mut read)).is_err() {
                 return Poll::Ready(Step::Reset);
             }
             let read = read.filled();
             if read.is_empty() {
+                self.has_ended = true;
+                if self.direction == Direction::ClientToServer && self.core.borrow().is_waiting() {
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Step::Fin);
             }
-            let now = now();
-            let is_observed = tap.is_observed();
-            let mut core = self.core.borrow_mut();
-            let forward = core.receive(self.direction, read, is_observed, &mut self.reports);
-            self.thread.report(self.id, now, &mut self.reports, &mut core);
-            self.thread.count(self.id, now, self.direction, read.len(), &mut core);
+            let is_observed = thread.shared.tap.is_observed();
+            let direction = self.direction;
+            let forward = self
+                .watched(read.len(), |core, watch, reports| core.receive(direction, read, watch, reports));
+            if direction == Direction::ServerToClient && self.core.borrow().is_resumable() {
+                // The other direction has waited for it.
+                context.waker().wake_by_ref();
+            }
             let bytes = match forward {
                 Forward::Received if is_observed => Bytes::copy_from_slice(read),
                 Forward::Received => match self.to.try_write(&[IoSlice::new(read)]) {
-                    Ok(count) if count == read.len() => continue,
+                    Ok(count) if count == read.len() => {
+                        self.note_passed();
+                        continue;
+                    }
                     Ok(count) => Bytes::copy_from_slice(&read[count..]),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Bytes::copy_from_slice(read),
                     Err(_) => return Poll::Ready(Step::Blocked),
@@ -910,6 +1036,31 @@ impl<'a> Pump<'a> {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// What the client is to be answered in place of the server, when that cuts no packet in two.
+    fn take_replies(&self) -> Option<Bytes> {
+        let is_down = self.direction == Direction::ServerToClient;
+        let mut core = self.core.borrow_mut();
+        let may = is_down && core.has_replies() && core.is_between_packets(self.direction);
+        may.then(|| core.take_replies())
+    }
+
+    /// Whether the client leaves answers unread, so that nothing more is read from it.
+    fn owes_too_much(&self) -> bool {
+        self.direction == Direction::ClientToServer && self.core.borrow().owes_too_much()
+    }
+
+    fn report_replies(&self, mut bytes: &[u8]) {
+        let shared = &self.thread.shared;
+        shared.metrics.sent(bytes.len() as u64);
+        while let Ok(Some(size)) = Frame::size(bytes)
+            && size <= bytes.len()
+        {
+            let (packet, rest) = bytes.split_at(size);
+            shared.tap.packet(now(), self.id, self.direction, Bytes::copy_from_slice(packet));
+            bytes = rest;
+        }
     }
 
     async fn pass(&mut self, bytes: Bytes) -> io::Result<()> {

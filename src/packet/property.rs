@@ -209,6 +209,15 @@ pub enum PropertyValue<'a> {
 pub struct Properties(pub Vec<Property>);
 
 impl Properties {
+    /// Those of a PUBLISH, as they stand on the wire without their length; ends early at anything else.
+    pub fn of_publish(bytes: &[u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::new();
+        }
+        let bytes = Bytes::copy_from_slice(bytes);
+        properties_of_publish(&bytes).map(|(id, value)| Property::from_wire(id, value, &bytes)).collect()
+    }
+
     pub const fn new() -> Self {
         Self(Vec::new())
     }

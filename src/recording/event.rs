@@ -34,6 +34,8 @@ pub enum EventKind {
     },
     Close(CloseCause),
     Mark(String),
+    /// A mock fired.
+    Mock(Box<MockFired>),
     /// The recorder could not keep up and left this much out.
     Gap {
         events: u64,
@@ -50,9 +52,22 @@ impl EventKind {
             Self::Raw { .. } => "RAW",
             Self::Close(_) => "CLOSE",
             Self::Mark(_) => "MARK",
+            Self::Mock(_) => "MOCK",
             Self::Gap { .. } => "GAP",
         }
     }
+}
+
+/// Which mock fired, and for what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MockFired {
+    pub mock: String,
+    /// Of whoever made it fire; empty for nobody.
+    pub client_identifier: String,
+    /// Of the message, or the filter of the subscription; empty without one.
+    pub topic: String,
+    /// Messages it was going to send.
+    pub messages: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

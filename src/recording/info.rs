@@ -154,7 +154,7 @@ impl Counts {
             }
             EventKind::Raw { bytes, .. } => self.bytes += bytes.len() as u64,
             EventKind::Gap { .. } => self.gaps += 1,
-            EventKind::Close(_) | EventKind::Mark(_) => {}
+            EventKind::Close(_) | EventKind::Mark(_) | EventKind::Mock(_) => {}
         }
     }
 }

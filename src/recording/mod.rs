@@ -17,6 +17,6 @@ pub mod redact;
 pub(crate) mod sample;
 
 pub use connections::{Connection, Connections, Seen, Unreadable};
-pub use event::{CloseCause, ConnectionInfo, Direction, Event, EventKind};
+pub use event::{CloseCause, ConnectionInfo, Direction, Event, EventKind, MockFired};
 pub use info::{Counts, RecordingInfo, RecordingSource, RecordingSpec, RecordingState};
 pub use player::{ClientPattern, Pace, Plan, Player, Poll, Repeat, Selection, Skipped, Speed, Step};

@@ -6,6 +6,7 @@
 //! delta       varint, nanoseconds since the event before (since 0 for the first)
 //! connection  varint
 //! body        PACKET, RAW: the bytes; MARK: the text; CLOSE: the cause's number; GAP: two varints;
+//!             MOCK: messages as a varint, then mock, client identifier and topic, each as length and text;
 //!             OPEN: flags, protocol level or 0, transport, then peer, listener, upstream and client
 //!             identifier as far as the flags say they are there, each as length and text
 //! ```
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind};
+use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, MockFired};
 use crate::packet::ProtocolVersion;
 
 const OPEN: u8 = 1;
@@ -28,6 +29,7 @@ const RAW_FROM_SERVER: u8 = 5;
 const CLOSE: u8 = 6;
 const MARK: u8 = 7;
 const GAP: u8 = 8;
+const MOCK: u8 = 9;
 
 const HAS_PEER: u8 = 1;
 const HAS_LISTENER: u8 = 2;
@@ -71,6 +73,7 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Raw { direction: Direction::ServerToClient, bytes } => (RAW_FROM_SERVER, bytes.len()),
         EventKind::Close(_) => (CLOSE, 1),
         EventKind::Mark(label) => (MARK, label.len()),
+        EventKind::Mock(fired) => (MOCK, mock_len(fired)),
         EventKind::Gap { events, bytes } => (GAP, varint_len(*events) + varint_len(*bytes)),
     };
     let delta = nanoseconds(event.at).saturating_sub(before);
@@ -86,6 +89,7 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. } => out.extend_from_slice(bytes),
         EventKind::Close(cause) => out.push(close_number(*cause)),
         EventKind::Mark(label) => out.extend_from_slice(label.as_bytes()),
+        EventKind::Mock(fired) => put_mock(fired, out),
         EventKind::Gap { events, bytes } => {
             put_varint(*events, out);
             put_varint(*bytes, out);
@@ -143,6 +147,7 @@ fn decode_body(kind: u8, bytes: Bytes) -> Result<EventKind, BadRecord> {
         RAW_FROM_CLIENT | RAW_FROM_SERVER => return Ok(EventKind::Raw { direction, bytes }),
         MARK => return Ok(EventKind::Mark(text(rest, "label")?)),
         OPEN => EventKind::Open(Box::new(take_open(&mut rest)?)),
+        MOCK => EventKind::Mock(Box::new(take_mock(&mut rest)?)),
         CLOSE => {
             let number = take_byte(&mut rest, "close cause")?;
             let cause = CloseCause::ALL.get(usize::from(number)).copied();
@@ -174,8 +179,32 @@ fn open_texts(info: &ConnectionInfo) -> [(u8, Option<&str>); 4] {
     ]
 }
 
+fn text_len(text: &str) -> usize {
+    varint_len(text.len() as u64) + text.len()
+}
+
+fn mock_len(fired: &MockFired) -> usize {
+    let MockFired { mock, client_identifier, topic, messages } = fired;
+    varint_len(*messages) + text_len(mock) + text_len(client_identifier) + text_len(topic)
+}
+
+fn put_mock(fired: &MockFired, out: &mut Vec<u8>) {
+    put_varint(fired.messages, out);
+    for text in [&fired.mock, &fired.client_identifier, &fired.topic] {
+        put_text(text, out);
+    }
+}
+
+fn take_mock(rest: &mut &[u8]) -> Result<MockFired, BadRecord> {
+    Ok(MockFired {
+        messages: take_varint(rest, "messages")?,
+        mock: take_text(rest, "mock")?,
+        client_identifier: take_text(rest, "client identifier")?,
+        topic: take_text(rest, "topic")?,
+    })
+}
+
 fn open_len(info: &ConnectionInfo) -> usize {
-    let text_len = |text: &str| varint_len(text.len() as u64) + text.len();
     let texts = open_texts(info).into_iter().filter_map(|(_, text)| text).map(text_len).sum::<usize>();
     2 + text_len(&info.transport) + texts
 }
@@ -308,6 +337,11 @@ pub(super) mod tests {
             (direction(), bytes()).prop_map(|(direction, bytes)| EventKind::Raw { direction, bytes }),
             proptest::sample::select(&CloseCause::ALL).prop_map(EventKind::Close),
             ".{0,20}".prop_map(EventKind::Mark),
+            (".{0,9}", ".{0,9}", ".{0,9}", any::<u64>()).prop_map(
+                |(mock, client_identifier, topic, messages)| {
+                    EventKind::Mock(Box::new(MockFired { mock, client_identifier, topic, messages }))
+                }
+            ),
             (any::<u64>(), any::<u64>()).prop_map(|(events, bytes)| EventKind::Gap { events, bytes }),
         ]
     }

@@ -40,7 +40,10 @@ pub enum Origin {
     /// A client's PUBLISH or Will, by client identifier.
     Client(String),
     /// The control plane, a mock, a webhook or a replay.
-    Synthetic,
+    Synthetic {
+        /// How many mocks led to it, one after the other.
+        depth: u8,
+    },
 }
 
 /// An Application Message as deliveries see it, wherever it is kept.

@@ -150,6 +150,13 @@ class Client:
     def hear(self):
         return self.messages.get(timeout=DEADLINE)
 
+    def hear_until_topic(self, topic):
+        """All messages before the one on that topic."""
+        heard = []
+        while (message := self.hear()).topic != topic:
+            heard.append(message)
+        return heard
+
     def hear_until_end(self):
         """All messages before the one that says `end`."""
         heard = []

@@ -243,6 +243,51 @@ async fn a_hand_written_session_is_replayed_to_the_broker() {
 }
 
 #[test]
+fn mocks_are_inferred_from_a_recording() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    let mocks = ["recordings", "mocks", "commands"];
+    let output = mockforge(folder.path(), &mocks);
+    check(&output, 0, &["plant/press-7/commands: 20 requests answered by Response Topic"]);
+    let yaml = String::from_utf8(output.stdout).expect("text");
+    for says in [
+        "# Inferred from the recording commands: 1 mock from 20 answered requests.\n",
+        "mqtt:\n  mocks:\n    - topic: plant/press-7/commands\n      qos: 2\n      response:\n",
+        r#"payload: '{"ok": true, "command": "{{payload.do}}", "took_ms": 12}'"#,
+        "content_type: application/json\n",
+    ] {
+        assert!(yaml.contains(says), "{says:?} is not in: {yaml}");
+    }
+
+    let to_file = [&mocks[..], &["--output", "mocks.yaml", "--client", "press-*"]].concat();
+    let output = mockforge(folder.path(), &to_file);
+    check(&output, 0, &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "wrote mocks.yaml (1 mock)\n");
+    assert_eq!(fs::read_to_string(folder.path().join("mocks.yaml")).expect("it was written"), yaml);
+
+    let output = mockforge(folder.path(), &[&mocks[..], &["-o", "json"]].concat());
+    check(&output, 0, &[]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&answer["yaml"], &answer["pairs"], &answer["mocks"]), (&yaml.into(), &20.into(), &1.into()));
+}
+
+#[test]
+fn a_recording_without_answers_makes_no_mocks_and_exits_4() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["commands", "sensor-fleet"] {
+        check(&mockforge(folder.path(), &["recordings", "import", &sample(name)]), 0, &[]);
+    }
+    let none = mockforge(folder.path(), &["recordings", "mocks", "sensor-fleet", "--output", "mocks.yaml"]);
+    check(&none, 4, &["no request that was answered", "were looked at"]);
+    assert!(!folder.path().join("mocks.yaml").exists() && none.stdout.is_empty());
+    let nobody = mockforge(folder.path(), &["recordings", "mocks", "commands", "--client", "nobody"]);
+    check(&nobody, 4, &["20 requests with a Response Topic had no answer"]);
+    let telemetry = mockforge(folder.path(), &["recordings", "mocks", "sensor-fleet", "--telemetry"]);
+    check(&telemetry, 0, &["publishes about every"]);
+    check(&mockforge(folder.path(), &["recordings", "mocks", "absent"]), 2, &["absent"]);
+}
+
+#[test]
 fn samples_survive_import_and_export_byte_for_byte() {
     for name in ["sensor-fleet", "commands", "reconnects"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -276,7 +321,7 @@ fn a_file_that_is_there_already_is_not_said_to_be_imported() {
 }
 
 /// Keys that are known but cannot be turned on yet; the README lists them in words.
-const LATER: [&str; 4] = ["mqtt.tls", "mqtt.mocks", "mqtt.chaos", "mqtt.webhooks"];
+const LATER: [&str; 2] = ["mqtt.tls", "mqtt.chaos"];
 
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
@@ -429,4 +474,82 @@ fn recordings_rm_goes_on_after_one_that_is_not_there() {
     let output = mockforge(folder.path(), &["recordings", "rm", "commands", "none", "reconnects"]);
     check(&output, 2, &["none is not deleted"]);
     assert_eq!(output.stdout, b"deleted commands\ndeleted reconnects\n");
+}
+
+/// A receiver of webhooks that answers `/good` with success and everything else with 404.
+fn receiver() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.expect("a connection"));
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|len| len > 0) {}
+            let mut lines = head.lines().map(str::to_ascii_lowercase);
+            let len = lines.find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            // As much as there is; the client may be gone by now.
+            let _ = reader.read_exact(&mut vec![0; len.unwrap_or(0)]);
+            let status = if head.starts_with("POST /good ") { "200 OK" } else { "404 Not Found" };
+            let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+            let _ = reader.into_inner().write_all(answer.as_bytes());
+        }
+    });
+    address
+}
+
+#[cfg(unix)]
+#[test]
+fn webhooks_are_managed_and_tried_from_the_command_line() {
+    let receiver = receiver();
+    let yaml = format!(
+        "mqtt:\n  webhooks:\n    - {{id: good, topic: a/b, url: 'http://{receiver}/good', secret: s3cret}}\n    \
+         - {{id: bad, topic: 'a/#', url: 'http://{receiver}/bad'}}\n"
+    );
+    let (folder, _) = folder_with("hooks.yaml", &yaml);
+    let mut server = command(folder.path(), &["serve", "--mqtt", "--mqtt-port", "0", "-o", "json"])
+        .args(["--http-port", "0", "--grpc-port", "0"])
+        .env("MOCKFORGE_MQTT_HOST", "127.0.0.1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    let out = server.stdout.as_mut().expect("it is piped");
+    BufReader::new(out).read_line(&mut line).expect("it says where it listens");
+    let info: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = info["grpc_address"].as_str().expect("an address");
+    #[track_caller]
+    fn run(folder: &Path, address: &str, arguments: &[&str], code: i32) -> String {
+        let output = mockforge(folder, &[&["webhooks", "--server", address], arguments].concat());
+        check(&output, code, &[]);
+        String::from_utf8(output.stdout).expect("text")
+    }
+    let run = |arguments: &[&str], code| run(folder.path(), address, arguments, code);
+
+    let added = run(&["add", "hooks.yaml"], 0);
+    assert!(added.contains("good") && !added.contains("s3cret"), "{added}");
+    run(&["add", "hooks.yaml"], 2);
+    run(&["add", "hooks.yaml", "--replace"], 0);
+    assert_eq!(run(&["disable", "good"], 0), "good is off\n");
+    assert!(run(&["ls"], 0).contains("/good (off)"));
+    assert_eq!(run(&["enable", "good"], 0), "good is on\n");
+    let shown = run(&["show", "good"], 0);
+    assert!(shown.contains("\"topic\": \"a/b\"") && !shown.contains("s3cret"), "{shown}");
+
+    assert_eq!(
+        run(&["test", "good", "--payload", "x"], 0),
+        format!("http://{receiver}/good: answered 200\nhi\n")
+    );
+    let failed = run(&["test", "bad", "--topic", "a/c"], 1);
+    assert_eq!(failed, format!("http://{receiver}/bad: answered 404 Not Found\nhi\n"));
+    let log = run(&["deliveries", "bad", "--failed", "-o", "json"], 0);
+    let log: serde_json::Value = serde_json::from_str(&log).expect("JSON");
+    let delivery = &log["deliveries"][0];
+    assert_eq!((&delivery["topic"], &delivery["status"]), (&"a/c".into(), &404.into()));
+    assert!(run(&["redeliver", "bad", delivery["id"].as_str().expect("text")], 0).starts_with("queued as "));
+    assert!(run(&["deliveries", "good"], 0).contains("delivered"));
+    run(&["redeliver", "bad", "none"], 2);
+    assert_eq!(run(&["rm", "good", "bad"], 0), "removed good\nremoved bad\n");
+    assert_eq!(run(&["ls"], 0), "no webhooks\n");
+    check(&terminate(server), 0, &[]);
 }

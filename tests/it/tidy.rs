@@ -15,18 +15,24 @@ const EVERY_ROW_ABOVE: &[&str] = &["*"];
 /// Each room of `src/`, from the bottom up, with the rooms it may use beside itself.
 const ROOMS: &[(&str, &[&str])] = &[
     ("packet", &[]),
+    ("draws", &[]),
+    ("field", &[]),
+    ("likeness", &[]),
     ("session", &["packet"]),
     ("auth", &[]),
-    ("broker", &["packet", "session", "auth"]),
+    ("interceptor", &["packet", "session"]),
+    ("broker", &["packet", "session", "auth", "interceptor"]),
     // For `Direction`, the word for which way bytes go.
-    ("relay", &["packet", "session", "recording"]),
-    ("recording", &["packet", "session"]),
+    ("relay", &["packet", "session", "interceptor", "recording"]),
+    ("recording", &["likeness", "packet", "session"]),
+    ("mock", &["field", "likeness", "packet", "session", "draws", "interceptor", "recording"]),
+    ("webhook", &["field", "likeness", "packet", "session", "draws", "mock"]),
     ("tap", &["packet", "session", "recording"]),
     ("store", &["packet", "session", "recording"]),
     ("recorder", &["packet", "session", "recording", "tap", "store"]),
     ("metrics", &["packet", "session", "broker", "recording", "tap"]),
-    ("event", &["packet", "session", "broker", "recording", "tap"]),
-    ("config", &["packet", "broker", "auth"]),
+    ("event", &["packet", "session", "broker", "recording", "mock", "webhook", "tap"]),
+    ("config", &["field", "likeness", "packet", "broker", "auth", "mock", "webhook"]),
     ("net", EVERY_ROW_ABOVE),
     ("control", EVERY_ROW_ABOVE),
     ("gateway", &["metrics", "config", "control"]),
@@ -35,7 +41,20 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that take time, randomness and bytes as arguments.
-const PURE: &[&str] = &["packet", "session", "auth", "broker", "relay", "recording"];
+const PURE: &[&str] = &[
+    "packet",
+    "draws",
+    "field",
+    "likeness",
+    "session",
+    "auth",
+    "interceptor",
+    "broker",
+    "relay",
+    "recording",
+    "mock",
+    "webhook",
+];
 
 /// What would make a pure room read a clock, a socket, a disk or a random source.
 const IMPURE: &[&str] = &[
@@ -51,7 +70,10 @@ const IMPURE: &[&str] = &[
     "Zoned::now",
     "Ulid::new",
     "getrandom",
-    "rand::",
+    "rand::rng",
+    "thread_rng",
+    "OsRng",
+    "SysRng",
     "RandomState",
     "std::env",
     "std::process",

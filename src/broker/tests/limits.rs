@@ -149,10 +149,16 @@ fn events_tell_who_came_and_went() {
             BrokerEvent::ClientConnected {
                 connection,
                 client_identifier: client_identifier(),
+                username: None,
                 protocol: ProtocolVersion::V5,
                 session_present: false,
             },
-            BrokerEvent::Subscribed { connection, filter: "a".to_owned(), qos: QoS::AtLeastOnce },
+            BrokerEvent::Subscribed {
+                connection,
+                client_identifier: "alice".into(),
+                filter: "a".to_owned(),
+                qos: QoS::AtLeastOnce
+            },
             BrokerEvent::Unsubscribed { connection, filter: "a".to_owned() },
             BrokerEvent::ClientDisconnected {
                 connection,

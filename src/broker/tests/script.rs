@@ -294,7 +294,7 @@ fn message_of(publish: Publish, now: Instant) -> ApplicationMessage {
         retain: publish.retain,
         properties: publish.properties,
         expires_at: expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
-        origin: Origin::Synthetic,
+        origin: Origin::Synthetic { depth: 0 },
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::{runtime::Runtime, sync::watch, time::timeout};
 use tracing::{debug, info};
 
 use super::{
-    Cancel, EventsError, Phase, ReplayOutcome, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
-    expiry_warning, gaps_error, lateness::Cause, read_ahead::ReadAhead, tally::Tally,
+    Cancel, EventsError, Phase, RUN_LEN, ReplayOutcome, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
+    client_identifier, expiry_warning, gaps_error, lateness::Cause, read_ahead::ReadAhead, tally::Tally,
 };
 use crate::{
     net::client::{Capability, Client, ClientError, ClientOptions, Publisher, Sent, Sink, TryPublish},
@@ -114,7 +114,7 @@ impl Run {
         progress: watch::Sender<ReplayProgress>,
     ) -> Self {
         // The last part is the random one; short enough for the 23 characters that 3.1 allows.
-        let run = ulid::Ulid::new().to_string().to_ascii_lowercase().split_off(18);
+        let run = ulid::Ulid::new().to_string().to_ascii_lowercase().split_off(26 - RUN_LEN);
         let report = ReplayReport {
             run,
             target: spec.target.to_string(),
@@ -280,7 +280,7 @@ impl Run {
     }
 
     fn connect(&self, link: usize) -> impl Future<Output = Result<Client, ClientError>> + use<> {
-        let name = format!("mf-{}-{link}", self.report.run);
+        let name = client_identifier(&self.report.run, link);
         let options = ClientOptions {
             protocol: self.links[link].protocol,
             keep_alive: KEEP_ALIVE_SECONDS,

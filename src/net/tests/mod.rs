@@ -6,10 +6,13 @@ mod broker;
 mod differential;
 mod guests;
 mod hostile;
+mod interception;
 pub(super) mod pipe;
 mod proxy;
 mod replay;
+pub(crate) mod sink;
 mod stages;
+mod webhooks;
 
 use std::{
     future::Future,
@@ -40,7 +43,7 @@ const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::
 /// What a slow machine may need; only a failing test takes it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn soon<F: Future>(future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens soon")
 }
 
@@ -57,6 +60,7 @@ impl TestBroker {
         let address = listener.local_addr().expect("bound");
         let (metrics, tap) = (Arc::new(Metrics::new()), Tap::new());
         let options = BrokerOptions {
+            interception: Default::default(),
             broker: limits.into(),
             max_connections,
             seed: 1,

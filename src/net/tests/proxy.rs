@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
+    interceptor::Interception,
     net::{ClientError, ProxyEvent, ProxyHandle, ProxyOptions, spawn_proxy},
     packet::ReasonCode,
     recording::{CloseCause, Direction},
@@ -28,6 +29,7 @@ impl TestProxy {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&events);
         let options = ProxyOptions {
+            interception: Box::new(Interception::default),
             upstream: url(upstream),
             max_connections: 100,
             connect_timeout: PATIENCE,

@@ -29,6 +29,7 @@ use crate::{
             transcripts::Transcripts,
         },
     },
+    interceptor::Interception,
     metrics::Metrics,
     net::{
         BrokerOptions, Gate, ProxyOptions, RelayLimits, broker_thread::Shell, proxy::RelayThread,
@@ -80,6 +81,7 @@ impl Pipes {
         let local = LocalSet::new();
         let shell = local.block_on(&runtime, async {
             Shell::start(BrokerOptions {
+                interception: Default::default(),
                 broker: options,
                 max_connections: usize::MAX,
                 seed: 1,
@@ -99,6 +101,7 @@ impl Pipes {
         let (arriving, valves) = (Arc::<Mutex<Vec<Pipe>>>::default(), Arc::<Mutex<Vec<Valve>>>::default());
         let (to_server, of_server) = (arriving.clone(), valves.clone());
         let options = ProxyOptions {
+            interception: Box::new(Interception::default),
             upstream: "mqtt://server.in.memory".parse().expect("an address"),
             max_connections: usize::MAX,
             connect_timeout: Duration::from_secs(5),
@@ -239,6 +242,7 @@ impl Pipes {
                     Observed::Packet { direction, bytes } => EventKind::Packet { direction, bytes },
                     Observed::Raw { direction, bytes } => EventKind::Raw { direction, bytes },
                     Observed::Close(cause) => EventKind::Close(cause),
+                    Observed::Mock(fired) => EventKind::Mock(fired),
                 },
             })
             .collect()

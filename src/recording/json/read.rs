@@ -19,9 +19,11 @@ use super::{
     time::Millis,
 };
 use crate::{
+    likeness::nearest,
     packet::{ControlPacket, Frame, PacketIdentifier, ProtocolVersion, QoS},
     recording::{
-        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, RecordingSource, RecordingState,
+        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, MockFired, RecordingSource,
+        RecordingState,
     },
 };
 
@@ -333,19 +335,17 @@ impl Bad {
 /// How the reason begins where a member is.
 const MISSING: &str = "missing";
 
-/// How alike a name has to be to be taken for another one, from 0 to 1: `topc` for `topic`, but
-/// `type` not.
-const ALIKE: f64 = 0.6;
-
 /// The name in the object `text` that was meant to be `member`, which it lacks. Names that mean
 /// nothing are left alone, so this one was.
 fn misspelt(text: &[u8], member: &str) -> Option<String> {
     let members: HashMap<String, serde::de::IgnoredAny> = serde_json::from_slice(text).ok()?;
-    let likeness = |name: &str| strsim::normalized_damerau_levenshtein(&name.to_lowercase(), member);
-    let names = members.into_keys().map(|name| (likeness(&name), name));
-    // Of two as like the first in the alphabet: a map has no order.
-    let best = names.max_by(|(a, one), (b, other)| a.total_cmp(b).then_with(|| other.cmp(one)));
-    best.filter(|(likeness, _)| *likeness >= ALIKE).map(|(_, name)| name)
+    // A map has no order, and of two as like one has to be told.
+    let mut names: Vec<String> = members.into_keys().collect();
+    names.sort_unstable();
+    let lowered: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+    let found = nearest(member, lowered.iter().map(String::as_str))?;
+    let position = lowered.iter().position(|name| name == found)?;
+    Some(names.swap_remove(position))
 }
 
 /// The members of any event that are not a packet's.
@@ -360,6 +360,9 @@ struct EventFields<'a> {
     packet_type: Option<String>,
     raw: Option<String>,
     label: Option<String>,
+    mock: Option<String>,
+    topic: Option<String>,
+    messages: Option<u64>,
     events: Option<u64>,
     bytes: Option<u64>,
     cause: Option<String>,
@@ -407,6 +410,12 @@ impl Assembly {
                 EventKind::Close(cause)
             }
             Some("MARK") => EventKind::Mark(fields.label.clone().unwrap_or_default()),
+            Some("MOCK") => EventKind::Mock(Box::new(MockFired {
+                mock: fields.mock.clone().unwrap_or_default(),
+                client_identifier: fields.client_id.clone().unwrap_or_default(),
+                topic: fields.topic.clone().unwrap_or_default(),
+                messages: fields.messages.unwrap_or(0),
+            })),
             Some("GAP") => {
                 EventKind::Gap { events: fields.events.unwrap_or(0), bytes: fields.bytes.unwrap_or(0) }
             }
@@ -433,7 +442,8 @@ impl Assembly {
             // them out silently would.
             Some(other) => return Err(Bad::Member("kind", format!("unknown kind {other:?}"))),
         };
-        let default = u32::from(!matches!(kind, EventKind::Mark(_) | EventKind::Gap { .. }));
+        let belongs_to_none = matches!(kind, EventKind::Mark(_) | EventKind::Mock(_) | EventKind::Gap { .. });
+        let default = u32::from(!belongs_to_none);
         let connection = fields.conn.unwrap_or(default);
         if !matches!(kind, EventKind::Open(_)) {
             self.ensure_open(at, connection);

@@ -190,6 +190,17 @@ pub fn write_event(event: &Event, seen: Option<&Seen>, connections: &Connections
             members.text("kind", event.kind.name());
             members.text("label", label);
         }
+        EventKind::Mock(fired) => {
+            members.text("kind", event.kind.name());
+            members.text("mock", &fired.mock);
+            if !fired.client_identifier.is_empty() {
+                members.text("client_id", &fired.client_identifier);
+            }
+            if !fired.topic.is_empty() {
+                members.text("topic", &fired.topic);
+            }
+            members.plain("messages", fired.messages);
+        }
         EventKind::Gap { events, bytes } => {
             members.text("kind", event.kind.name());
             members.plain("events", events);

@@ -155,6 +155,10 @@ impl ClientPattern {
         Self(pattern.into())
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub fn matches(&self, client: &str) -> bool {
         let (mut pattern, mut text) = (self.0.as_str(), client);
         // Where to go on when what follows the last `*` does not match: one character later.

@@ -1,0 +1,409 @@
+//! Whole servers in this process.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Semaphore, mpsc, oneshot},
+};
+
+use super::*;
+use crate::{
+    config::{Flag, Sources},
+    control::pb,
+    net::{
+        Client, ClientError, ClientOptions,
+        tests::{
+            sink::{Received, Reply, Sink, ok, status},
+            soon,
+        },
+    },
+    packet::{Properties, Publish, QoS, Subscription, SubscriptionOptions, TopicFilter, TopicName},
+};
+
+fn config(folder: &std::path::Path, more: &[(&'static str, String)]) -> Config {
+    let flag = |key, value: String| Flag { key, name: "--test", value };
+    let mut flags = vec![
+        flag("mqtt.enabled", "true".to_owned()),
+        flag("mqtt.host", "127.0.0.1".to_owned()),
+        flag("mqtt.port", "0".to_owned()),
+        flag("http.port", "0".to_owned()),
+        flag("grpc.port", "0".to_owned()),
+        flag("store.path", folder.to_str().expect("text").to_owned()),
+    ];
+    flags.extend(more.iter().map(|(key, value)| flag(key, value.clone())));
+    Config::load(Sources { flags, ..Sources::default() }).expect("valid settings")
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
+}
+
+#[tokio::test]
+async fn a_server_serves_mqtt_and_its_figures_until_it_is_told_to_stop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::bind(config(folder.path(), &[])).await.expect("free ports");
+    let Addresses { mqtt: Some(mqtt), http: Some(http), grpc: Some(_) } = server.addresses() else {
+        panic!("{:?}", server.addresses());
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async move { _ = stopped.await }));
+    let mut client =
+        Client::connect(ClientOptions::new(MqttUrl::of_listener(mqtt), "one")).await.expect("connected");
+    let metrics = get(http, "/__mockforge/metrics").await;
+    assert!(metrics.contains("\nmqtt_connections_total{status=\"active\"} 1\n"), "{metrics}");
+    assert!(!folder.path().join("store").exists(), "the store is opened when it is first needed");
+    stop.send(()).expect("it runs");
+    assert!(matches!(client.next_message().await, Err(ClientError::Disconnected { .. })));
+    running.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_proxy_is_a_server_with_an_upstream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let upstream = Server::bind(config(folder.path(), &[])).await.expect("free ports");
+    let at = upstream.addresses().mqtt.expect("enabled");
+    let settings = config(folder.path(), &[("mqtt.upstream", format!("mqtt://{at}"))]);
+    let proxy = Server::bind(settings).await.expect("free ports");
+    let url = MqttUrl::of_listener(proxy.addresses().mqtt.expect("enabled"));
+    let control = upstream.control().clone();
+    for server in [upstream, proxy] {
+        tokio::spawn(server.run(std::future::pending()));
+    }
+    let client = Client::connect(ClientOptions::new(url, "through")).await.expect("connected");
+    client.ping().await.expect("answered");
+    let clients = control.list_clients(Default::default()).await.expect("a broker").clients;
+    assert_eq!(clients[0].client_id, "through");
+}
+
+#[tokio::test]
+async fn a_proxy_before_itself_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Not held: there is no way to name the port that port 0 takes.
+    let port = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound").port();
+    let upstream = format!("mqtt://localhost:{port}");
+    let settings =
+        config(folder.path(), &[("mqtt.port", port.to_string()), ("mqtt.upstream", upstream.clone())]);
+    let Err(error) = Server::bind(settings).await else { panic!("it would loop") };
+    let says = "leads back to this proxy, which listens on";
+    assert_eq!(error.to_string(), format!("mqtt.upstream: {upstream} {says} 127.0.0.1:{port}"));
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = bind("127.0.0.1", 0).expect("a free port").local_addr().expect("bound");
+    let _held = std::net::TcpListener::bind(taken).expect("still free");
+    let settings = config(folder.path(), &[("mqtt.port", taken.port().to_string())]);
+    let Err(error) = Server::bind(settings).await else { panic!("bound twice") };
+    assert!(error.to_string().starts_with(&format!("cannot listen for MQTT on {taken}: ")), "{error}");
+}
+
+/// A running server.
+struct Running {
+    control: Control,
+    url: MqttUrl,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<io::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    async fn start(settings: &[(&'static str, String)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Server::bind(config(folder.path(), settings)).await.expect("free ports");
+        let control = server.control().clone();
+        let url = MqttUrl::of_listener(server.addresses().mqtt.expect("enabled"));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = tokio::spawn(server.run(async move { _ = stopped.await }));
+        Self { control, url, stop, ended, _folder: folder }
+    }
+
+    async fn client(&self, client_identifier: &str) -> Client {
+        Client::connect(ClientOptions::new(self.url.clone(), client_identifier)).await.expect("connected")
+    }
+
+    async fn webhook(&self, id: &str) -> pb::Webhook {
+        self.control.get_webhook(pb::GetWebhookRequest { id: id.to_owned() }).await.expect("it is there")
+    }
+
+    async fn deliveries(&self, id: &str) -> Vec<pb::WebhookDelivery> {
+        let request = pb::ListDeliveriesRequest { id: id.to_owned(), ..Default::default() };
+        self.control.list_deliveries(request).await.expect("it is there").deliveries
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("it runs");
+        soon(self.ended).await.expect("no panic").expect("no error");
+    }
+}
+
+/// Publishes with QoS 1, and returns once that is acknowledged.
+async fn publish(client: &Client, topic: &str, payload: &'static str) {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: Some(TopicName::parse(topic).expect("a topic")),
+        packet_identifier: None,
+        properties: Properties::new(),
+        payload: payload.into(),
+    };
+    let receipt = client.publish(publish).await.expect("connected");
+    soon(receipt.acked()).await.expect("acknowledged");
+}
+
+/// Topic and client identifier that a webhook was told.
+fn told(request: &Received) -> (String, Option<String>) {
+    let body: serde_json::Value = serde_json::from_str(&request.body).expect("JSON");
+    (body["topic"].as_str().expect("text").to_owned(), body["client_id"].as_str().map(str::to_owned))
+}
+
+fn webhooks(yaml: &str) -> (&'static str, String) {
+    ("mqtt.webhooks", yaml.to_owned())
+}
+
+#[tokio::test]
+async fn the_guides_webhook_is_sent_the_documented_json() {
+    let mut sink = Sink::start(|_| ok()).await;
+    let guide = r#"
+    - topic: "orders/+/created"
+      url: "http://localhost:8080/webhook/order"
+      method: POST
+      headers:
+        X-Source: "mqtt"
+"#;
+    let settings = guide.replace("http://localhost:8080/webhook/order", &sink.url);
+    let server = Running::start(&[webhooks(&settings)]).await;
+    let shop = server.client("shop").await;
+    publish(&shop, "orders/7/cancelled", "{}").await;
+    publish(&shop, "orders/7/created", r#"{"total":9.5}"#).await;
+    let request = sink.next().await;
+    assert!(request.head.starts_with("POST /hook HTTP/1.1\r\n"), "{}", request.head);
+    assert_eq!((request.header("x-source"), request.header("content-type")), ("mqtt", "application/json"));
+    let (start, rest) = request.body.split_once(r#","timestamp":""#).expect("a time");
+    assert_eq!(
+        start,
+        r#"{"topic":"orders/7/created","payload":{"total":9.5},"payload_encoding":"json","qos":1,"retain":false,"client_id":"shop""#
+    );
+    let time = rest.strip_suffix("\"}").expect("its end");
+    assert!(
+        time.len() == "2026-11-22T12:00:00.123Z".len() && time.parse::<jiff::Timestamp>().is_ok(),
+        "{time}"
+    );
+    let webhook = server.webhook("webhook-1").await;
+    assert!(webhook.from_settings && webhook.dropped == 0);
+    drop(shop);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_holds_up_nobody_and_its_queue_is_bounded() {
+    let gate = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    let mut sink = Sink::start(move |_| Reply::Once(Arc::clone(&permits))).await;
+    let settings = format!("[{{id: h, topic: 't/#', url: '{}', queue: 3}}]", sink.url);
+    let server = Running::start(&[webhooks(&settings)]).await;
+    let mut client = server.client("dev").await;
+    let subscription = Subscription {
+        filter: TopicFilter::parse("t/#").expect("a filter"),
+        options: SubscriptionOptions::default(),
+    };
+    client.subscribe(vec![subscription], Properties::new()).await.expect("subscribed");
+    publish(&client, "t/first", "x").await;
+    sink.next().await;
+    for _ in 0..20 {
+        publish(&client, "t/more", "x").await;
+    }
+    for _ in 0..21 {
+        soon(client.next_message()).await.expect("routed");
+    }
+    let webhook = soon(async {
+        loop {
+            let webhook = server.webhook("h").await;
+            if webhook.dropped + webhook.queued == 21 {
+                return webhook;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!((webhook.delivered, webhook.dropped, webhook.queued), (0, 17, 4));
+    let log = server.deliveries("h").await;
+    assert!(log.iter().all(|delivery| delivery.state() == pb::DeliveryState::Pending), "{log:?}");
+    let topics: Vec<&str> = log.iter().map(|delivery| &*delivery.topic).collect();
+    assert_eq!(topics, ["t/more", "t/more", "t/more", "t/first"]);
+    gate.add_permits(4);
+    drop(client);
+    let control = server.control.clone();
+    // What waits is sent before the server ends.
+    server.stop().await;
+    let metrics = control.metrics_text().await;
+    for line in [
+        "mqtt_webhook_deliveries_total{webhook=\"h\",outcome=\"delivered\"} 4",
+        "mqtt_webhook_deliveries_total{webhook=\"h\",outcome=\"dropped\"} 17",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_or_is_down_is_told_of_and_holds_up_nobody() {
+    let failing = Sink::start(|_| status("500 No")).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
+    let settings = format!(
+        "[{{id: failing, topic: 't', url: '{}', retries: 1, backoff_ms: 1}}, \
+         {{id: down, topic: 't', url: 'http://{closed}/', retries: 1, backoff_ms: 1}}]",
+        failing.url
+    );
+    let server = Running::start(&[webhooks(&settings)]).await;
+    let kinds = vec![pb::EventKind::Webhook.into()];
+    let request = pb::WatchEventsRequest { kinds, ..Default::default() };
+    let mut events = server.control.watch_events(request).await.expect("a stream");
+    let client = server.client("dev").await;
+    publish(&client, "t", "1").await;
+    publish(&client, "t", "2").await;
+    for _ in 0..4 {
+        soon(events.next()).await.expect("it goes on").expect("an event");
+    }
+    for (id, status, error) in
+        [("failing", Some(500), "answered 500 Internal Server Error"), ("down", None, "Connection refused")]
+    {
+        let log = server.deliveries(id).await;
+        assert_eq!(log.len(), 2);
+        for delivery in &log {
+            let state = (delivery.state(), delivery.attempts, delivery.status);
+            assert_eq!(state, (pb::DeliveryState::Failed, 2, status));
+            assert!(delivery.error.contains(error), "{}", delivery.error);
+        }
+        let webhook = server.webhook(id).await;
+        assert_eq!((webhook.failed, webhook.retried), (2, 2));
+    }
+    drop(client);
+    server.stop().await;
+}
+
+/// Intercepts `ask` and publishes `answer`.
+fn answering() -> (&'static str, String) {
+    ("mqtt.mocks", "[{topic: ask, route: false, response: {topic: answer, payload: x}}]".to_owned())
+}
+
+#[tokio::test]
+async fn a_mocks_answer_is_told_and_what_a_mock_keeps_is_not() {
+    let mut sink = Sink::start(|_| ok()).await;
+    let settings = format!("[{{id: h, topic: '#', url: '{}'}}]", sink.url);
+    let server = Running::start(&[answering(), webhooks(&settings)]).await;
+    let client = server.client("dev").await;
+    publish(&client, "ask", "x").await;
+    assert_eq!(told(&sink.next().await), ("answer".to_owned(), None));
+    publish(&client, "other", "x").await;
+    assert_eq!(told(&sink.next().await), ("other".to_owned(), Some("dev".to_owned())));
+    drop(client);
+    server.stop().await;
+    assert!(sink.requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_proxy_tells_of_what_passes_and_of_what_it_publishes() {
+    let mut sink = Sink::start(|_| ok()).await;
+    let upstream = Running::start(&[]).await;
+    let settings = format!("[{{id: h, topic: '#', url: '{}'}}]", sink.url);
+    let proxy =
+        Running::start(&[("mqtt.upstream", upstream.url.to_string()), answering(), webhooks(&settings)])
+            .await;
+    let client = proxy.client("dev").await;
+    publish(&client, "ask", "x").await;
+    assert_eq!(told(&sink.next().await), ("answer".to_owned(), None));
+    publish(&client, "other", "x").await;
+    assert_eq!(told(&sink.next().await), ("other".to_owned(), Some("dev".to_owned())));
+    let request =
+        pb::PublishRequest { topic: "api".to_owned(), payload: "x".into(), qos: 1, ..Default::default() };
+    proxy.control.publish(request).await.expect("published");
+    assert_eq!(told(&sink.next().await), ("api".to_owned(), None));
+    drop(client);
+    proxy.stop().await;
+    upstream.stop().await;
+    assert!(sink.requests.try_recv().is_err());
+}
+
+/// An upstream that takes whoever comes, and says nothing of what they publish. What it reads goes to the receiver.
+async fn silent_upstream() -> (String, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("mqtt://{}", listener.local_addr().expect("bound"));
+    let (sender, read) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                stream.read_u8().await.expect("a CONNECT");
+                stream.write_all(&[0x20, 3, 0, 0, 0]).await.expect("a CONNACK is sent");
+                let mut buffer = Vec::new();
+                while stream.read_buf(&mut buffer).await.is_ok_and(|count| count > 0) {
+                    // The test may be over.
+                    let _ = sender.send(std::mem::take(&mut buffer));
+                }
+            });
+        }
+    });
+    (url, read)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_acknowledged_does_not_keep_others() {
+    let (upstream, mut read) = silent_upstream().await;
+    let mocks =
+        "[{id: m, topic: ask, route: false, response: {topic: answer, payload: x, qos: 1}}]".to_owned();
+    let proxy = Running::start(&[("mqtt.upstream", upstream), ("mqtt.mocks", mocks)]).await;
+    // Not even together do they wait as long as for acknowledgements of four.
+    soon(async {
+        for _ in 0..5 {
+            let request = pb::FireMockRequest { id: "m".to_owned(), ..Default::default() };
+            proxy.control.fire_mock(request).await.expect("it is there");
+            while let Some(bytes) = read.recv().await
+                && !bytes.windows(6).any(|window| window == b"answer")
+            {}
+        }
+    })
+    .await;
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_tried_once_for_a_batch() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = format!("mqtt://{}", listener.local_addr().expect("bound"));
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.expect("a connection"));
+            count.fetch_add(1, SeqCst);
+        }
+    });
+    let response = "{topic: answer, payload: x}";
+    let mocks =
+        format!("[{{id: m, topic: ask, mode: all, responses: [{response}, {response}, {response}]}}]");
+    let proxy = Running::start(&[("mqtt.upstream", upstream), ("mqtt.mocks", mocks)]).await;
+    let request = pb::FireMockRequest { id: "m".to_owned(), ..Default::default() };
+    assert_eq!(proxy.control.fire_mock(request).await.expect("it is there").scheduled, 3);
+    soon(async {
+        let request = pb::GetMockRequest { id: "m".to_owned() };
+        while proxy.control.get_mock(request.clone()).await.expect("it is there").failed < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(accepted.load(SeqCst), 1);
+    proxy.stop().await;
+}
