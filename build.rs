@@ -2,9 +2,10 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "mockforge/mqtt/v1/admin.proto",
     "mockforge/mqtt/v1/broker.proto",
+    "mockforge/mqtt/v1/chaos.proto",
     "mockforge/mqtt/v1/mocks.proto",
     "mockforge/mqtt/v1/recordings.proto",
     "mockforge/mqtt/v1/replays.proto",

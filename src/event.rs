@@ -3,14 +3,19 @@
 //! The bus is bounded and forgets: a watcher that falls behind learns how much it missed, and nobody ever waits for one.
 //! Packets go through the [`tap`](crate::tap) instead.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::broadcast;
 
-use crate::{broker::BrokerEvent, mock::MockEvent, recording::RecordingInfo, webhook::WebhookEvent};
+use crate::{
+    broker::BrokerEvent, fault::Journaled, mock::MockEvent, recording::RecordingInfo, webhook::WebhookEvent,
+};
 
 /// How many happenings a watcher may fall behind before it misses some; a few per client that connects.
 const CAPACITY: usize = 1024;
+
+/// The same of faults, of which there may be some for each packet.
+const FAULTS: usize = 4096;
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
@@ -35,10 +40,15 @@ pub enum What {
 #[derive(Clone, Debug)]
 pub struct EventBus {
     sender: broadcast::Sender<Happening>,
+    /// Apart, so that many of them push nothing else out.
+    faults: broadcast::Sender<Arc<Journaled>>,
 }
 
 /// Receives what happens from its creation on; `Lagged` counts what it missed.
 pub type Watcher = broadcast::Receiver<Happening>;
+
+/// The same of faults.
+pub type FaultWatcher = broadcast::Receiver<Arc<Journaled>>;
 
 impl Default for EventBus {
     fn default() -> Self {
@@ -48,7 +58,7 @@ impl Default for EventBus {
 
 impl EventBus {
     pub fn new() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY) }
+        Self { sender: broadcast::Sender::new(CAPACITY), faults: broadcast::Sender::new(FAULTS) }
     }
 
     /// Tells all watchers. Cheap when there are none; never blocks.
@@ -61,6 +71,18 @@ impl EventBus {
 
     pub fn watch(&self) -> Watcher {
         self.sender.subscribe()
+    }
+
+    /// Tells those who watch faults; like [`emit`](Self::emit).
+    pub fn emit_fault(&self, fault: &Journaled) {
+        if self.faults.receiver_count() > 0 {
+            // See there.
+            let _ = self.faults.send(Arc::new(fault.clone()));
+        }
+    }
+
+    pub fn watch_faults(&self) -> FaultWatcher {
+        self.faults.subscribe()
     }
 }
 

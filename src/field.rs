@@ -10,6 +10,14 @@ pub struct BadField {
     pub what: String,
 }
 
+impl BadField {
+    /// All of them in one line.
+    pub fn listed(fields: &[Self]) -> String {
+        let texts: Vec<String> = fields.iter().map(Self::to_string).collect();
+        texts.join("; ")
+    }
+}
+
 /// Collects what is wrong, so that all of it is told at once.
 #[derive(Debug, Default)]
 pub struct Checks(Vec<BadField>);
@@ -26,7 +34,8 @@ impl Checks {
 
     /// Both ends are allowed.
     pub fn range<T: PartialOrd + fmt::Display>(&mut self, path: &str, value: T, min: T, max: T) {
-        if value < min || value > max {
+        // What is no number at all is not within, either.
+        if !(value >= min && value <= max) {
             self.refuse(path, format_args!("is {min} to {max}, not {value}"));
         }
     }
@@ -62,6 +71,12 @@ impl Checks {
 fn join(first: &str, second: &str) -> String {
     let dot = if first.is_empty() || second.is_empty() || second.starts_with('[') { "" } else { "." };
     format!("{first}{dot}{second}")
+}
+
+impl From<Vec<BadField>> for Checks {
+    fn from(bad: Vec<BadField>) -> Self {
+        Self(bad)
+    }
 }
 
 impl fmt::Display for BadField {

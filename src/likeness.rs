@@ -16,24 +16,37 @@ pub fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Opti
     most_alike(name, names).filter(|(_, likeness)| *likeness >= ALIKE).map(|(known, _)| known)
 }
 
+/// What to say of a name that is none of `names`: which was meant, or which there are.
+pub fn unknown<'n>(noun: &str, name: &str, names: impl IntoIterator<Item = &'n str> + Clone) -> String {
+    match nearest(name, names.clone()) {
+        Some(nearest) => format!("unknown {noun} {name:?}; did you mean {nearest:?}?"),
+        None => {
+            let names: Vec<&str> = names.into_iter().collect();
+            format!("unknown {noun} {name:?}; known are {}", names.join(", "))
+        }
+    }
+}
+
 /// What serde says of a name that it does not know, with the nearest of those it lists; anything else as it is.
 pub fn plain(reason: &str) -> String {
+    let none =
+        reason.strip_prefix("unknown field `").and_then(|rest| rest.strip_suffix("`, there are no fields"));
+    if let Some(name) = none {
+        return format!("unknown key {name:?}; there are none");
+    }
     let parts = || {
         let (what, known) =
             reason.split_once(", expected one of ").or_else(|| reason.split_once(", expected "))?;
         let (noun, name) = match what.strip_prefix("unknown field `") {
-            Some(name) => ("unknown key", name),
-            None => ("unknown value", what.strip_prefix("unknown variant `")?),
+            Some(name) => ("key", name),
+            None => ("value", what.strip_prefix("unknown variant `")?),
         };
         let known: Vec<&str> =
             known.split([',', ' ']).filter_map(|name| name.strip_prefix('`')?.strip_suffix('`')).collect();
         Some((noun, name.strip_suffix('`')?, known))
     };
     let Some((noun, name, known)) = parts() else { return reason.to_owned() };
-    match nearest(name, known.iter().copied()) {
-        Some(nearest) => format!("{noun} {name:?}; did you mean {nearest:?}?"),
-        None => format!("{noun} {name:?}; known are {}", known.join(", ")),
-    }
+    unknown(noun, name, known)
 }
 
 #[cfg(test)]
@@ -57,6 +70,7 @@ mod tests {
             plain("unknown variant `x`, expected `all` or `random`"),
             "unknown value \"x\"; known are all, random"
         );
+        assert_eq!(plain("unknown field `x`, there are no fields"), "unknown key \"x\"; there are none");
         assert_eq!(plain("invalid type: map, expected u8"), "invalid type: map, expected u8");
     }
 }

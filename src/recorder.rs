@@ -15,10 +15,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    packet::{Frame, TopicFilter},
+    packet::{Frame, PacketType, TopicFilter, TopicName},
     recording::{
-        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, RecordingInfo, RecordingSpec,
-        redact::{redact_packet, redact_raw},
+        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, FaultInjected, RecordingInfo,
+        RecordingSpec,
+        redact::{redact_changed, redact_packet, redact_raw},
     },
     session::ConnectionId,
     store::{RecordingWriter, Store, StoreError},
@@ -164,6 +165,7 @@ impl Observer for Capture {
                 self.push(state, *at, number, EventKind::Raw { direction: *direction, bytes });
             }
             Observed::Mock(fired) => self.push(state, *at, 0, EventKind::Mock(fired.clone())),
+            Observed::Fault(fault) => self.fault(state, *at, *connection, fault),
             Observed::Close(cause) => {
                 let number = self.numbered(state, *at, *connection).number;
                 state.numbers.remove(connection);
@@ -248,6 +250,20 @@ impl Capture {
         }
     }
 
+    fn fault(&self, state: &mut State, at: Instant, connection: ConnectionId, fault: &FaultInjected) {
+        let number = self.numbered(state, at, connection).number;
+        if !state.wants_fault(fault) {
+            return;
+        }
+        let mut fault = fault.clone();
+        if fault.packet_type == PacketType::Connect && !self.keep_credentials {
+            for bytes in [&mut fault.received, &mut fault.sent].into_iter().flatten() {
+                *bytes = redact_changed(bytes);
+            }
+        }
+        self.push(state, at, number, EventKind::Fault(Box::new(fault)));
+    }
+
     /// The connection that is reported on. One whose opening was never reported is opened here, so
     /// that every recorded connection has its OPEN.
     fn numbered<'a>(&self, state: &'a mut State, at: Instant, connection: ConnectionId) -> &'a mut Numbered {
@@ -275,7 +291,17 @@ impl State {
     fn is_wanted(&mut self, number: u32, kind: &EventKind) -> bool {
         let event = Event { seq: 0, at: Duration::ZERO, connection: number, kind: kind.clone() };
         let topic = self.connections.follow(&event).and_then(|seen| seen.topic);
-        topic.is_none_or(|topic| self.topics.iter().any(|filter| filter.matches(&topic)))
+        topic.is_none_or(|topic| self.matches(&topic))
+    }
+
+    /// Whether the topic filters let what was done to a packet pass, as they do the packet.
+    fn wants_fault(&self, fault: &FaultInjected) -> bool {
+        let topic = (!self.topics.is_empty()).then(|| TopicName::parse(&fault.topic).ok()).flatten();
+        topic.is_none_or(|topic| self.matches(&topic))
+    }
+
+    fn matches(&self, topic: &TopicName) -> bool {
+        self.topics.iter().any(|filter| filter.matches(topic))
     }
 }
 
@@ -302,8 +328,12 @@ impl Numbered {
 
 /// The event with bytes of its own: a tail that is read slowly keeps no read buffer alive.
 fn detached(mut event: Event) -> Event {
-    if let EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. } = &mut event.kind {
-        *bytes = Bytes::copy_from_slice(bytes);
+    match &mut event.kind {
+        EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. } => {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+        EventKind::Fault(fault) => fault.detach(),
+        _ => {}
     }
     event
 }
@@ -317,7 +347,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::{
-        recording::{RecordingSource, RecordingState},
+        recording::{RecordingSource, RecordingState, sample},
         store::StoreOptions,
     };
 
@@ -364,6 +394,10 @@ mod tests {
             EventKind::Close(cause) => cause.name().to_owned(),
             EventKind::Mark(label) => label.clone(),
             EventKind::Mock(fired) => fired.mock.clone(),
+            EventKind::Fault(fault) => {
+                let sent = fault.sent.as_ref().map(|sent| sent.escape_ascii().to_string());
+                format!("{} {}", fault.action, sent.unwrap_or_default())
+            }
             EventKind::Open(_) | EventKind::Gap { .. } => String::new(),
         };
         format!("{} {} {} {what}", event.seq, event.connection, event.kind.name())
@@ -436,6 +470,58 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn faults_are_recorded_where_they_happened() {
+        let bench = Bench::new(|_| {});
+        let recorder = bench.start(|spec| spec.topics = vec![TopicFilter::parse("a/#").unwrap()]);
+        let mut tail = recorder.tail();
+        let now = Instant::now();
+        let fault = |change: fn(&mut FaultInjected)| {
+            let mut fault = sample::fault("drop", "{}");
+            change(&mut fault);
+            bench.tap.fault(now, TWO, || fault);
+        };
+        bench.sent(ONE, PINGREQ);
+        fault(|_| {});
+        fault(|fault| fault.topic = "b".to_owned());
+        // An alias that nobody can tell.
+        fault(|fault| fault.topic.clear());
+        fault(|fault| {
+            fault.packet_type = PacketType::Puback;
+            fault.topic.clear();
+            fault.sent = Some(Bytes::from_static(b"\x40"));
+        });
+        let info = recorder.stop().await.unwrap();
+        let shown: Vec<String> = bench.events(&info).iter().map(shown).collect();
+        assert_eq!(
+            shown[2..6],
+            ["3 2 OPEN already open", "4 2 FAULT drop ", "5 2 FAULT drop ", "6 2 FAULT drop @"]
+        );
+        let mut live = Vec::new();
+        while let Ok(event) = tail.try_recv() {
+            live.push(super::tests::shown(&event));
+        }
+        assert_eq!(live, shown);
+    }
+
+    #[tokio::test]
+    async fn a_changed_connect_gives_its_password_away_only_if_asked_to() {
+        for keep in [false, true] {
+            let bench = Bench::new(|_| {});
+            let recorder = bench.start(|spec| spec.keep_credentials = keep);
+            bench.tap.fault(Instant::now(), ONE, || FaultInjected {
+                packet_type: PacketType::Connect,
+                // The flag that says that there is a password is gone, and so is its type.
+                sent: Some([b"\x00\x1a\0\x04MQTT\x04\x82", &CONNECT[10..]].concat().into()),
+                ..sample::fault("corrupt", "{}")
+            });
+            let info = recorder.stop().await.unwrap();
+            let shown: Vec<String> = bench.events(&info).iter().map(shown).collect();
+            assert_eq!(shown[1].contains("secret"), keep, "{shown:?}");
+            assert!(shown[1].contains("MQTT"), "{shown:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn only_wanted_topics_are_recorded_aliases_resolved() {
         let bench = Bench::new(|_| {});
         let recorder = bench.start(|spec| spec.topics = vec![TopicFilter::parse("a/#").unwrap()]);
@@ -488,9 +574,18 @@ mod tests {
             assert!(!bench.tap.is_full());
         }
         assert!(waited, "the store was never behind");
+        waited = false;
+        for _ in 0..200 {
+            let received = Some(Bytes::from_static(&LONG));
+            let fault = FaultInjected { received, ..sample::fault("drop", "{}") };
+            bench.tap.fault(Instant::now(), ONE, || fault);
+            waited |= bench.tap.is_full();
+            bench.tap.ready().await;
+        }
+        assert!(waited, "the bytes of faults are not counted");
         let info = recorder.stop().await.unwrap();
         assert_eq!(info.packets, 200);
-        assert_eq!(bench.events(&info).len(), 202);
+        assert_eq!(bench.events(&info).len(), 402);
     }
 
     #[tokio::test]

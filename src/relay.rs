@@ -14,7 +14,6 @@
 //! the server's place, after the acks that the server owes for earlier ones, and makes sure that the server still knows
 //! what later topic aliases stand for. Once begun, that goes on whether or not anybody still asks.
 
-mod aliases;
 mod answers;
 mod exchanges;
 
@@ -25,16 +24,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use self::{
-    aliases::{Aliases, Head, alias_of},
-    answers::Answers,
-    exchanges::Exchanges,
-};
+use self::{answers::Answers, exchanges::Exchanges};
 use crate::{
     interceptor::{Interception, Offered, Publisher, Verdict},
     packet::{
-        ControlPacket, Frame, PacketIdentifier, PacketType, PlainAck, Property, PropertyIdentifier,
-        PropertyValue, ProtocolVersion, PublishRef, QoS, ReasonCode, Subscription, SubscriptionOptions,
+        Aliases, Begun, ControlPacket, Frame, PacketIdentifier, PacketType, PlainAck, Property,
+        PropertyIdentifier, PropertyValue, ProtocolVersion, PublishHead, PublishRef, QoS, ReasonCode,
+        Subscription, SubscriptionOptions, alias_of,
     },
     recording::Direction,
     session::{ConnectionId, Payload, SHARED_PAYLOAD},
@@ -311,6 +307,27 @@ impl Relay {
         }
     }
 
+    /// Where `direction` is: the client's as it was received, the server's as it was passed on.
+    pub fn begun(&self, direction: Direction) -> Begun {
+        let part = |bytes: &[u8]| match bytes {
+            [] => Begun::Nothing,
+            bytes => Begun::Bytes(Bytes::copy_from_slice(bytes)),
+        };
+        match (self.place(direction), direction) {
+            (Place::Inside { left, .. }, _) => Begun::Left(*left),
+            (Place::Blind, _) => Begun::Unknown,
+            (Place::Boundary { held, passed }, Direction::ServerToClient) => part(&held[..*passed]),
+            (Place::Boundary { held, .. }, Direction::ClientToServer) if self.early.is_empty() => part(held),
+            (Place::Boundary { .. }, Direction::ClientToServer) => {
+                let mut rest = &self.early[..];
+                while let Start::Whole(size) = start_of(rest) {
+                    rest = &rest[size..];
+                }
+                part(rest)
+            }
+        }
+    }
+
     /// Takes what one side sent and says what to pass on to the other, after having told observers
     /// the `reports`.
     pub fn receive(
@@ -428,7 +445,7 @@ impl Relay {
         let asked = watch.asked.as_ref();
         let may_intercept = asked.is_some_and(|asked| asked.interception.may_intercept());
         let may_wait = asked.is_some() && self.login == Login::Pending;
-        let may_change = self.aliases.is_any_unknown_to_server() || self.exchanges.is_any_intercepted();
+        let may_change = self.aliases.is_any_unknown_to_receiver() || self.exchanges.is_any_intercepted();
         if may_intercept || may_wait || may_change {
             Care::Whole
         } else if asked.is_some() || self.is_remembering() {
@@ -573,10 +590,10 @@ impl Relay {
                             // Nobody will read it, and a part of it was passed on while the server knew all aliases.
                             self.aliases.forget();
                         }
-                        Head::AsItIs
+                        PublishHead::AsItIs
                     }
                 };
-                if head == Head::Part {
+                if head == PublishHead::Part {
                     *self.place_mut(direction) = Place::Boundary { held, passed: 0 };
                     return packets;
                 }
@@ -588,7 +605,7 @@ impl Relay {
                 } else {
                     Keep::Copy(held.clone())
                 };
-                if let Head::Instead { count, bytes } = head {
+                if let PublishHead::Instead { count, bytes } = head {
                     *self.place_mut(direction) = Place::Inside { left, keep };
                     return [&packets[..], &bytes, &held[count..]].concat().into();
                 }
@@ -623,13 +640,13 @@ impl Relay {
     }
 
     /// Notes what a packet of `size` bytes says of topic aliases, which is not held until it is whole.
-    fn note_head(&mut self, direction: Direction, held: &[u8], size: usize) -> Head {
+    fn note_head(&mut self, direction: Direction, held: &[u8], size: usize) -> PublishHead {
         let is_message = direction == Direction::ClientToServer && held[0] >> 4 == PUBLISH;
         match self.protocol() {
             Some(protocol) if is_message && !self.aliases.is_empty() => {
                 self.aliases.note_head(held, size, self.limits.hold, protocol)
             }
-            _ => Head::AsItIs,
+            _ => PublishHead::AsItIs,
         }
     }
 
@@ -734,7 +751,7 @@ impl Relay {
         match verdict {
             Verdict::Intercept => {
                 if let Some(alias) = set {
-                    self.aliases.keep_from_server(alias);
+                    self.aliases.keep_back(alias);
                 }
                 if let Some(identifier) = publish.packet_identifier {
                     let ack = match publish.qos {
@@ -750,7 +767,7 @@ impl Relay {
                     self.answers.expect(identifier);
                 }
                 match alias {
-                    Some(alias) if publish.topic.is_empty() && may && self.aliases.tell_server(alias) => {
+                    Some(alias) if publish.topic.is_empty() && may && self.aliases.tell(alias) => {
                         self.with_topic(&publish, alias, protocol)
                     }
                     _ => Passing::AsItIs,

@@ -14,16 +14,17 @@ use tracing::{debug, error, info, warn};
 use crate::{
     broker::{self, BrokerEvent, DropReason},
     config::{Config, ListenConfig, MqttConfig},
-    control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer},
+    control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer, fault_families},
     event::{EventBus, What},
+    fault::{Chaos, ChaosOptions},
     gateway::{self, Access, BadBinding, Gateway},
     interceptor::Interest,
     metrics::Metrics,
     mock::{Fired, MockEvent},
     net::{
-        Asking, BadUrl, BrokerHandle, BrokerOptions, Gate, MockHandle, MockOptions, MqttUrl, ProxyHandle,
-        ProxyOptions, RelayLimits, WebhookHandle, WebhookOptions, bind, leads_to, reserve_descriptors,
-        spawn_broker, spawn_proxy,
+        Asking, BadUrl, BrokerHandle, BrokerOptions, ChaosWatch, Gate, MockHandle, MockOptions, MqttUrl,
+        ProxyHandle, ProxyOptions, RelayLimits, WebhookHandle, WebhookOptions, bind, leads_to,
+        reserve_descriptors, spawn_broker, spawn_proxy,
     },
     packet::ReasonCode,
     recording::MockFired,
@@ -126,7 +127,15 @@ impl Server {
         // Its last 80 bits are random.
         let seed = config.mqtt.seed.unwrap_or_else(|| ulid::Ulid::new().0 as u64);
         let asking = make_asking(&config, seed, &tap, &metrics, &events);
-        let parts = Parts { gate: &gate, tap: &tap, metrics: &metrics, events: &events, asking: &asking };
+        let (chaos, chaos_watch) = make_chaos(&config, seed, &metrics, &events);
+        let parts = Parts {
+            gate: &gate,
+            tap: &tap,
+            metrics: &metrics,
+            events: &events,
+            asking: &asking,
+            chaos: &chaos_watch,
+        };
         let mqtt = match (mqtt_listener, upstream) {
             (None, _) => None,
             (Some(listener), None) => Some(Mqtt::Broker(start_broker(listener, &config.mqtt, parts)?)),
@@ -166,7 +175,7 @@ impl Server {
             addresses,
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
-            seed,
+            chaos,
             stop,
         });
         let is_exposed =
@@ -178,6 +187,7 @@ impl Server {
             mqtt = shown(addresses.mqtt),
             http = shown(addresses.http),
             grpc = shown(addresses.grpc),
+            seed,
             "listening"
         );
         Ok(Self { control, gateway, http, grpc, mqtt, gate, addresses })
@@ -273,6 +283,7 @@ struct Parts<'a> {
     metrics: &'a Arc<Metrics>,
     events: &'a EventBus,
     asking: &'a Asking,
+    chaos: &'a ChaosWatch,
 }
 
 /// Mocks and webhooks of the settings.
@@ -352,6 +363,21 @@ fn make_webhooks(
     webhooks
 }
 
+/// Rules of the settings.
+fn make_chaos(config: &Config, seed: u64, metrics: &Metrics, events: &EventBus) -> (Chaos, ChaosWatch) {
+    let events = events.clone();
+    let options = ChaosOptions { seed, ..ChaosOptions::default() };
+    let (chaos, watch) =
+        ChaosWatch::start(options, config.mqtt.chaos_bytes, move |fault| events.emit_fault(fault));
+    let asked = chaos.clone();
+    metrics.attach_families(Box::new(move || fault_families(&asked)));
+    // They are good: the settings were checked.
+    if let Err(error) = chaos.set(&config.mqtt.chaos) {
+        warn!(%error, "a rule of the settings is not good any more");
+    }
+    (chaos, watch)
+}
+
 fn start_broker(
     listener: std::net::TcpListener,
     config: &MqttConfig,
@@ -372,6 +398,7 @@ fn start_broker(
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
         interception: parts.asking.interception(),
+        chaos: parts.chaos.clone(),
         on_event: Box::new(move |event| {
             log(&event);
             mocks.handle_event(&event);
@@ -405,6 +432,7 @@ fn start_proxy(
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
         interception: Box::new(move || asking.interception()),
+        chaos: parts.chaos.clone(),
         on_event: Box::new(move |event| {
             if let Some(event) = event.into_broker_event() {
                 mocks.handle_event(&event);

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use crate::{
     packet::ProtocolVersion,
-    recording::{CloseCause, ConnectionInfo, Direction, MockFired},
+    recording::{CloseCause, ConnectionInfo, Direction, FaultInjected, MockFired},
     session::ConnectionId,
 };
 
@@ -50,6 +50,8 @@ pub enum Observed {
     Close(CloseCause),
     /// A mock fired; of no connection.
     Mock(Box<MockFired>),
+    /// Chaos did something to a packet of the connection.
+    Fault(Box<FaultInjected>),
 }
 
 /// Resolves once an observer has room again, or has made durable what it was told.
@@ -176,6 +178,13 @@ impl Tap {
         }
     }
 
+    /// What a connection's CONNECT said of the client; `None` before that.
+    pub fn identity(&self, connection: ConnectionId) -> Option<(String, ProtocolVersion)> {
+        let connections = self.shared.connections();
+        let known = connections.get(&connection)?;
+        Some((known.client_identifier.as_deref()?.to_owned(), known.protocol?))
+    }
+
     #[inline]
     pub fn packet(&self, at: Instant, connection: ConnectionId, direction: Direction, bytes: Bytes) {
         if self.is_observed() {
@@ -212,6 +221,14 @@ impl Tap {
         if self.is_observed() {
             let what = Observed::Mock(Box::new(fired()));
             self.shared.report(&Observation { at, connection: ConnectionId(0), what });
+        }
+    }
+
+    /// Chaos did something to a packet: behind what the client sent, before what it was sent.
+    pub fn fault(&self, at: Instant, connection: ConnectionId, injected: impl FnOnce() -> FaultInjected) {
+        if self.is_observed() {
+            let what = Observed::Fault(Box::new(injected()));
+            self.shared.report(&Observation { at, connection, what });
         }
     }
 
@@ -325,6 +342,7 @@ mod tests {
                 Observed::Raw { bytes, .. } => format!("raw {bytes:?}"),
                 Observed::Close(cause) => format!("close {cause:?}"),
                 Observed::Mock(fired) => format!("mock {}", fired.mock),
+                Observed::Fault(fault) => format!("fault {}", fault.action),
             };
             self.0.lock().unwrap().push(format!("{} {what}", observation.connection));
         }

@@ -364,6 +364,19 @@ impl Broker {
         true
     }
 
+    /// Ends the Session of a client, as if it had never been: a connection that has it is closed as one that was taken
+    /// over, and its Will is published. Whether there was one.
+    pub fn discard_session(&mut self, now: Instant, client_identifier: &str) -> bool {
+        let was_connected = self.disconnect(now, client_identifier, ReasonCode::SESSION_TAKEN_OVER, true);
+        match self.by_client.get(client_identifier) {
+            Some(&session) => {
+                self.end_session(now, session);
+                true
+            }
+            None => was_connected,
+        }
+    }
+
     /// Sends every client DISCONNECT (Server shutting down) and closes; Wills are not sent.
     pub fn shut_down(&mut self, now: Instant) {
         let indices: Vec<u32> = self.connections.iter().map(|(index, _)| index as u32).collect();

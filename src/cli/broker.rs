@@ -108,7 +108,8 @@ pub fn describe(info: &pb::ServerInfo) -> String {
         pb::ServerMode::Proxy => "proxy",
         _ => "broker",
     };
-    let mut lines = vec![format!("mockforge {} {what}, process {}", info.version, info.pid)];
+    let mut lines =
+        vec![format!("mockforge {} {what}, process {}, seed {}", info.version, info.pid, info.seed)];
     if !info.mqtt_address.is_empty() {
         let mut line = format!("mqtt  mqtt://{}", info.mqtt_address);
         if !info.upstream.is_empty() {
@@ -352,10 +353,11 @@ mod tests {
             mqtt_address: "127.0.0.1:1884".into(),
             http_address: "127.0.0.1:3000".into(),
             pid: 7,
+            seed: 42,
             ..Default::default()
         };
         expect_test::expect![[r#"
-            mockforge 0.1.0 proxy, process 7
+            mockforge 0.1.0 proxy, process 7, seed 42
             mqtt  mqtt://127.0.0.1:1884 before mqtt://broker:1883
             http  http://127.0.0.1:3000/__mockforge"#]]
         .assert_eq(&describe(&info));

@@ -33,13 +33,21 @@ pub struct Host {
 }
 
 impl Host {
+    /// `first` is done before the first client.
+    ///
     /// # Errors
-    /// [`Exit::Usage`] when an address can't be bound.
-    pub async fn start(config: Config) -> Result<Self, Failure> {
-        Self::run(Self::bind(config).await?).await
+    /// [`Exit::Usage`] when an address can't be bound, and those of `first`.
+    pub async fn start<T>(
+        config: Config,
+        first: impl AsyncFnOnce(&Control) -> Result<T, Failure>,
+    ) -> Result<(Self, T), Failure> {
+        let bound = Server::bind(config).await;
+        let server = bound.map_err(|error| Failure::new(Exit::Usage, error))?;
+        let done = first(server.control()).await?;
+        Ok((Self::run(server).await?, done))
     }
 
-    /// The same, with a recording that misses nothing: it is there before the first client.
+    /// With a recording that misses nothing: it is there before the first client.
     ///
     /// # Errors
     /// Those of [`start`](Self::start) and of StartRecording.
@@ -47,13 +55,8 @@ impl Host {
         config: Config,
         request: StartRecordingRequest,
     ) -> Result<(Self, Recording), Failure> {
-        let server = Self::bind(config).await?;
-        let recording = record::start(&Transport::to_server(server.control()), request).await?;
-        Ok((Self::run(server).await?, recording))
-    }
-
-    async fn bind(config: Config) -> Result<Server, Failure> {
-        Server::bind(config).await.map_err(|error| Failure::new(Exit::Usage, error))
+        let record = async |control: &Control| record::start(&Transport::to_server(control), request).await;
+        Self::start(config, record).await
     }
 
     async fn run(server: Server) -> Result<Self, Failure> {

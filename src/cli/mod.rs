@@ -1,6 +1,7 @@
 //! The command line: builds requests from arguments and prints answers. It decides nothing.
 
 mod broker;
+mod chaos;
 mod config;
 mod duration;
 mod exit;
@@ -74,6 +75,9 @@ enum Command {
     /// HTTP requests that the running server makes of messages
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Networks, brokers and clients that misbehave, in the running server
+    #[command(subcommand)]
+    Chaos(chaos::Command),
     /// Settings of file, environment and flags
     #[command(subcommand)]
     Config(config::Command),
@@ -140,6 +144,10 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Webhooks(command) => {
             let (transport, _) = Transport::connect(server, &config).await?;
             webhooks::run(command, &transport, format).await
+        }
+        Command::Chaos(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            chaos::run(command, &transport, format, &signals).await
         }
         Command::Config(command) => config::run(&command, &config, format),
     }

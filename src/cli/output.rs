@@ -117,6 +117,12 @@ pub fn time(time: Option<&prost_types::Timestamp>) -> String {
         .map_or_else(|| "-".to_owned(), |time| time.to_string())
 }
 
+/// The same to the millisecond.
+pub fn time_ms(time: Option<&prost_types::Timestamp>) -> String {
+    time.and_then(|time| jiff::Timestamp::new(time.seconds, time.nanos).ok())
+        .map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"))
+}
+
 /// The name of a value of an enum of the contract without its type's prefix, in lower case:
 /// `RECORDING_STATE_COMPLETE` is `complete`.
 pub fn short(name: &str, prefix: &str) -> String {

@@ -190,6 +190,7 @@ fn facts(recording: &pb::Recording) -> Vec<Vec<String>> {
         row("packets", format!("{} ({})", recording.packets, output::bytes(recording.bytes))),
         row("gaps", recording.gaps.to_string()),
         row("sha256", if recording.sha256.is_empty() { "-".to_owned() } else { recording.sha256.clone() }),
+        row("seed", recording.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string())),
         row("made by", format!("mockforge {}", recording.tool_version)),
     ]
 }

@@ -1,5 +1,8 @@
 //! `serve`: a broker or a proxy until it is told to end.
 
+use std::path::Path;
+
+use tonic::Status;
 use tracing::{error, info, warn};
 
 use super::{
@@ -7,12 +10,14 @@ use super::{
     exit::{Exit, Failure},
     host::{Host, name_port_flags},
     output::{self, Format, json},
-    record,
+    record, session_file,
     signal::{HangUp, Signals},
+    transport::Transport,
 };
 use crate::{
     config::{Config, ConfigError, Flag},
-    control::pb,
+    control::{Control, pb},
+    fault::settings_rules,
 };
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +37,12 @@ pub struct ServeArgs {
     /// Be a proxy before this broker, mqtt://host:port
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    /// Draw random values from this number, so that they are the same again
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Inject the faults of a recording again, in place of what rules say: its name or id in the store, or a .json file
+    #[arg(long, value_name = "RECORDING")]
+    chaos_from: Option<String>,
     /// Record everything under this name until the server ends
     #[arg(long, value_name = "NAME")]
     record: Option<String>,
@@ -65,6 +76,7 @@ impl ServeArgs {
             ("mqtt.host", "--mqtt-host", self.mqtt_host.clone()),
             ("mqtt.tls.enabled", "--mqtt-tls", switch(self.mqtt_tls)),
             ("mqtt.upstream", "--upstream", self.upstream.clone()),
+            ("mqtt.seed", "--seed", self.seed.clone()),
             ("http.port", "--http-port", self.http_port.clone()),
             ("http.host", "--http-host", self.http_host.clone()),
             ("grpc.port", "--grpc-port", self.grpc_port.clone()),
@@ -93,12 +105,20 @@ pub async fn run(
         ));
     }
     let began_with = config.clone();
-    let started = start(args.record, config).await;
-    let (mut host, recording) = started.map_err(|failure| name_port_flags(failure, PORT_FLAGS))?;
+    let started = Host::start(config, async |control: &Control| prepare(control, &args).await).await;
+    let (mut host, Prepared { script, recording }) =
+        started.map_err(|failure| name_port_flags(failure, PORT_FLAGS))?;
     match format {
         Format::Json => output::json_line(&json("ServerInfo", host.info()))?,
         Format::Text => {
             output::line(describe(host.info()))?;
+            let rules = chaos_rules(&began_with);
+            if began_with.mqtt.chaos.enabled && rules > 0 && script.is_none() {
+                output::line(format!("chaos is on, with {}", output::count(rules, "rule")))?;
+            }
+            if let Some((faults, name)) = &script {
+                output::line(format!("injecting the {} of {name} again", output::count(*faults, "fault")))?;
+            }
             if let Some(recording) = &recording {
                 output::line(format!("recording {}", recording.name))?;
             }
@@ -123,12 +143,35 @@ pub async fn run(
     exit
 }
 
-/// A server, and the recording of this name if there is to be one.
-async fn start(name: Option<String>, config: Config) -> Result<(Host, Option<pb::Recording>), Failure> {
-    let Some(name) = name else { return Ok((Host::start(config).await?, None)) };
-    let request = pb::StartRecordingRequest { name, ..Default::default() };
-    let (host, recording) = Host::start_recording(config, request).await?;
-    Ok((host, Some(recording)))
+/// What is in force for the first client.
+struct Prepared {
+    /// How many faults are injected again, and of which recording.
+    script: Option<(u64, String)>,
+    recording: Option<pb::Recording>,
+}
+
+async fn prepare(control: &Control, args: &ServeArgs) -> Result<Prepared, Failure> {
+    let script = match &args.chaos_from {
+        Some(from) => Some((load_script(control, from).await?, from.clone())),
+        None => None,
+    };
+    let recording = match &args.record {
+        Some(name) => {
+            let request = pb::StartRecordingRequest { name: name.clone(), ..Default::default() };
+            Some(record::start(&Transport::to_server(control), request).await?)
+        }
+        None => None,
+    };
+    Ok(Prepared { script, recording })
+}
+
+async fn load_script(control: &Control, from: &str) -> Result<u64, Failure> {
+    let is_file = Path::new(from).extension().is_some_and(|extension| extension == "json");
+    let loaded = match is_file {
+        true => control.load_script(session_file::open(Path::new(from))?).await,
+        false => control.load_stored_script(from).await,
+    };
+    loaded.map_err(|error| Failure::from(Status::from(error)).context(format!("--chaos-from {from}")))
 }
 
 /// Settings that are not good change nothing, and those of a file that is gone neither.
@@ -143,13 +186,16 @@ fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) 
     match applied {
         Ok(config) => {
             let (mocks, webhooks) = (config.mqtt.mocks.len(), config.mqtt.webhooks.len());
-            info!(mocks, webhooks, "the settings were read again");
+            let rules = chaos_rules(&config);
+            let file = config.file.as_deref().unwrap_or(Path::new("-")).display();
+            info!(%file, mocks, webhooks, rules, "the settings were read again");
             let others = config
                 .in_force
                 .iter()
                 .zip(&began_with.in_force)
                 .filter(|(now, then)| now.value != then.value);
-            for (setting, _) in others.filter(|(now, _)| !APPLIED.contains(&now.key)) {
+            let is_applied = |key: &str| APPLIED.iter().any(|applied| key.starts_with(applied));
+            for (setting, _) in others.filter(|(now, _)| !is_applied(now.key)) {
                 warn!(key = setting.key, "has changed; that takes effect at the next start");
             }
         }
@@ -157,8 +203,13 @@ fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) 
     }
 }
 
-/// Settings that take effect while a server runs.
-const APPLIED: [&str; 2] = ["mqtt.mocks", "mqtt.webhooks"];
+/// How settings that take effect while a server runs begin.
+const APPLIED: [&str; 3] = ["mqtt.mocks", "mqtt.webhooks", "mqtt.chaos."];
+
+/// Rules of chaos that the settings have, those that keys are short for included.
+fn chaos_rules(config: &Config) -> u64 {
+    settings_rules(&config.mqtt.chaos).map_or(0, |rules| rules.len() as u64)
+}
 
 async fn finish(host: &Host, recording: pb::Recording, format: Format) -> Result<Exit, Failure> {
     let recording = record::stop(host.transport(), recording.id).await?;

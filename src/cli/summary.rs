@@ -1,4 +1,4 @@
-//! What is in a recording, as `recordings show` prints it: clients, topics, packet types.
+//! What is in a recording, as `recordings show` prints it: clients, topics, packet types, faults.
 
 use super::{
     broker::protocol,
@@ -8,7 +8,7 @@ use crate::control::pb;
 
 /// For people, without a last line's end.
 pub fn text(summary: &pb::RecordingSummary) -> String {
-    let mut parts = vec![clients(summary), topics(summary), packet_types(summary)];
+    let mut parts = vec![clients(summary), topics(summary), packet_types(summary), faults(summary)];
     if summary.raw > 0 {
         parts.push(format!("{} that do not parse", output::count(summary.raw, "piece of bytes")));
     }
@@ -70,6 +70,13 @@ fn packet_types(summary: &pb::RecordingSummary) -> String {
     section(["PACKET", "FROM CLIENTS", "TO CLIENTS"], rows.into_iter(), "")
 }
 
+fn faults(summary: &pb::RecordingSummary) -> String {
+    let rows = summary.faults.iter().map(|counts| {
+        vec![counts.action.clone(), counts.client_to_server.to_string(), counts.server_to_client.to_string()]
+    });
+    section(["FAULT", "FROM CLIENTS", "TO CLIENTS"], rows, &more(summary.faults_left_out, "fault"))
+}
+
 /// A table and the lines below it; empty without rows and lines.
 fn section<const N: usize>(
     heading: [&str; N],
@@ -113,12 +120,17 @@ mod tests {
                 client_to_server: 2,
                 server_to_client: 0,
             }],
+            faults: vec![pb::FaultSummary {
+                action: "latency".into(),
+                client_to_server: 0,
+                server_to_client: 3,
+            }],
             ..Default::default()
         }
     }
 
     #[test]
-    fn clients_topics_and_packet_types_are_tables() {
+    fn clients_topics_packet_types_and_faults_are_tables() {
         expect_test::expect![[r#"
             CONNECTION  CLIENT  PROTOCOL  PEER            PACKETS  ENDED BY
             1           dev-1   5.0       127.0.0.1:5000  2        client fin
@@ -128,6 +140,9 @@ mod tests {
 
             PACKET   FROM CLIENTS  TO CLIENTS
             PUBLISH  2             0
+
+            FAULT    FROM CLIENTS  TO CLIENTS
+            latency  0             3
         "#]]
         .assert_eq(&format!("{}\n", text(&summary())));
     }
@@ -139,6 +154,8 @@ mod tests {
             topics_left_out: 2,
             untold_messages: 30,
             packet_types: Vec::new(),
+            faults: Vec::new(),
+            faults_left_out: 5,
             raw: 1,
             marks: vec!["half".into(), "end".into()],
             marks_left_out: 4,
@@ -153,6 +170,8 @@ mod tests {
             a/b    2             0           4 B      1          0
             and 2 topics more
             and 30 messages of further topics
+
+            and 5 faults more
 
             1 piece of bytes that do not parse
 

@@ -16,8 +16,8 @@ use crate::{
         Control,
         pb::{
             GetServerInfoRequest, ServerInfo, admin_client::AdminClient, broker_client::BrokerClient,
-            mocks_client::MocksClient, recordings_client::RecordingsClient, replays_client::ReplaysClient,
-            state_client::StateClient, webhooks_client::WebhooksClient,
+            chaos_client::ChaosClient, mocks_client::MocksClient, recordings_client::RecordingsClient,
+            replays_client::ReplaysClient, state_client::StateClient, webhooks_client::WebhooksClient,
         },
     },
     gateway,
@@ -157,6 +157,10 @@ impl Transport {
 
     pub fn webhooks(&self) -> WebhooksClient<Inner> {
         WebhooksClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    pub fn chaos(&self) -> ChaosClient<Inner> {
+        ChaosClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
     pub fn recordings(&self) -> RecordingsClient<Inner> {

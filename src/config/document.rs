@@ -57,6 +57,18 @@ impl Document {
         }
     }
 
+    /// Without what the maps of a list have by these keys.
+    pub fn without(mut self, names: &[&str]) -> Self {
+        if let Content::List(entries) = &mut self.content {
+            for entry in entries {
+                if let Content::Map(entries) = &mut entry.content {
+                    entries.retain(|(key, _)| !names.contains(&key.name.as_str()));
+                }
+            }
+        }
+        self
+    }
+
     /// A list of just this; of nothing, an empty one.
     pub fn alone(self) -> Self {
         let (line, column) = (self.line, self.column);

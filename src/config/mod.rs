@@ -21,9 +21,12 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use self::{
-    document::{BadEntry, Document},
+    document::{BadEntry, Content, Document},
     layer::Layer,
-    setting::{CHAOS_ENABLED, Given, Kind, MOCKS, Support, TLS_ENABLED, WEBHOOKS},
+    setting::{
+        AFFECTED_TOPICS, CHAOS_RULES, Given, Kind, MOCKS, SLOW_SUBSCRIBER_DELAY, Support, TLS_ENABLED,
+        WEBHOOKS,
+    },
 };
 pub use self::{
     error::{ConfigError, Origin},
@@ -34,6 +37,7 @@ pub use self::{
 use crate::{
     auth::UserList,
     broker::Limits,
+    fault::{ChaosSpec, LatencyDraw, LatencySpec, Rule, RuleSpec, SlowSubscriberSpec, settings_rules},
     field::BadField,
     mock::{MockError, MockLimits, MockSpec, make_mocks},
     packet::QoS,
@@ -88,6 +92,9 @@ pub struct MqttConfig {
     pub webhooks: Vec<WebhookSpec>,
     /// Of messages that wait for one webhook or are being sent, at most.
     pub webhook_queue_bytes: usize,
+    pub chaos: ChaosSpec,
+    /// That chaos holds back of one connection in one direction, before no more are read.
+    pub chaos_bytes: usize,
 }
 
 /// Where a part of the control plane listens.
@@ -200,6 +207,7 @@ impl Config {
         checked.refuse_exposure()?;
         let mocks = checked.mocks(&folder)?;
         let webhooks = checked.webhooks(&folder)?;
+        let chaos = checked.chaos()?;
         Ok(Self {
             mqtt: MqttConfig {
                 enabled: checked.switch("mqtt.enabled"),
@@ -243,6 +251,8 @@ impl Config {
                 mock_env: environment(&checked.text("mqtt.mock_env")),
                 webhooks,
                 webhook_queue_bytes: checked.integer("mqtt.limits.webhook_queue_bytes"),
+                chaos,
+                chaos_bytes: checked.integer("mqtt.limits.chaos_bytes"),
             },
             http: ListenConfig {
                 enabled: checked.switch("http.enabled"),
@@ -321,13 +331,9 @@ impl Checked {
     }
 
     fn refuse_what_is_for_later(&self) -> Result<(), ConfigError> {
-        // `chaos: {enabled: false}` is how people keep a prepared section around. One that does not
-        // say so is meant: the guide's slow subscriber stands in a section without the switch.
-        let (chaos, said_by) = &self.values[CHAOS_ENABLED];
-        let without_chaos = chaos.is_off() && *said_by != Origin::Default;
         for setting in SETTINGS.iter().filter(|setting| setting.support == Support::Refused) {
             let (value, origin) = &self.values[setting.key];
-            if value.is_off() || (without_chaos && setting.key.starts_with("mqtt.chaos.")) {
+            if value.is_off() {
                 continue;
             }
             return Err(ConfigError::NotSupported { origin: origin.clone(), key: setting.key });
@@ -338,18 +344,22 @@ impl Checked {
     /// `tls: {enabled: false, …}` is a section that is prepared for later; without the switch it may
     /// be meant to be in force.
     fn warnings(&self) -> Vec<String> {
-        if self.values[TLS_ENABLED].1 != Origin::Default {
-            return Vec::new();
+        let without_effect = |section: &'static str, why: &'static str| {
+            let said = move |setting: &Setting| {
+                let (key, origin) = (setting.key, &self.values[setting.key].1);
+                let is_said = key.starts_with(section) && *origin != Origin::Default;
+                is_said.then(|| format!("{origin}: {key} has no effect, because {why}"))
+            };
+            SETTINGS.iter().filter_map(said)
+        };
+        let mut warnings = Vec::new();
+        if self.values[TLS_ENABLED].1 == Origin::Default {
+            warnings.extend(without_effect("mqtt.tls.", "mqtt.tls.enabled is off"));
         }
-        SETTINGS
-            .iter()
-            .filter(|setting| setting.key.starts_with("mqtt.tls."))
-            .filter_map(|Setting { key, .. }| {
-                let origin = &self.values[key].1;
-                let is_said = *origin != Origin::Default;
-                is_said.then(|| format!("{origin}: {key} has no effect, because {TLS_ENABLED} is off"))
-            })
-            .collect()
+        if self.values[SLOW_SUBSCRIBER_DELAY].0.is_off() {
+            warnings.extend(without_effect(AFFECTED_TOPICS, "mqtt.chaos.slow_subscriber.delay_ms is 0"));
+        }
+        warnings
     }
 
     fn refuse_exposure(&self) -> Result<(), ConfigError> {
@@ -394,6 +404,72 @@ impl Checked {
 
     fn webhooks(&self, folder: &Path) -> Result<Vec<WebhookSpec>, ConfigError> {
         self.list(WEBHOOKS, |specs| check_webhooks(specs, &|path| read_file(folder, path)))
+    }
+
+    fn chaos(&self) -> Result<ChaosSpec, ConfigError> {
+        let milliseconds = |key: &str| self.integer::<u32>(key).into();
+        let latency = LatencyDraw {
+            min_ms: Some(milliseconds("mqtt.chaos.latency.min_ms")),
+            max_ms: Some(milliseconds("mqtt.chaos.latency.max_ms")),
+            ..LatencyDraw::default()
+        };
+        let slow_subscriber = SlowSubscriberSpec {
+            enabled: self.switch("mqtt.chaos.slow_subscriber.enabled"),
+            delay_ms: milliseconds(SLOW_SUBSCRIBER_DELAY),
+            affected_topics: self.texts(AFFECTED_TOPICS)?,
+        };
+        let spec = ChaosSpec {
+            enabled: self.switch("mqtt.chaos.enabled"),
+            packet_loss: self.fraction("mqtt.chaos.packet_loss"),
+            slow_subscriber: (slow_subscriber.delay_ms > 0.0).then_some(slow_subscriber),
+            latency: (latency.min_ms > Some(0.0) || latency.max_ms > Some(0.0))
+                .then_some(LatencySpec::Drawn(latency)),
+            disconnect_probability: self.fraction("mqtt.chaos.disconnect_probability"),
+            profile: self.optional_text("mqtt.chaos.profile"),
+            rules: self.list(CHAOS_RULES, |_: &[RuleSpec]| Ok(()))?,
+        };
+        match settings_rules(&spec) {
+            Ok(_) => Ok(spec),
+            Err(fields) => Err(together(fields.into_iter().map(|field| self.bad_chaos(field)))),
+        }
+    }
+
+    /// What is wrong with `mqtt.chaos`, at the setting that says it.
+    fn bad_chaos(&self, field: BadField) -> ConfigError {
+        let path = format!("mqtt.chaos.{}", field.path);
+        let is_below = |path: &str, above: &str| {
+            path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let said = |key: &str| self.values[key].1 != Origin::Default;
+        let keys = || SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("mqtt.chaos."));
+        let key = keys()
+            .find(|key| is_below(&path, key))
+            .or_else(|| keys().find(|key| is_below(key, &path) && said(key)))
+            .expect("what is wrong was said by a setting");
+        let (value, origin) = &self.values[key];
+        match value {
+            Value::List(list) => in_list(origin, key, list.bad(path[key.len()..].to_owned(), field.what)),
+            _ => ConfigError::Invalid { origin: origin.clone(), key, reason: field.what },
+        }
+    }
+
+    fn texts(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let (Value::List(list), origin) = &self.values[key] else { return Ok(Vec::new()) };
+        let text = |(position, entry): (usize, &Document)| match &entry.content {
+            Content::Text(text) => Ok(text.clone()),
+            _ => {
+                let what = "expected text (in quotes, if it looks like a number)".to_owned();
+                Err(in_list(origin, key, list.bad(format!("[{position}]"), what)))
+            }
+        };
+        list.entries().iter().enumerate().map(text).collect()
+    }
+
+    fn fraction(&self, key: &str) -> f64 {
+        match &self.values[key].0 {
+            Value::Fraction(number) => *number,
+            _ => 0.0,
+        }
     }
 
     fn list<T: DeserializeOwned>(
@@ -451,6 +527,42 @@ pub fn read_webhooks(path: &str, text: &str) -> Result<Vec<WebhookSpec>, ConfigE
     read_alone(WEBHOOKS, path, text, |_| Ok(()))
 }
 
+/// The same for rules of chaos, where what the keys of a settings file are short for is among them. What the control plane
+/// shows of rules is read, too.
+///
+/// # Errors
+/// [`ConfigError`], with line and column.
+pub fn read_rules(path: &str, text: &str) -> Result<Vec<RuleSpec>, ConfigError> {
+    let check = |specs: &[RuleSpec]| {
+        for (position, spec) in specs.iter().enumerate() {
+            let before = &specs[..position];
+            if !spec.id.is_empty() && before.iter().any(|other| other.id == spec.id) {
+                let what = format!("{:?} is the id of another rule", spec.id);
+                return Err((position, vec![BadField { path: "id".to_owned(), what }]));
+            }
+        }
+        let wrong = specs.iter().enumerate().find_map(|(position, spec)| {
+            // The server chooses a free one.
+            let id = if spec.id.is_empty() { "rule".to_owned() } else { spec.id.clone() };
+            Some((position, Rule::new(RuleSpec { id, ..spec.clone() }).err()?))
+        });
+        wrong.map_or(Ok(()), Err)
+    };
+    let document = file::parse_document(path, text)?;
+    if document.get("mqtt").is_some_and(|section| section.get("chaos").is_some()) {
+        let chaos = Checked::from(&file::parse(path, text)?)?.chaos()?;
+        let rules = settings_rules(&chaos).expect("they were checked");
+        return Ok(rules.into_iter().map(|rule| rule.spec().clone()).collect());
+    }
+    // As `chaos ls -o json` has it.
+    let document = document.get("rules").cloned().unwrap_or(document);
+    let list = if document.entries().is_empty() { document.alone() } else { document };
+    // What is known of a rule besides.
+    let list = list.without(&["faults", "from_settings"]);
+    let origin = Origin::File { path: path.to_owned(), line: 1, column: 1 };
+    read_list(&list, &origin, "", check)
+}
+
 /// `key` is the setting that such a list is.
 fn read_alone<T: DeserializeOwned>(
     key: &str,
@@ -476,7 +588,16 @@ fn read_list<T: DeserializeOwned>(
     key: &str,
     check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
 ) -> Result<Vec<T>, ConfigError> {
-    let wrong = |bad: BadEntry| ConfigError::InList {
+    let things = list.read().map_err(|bad| in_list(origin, key, bad))?;
+    let Err((position, fields)) = check(&things) else { return Ok(things) };
+    Err(together(fields.into_iter().map(|field| {
+        let dot = if field.path.is_empty() { "" } else { "." };
+        in_list(origin, key, list.bad(format!("[{position}]{dot}{}", field.path), field.what))
+    })))
+}
+
+fn in_list(origin: &Origin, key: &str, bad: BadEntry) -> ConfigError {
+    ConfigError::InList {
         origin: match origin {
             Origin::File { path, .. } => {
                 Origin::File { path: path.clone(), line: bad.line, column: bad.column }
@@ -485,19 +606,16 @@ fn read_list<T: DeserializeOwned>(
         },
         path: format!("{key}{}", bad.path),
         reason: bad.reason,
-    };
-    let things = list.read().map_err(wrong)?;
-    let Err((position, fields)) = check(&things) else { return Ok(things) };
-    let mut errors = fields.into_iter().map(|field| {
-        let dot = if field.path.is_empty() { "" } else { "." };
-        wrong(list.bad(format!("[{position}]{dot}{}", field.path), field.what))
-    });
-    let first = errors.next().expect("what is refused has a reason");
-    let others: Vec<ConfigError> = errors.collect();
-    Err(match others.is_empty() {
-        true => first,
-        false => ConfigError::Several(std::iter::once(first).chain(others).collect()),
-    })
+    }
+}
+
+/// One error, or all of them; there is one at least.
+fn together(errors: impl Iterator<Item = ConfigError>) -> ConfigError {
+    let mut errors: Vec<ConfigError> = errors.collect();
+    match errors.len() {
+        1 => errors.remove(0),
+        _ => ConfigError::Several(errors),
+    }
 }
 
 fn check_mocks(

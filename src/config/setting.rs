@@ -230,6 +230,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.limits.mock_answers", COUNT, "100000", "answers of mocks that wait for their time"),
     full("mqtt.limits.mock_answer_bytes", BYTES, "67108864", "topic and payload bytes of what they answer"),
     full("mqtt.limits.webhook_queue_bytes", BYTES, "16777216", "bytes of messages that wait for one webhook or are being sent"),
+    full("mqtt.limits.chaos_bytes", BYTES, "4194304", "bytes that chaos holds back of one connection, in each direction, before no more are read; how packets are kept counts, too"),
     full("mqtt.limits.sessions", COUNT, "100000", "sessions kept, connected or not"),
     full("mqtt.limits.session_expiry_max_secs", Kind::Integer { min: 0, max: u32::MAX as u64 }, "4294967295", "longest Session Expiry Interval granted; 4294967295 is no limit"),
     refused("mqtt.tls.enabled", Kind::Switch, "false", "serve MQTT over TLS"),
@@ -241,14 +242,16 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.seed", Kind::Number, "", "what random values are drawn from, a whole number; empty takes another one each time"),
     full(MOCKS, Kind::List, "[]", "answers to messages"),
     full("mqtt.mock_env", ANY_TEXT, "", "environment variables that templates may print, a comma apart"),
-    refused(CHAOS_ENABLED, Kind::Switch, "false", "break things"),
-    refused("mqtt.chaos.disconnect_probability", PROBABILITY, "0", "of a reset, for each PUBLISH"),
-    refused("mqtt.chaos.packet_loss", PROBABILITY, "0", "of each PUBLISH"),
-    refused("mqtt.chaos.latency.min_ms", MILLISECONDS, "0", "least delay of a PUBLISH to a client"),
-    refused("mqtt.chaos.latency.max_ms", MILLISECONDS, "0", "greatest delay of a PUBLISH to a client"),
-    refused("mqtt.chaos.slow_subscriber.enabled", Kind::Switch, "false", "slow down what subscribers get"),
-    inert("mqtt.chaos.slow_subscriber.delay_ms", MILLISECONDS, "0", "between two messages"),
-    inert("mqtt.chaos.slow_subscriber.affected_topics", Kind::List, "[]", "topic filters"),
+    full("mqtt.chaos.enabled", Kind::Switch, "true", "break things, as far as the settings below say any"),
+    full("mqtt.chaos.packet_loss", PROBABILITY, "0", "of each PUBLISH, in both directions, from 0 to 1"),
+    full("mqtt.chaos.slow_subscriber.enabled", Kind::Switch, "true", "slow down what subscribers get, where `delay_ms` is not 0"),
+    full(SLOW_SUBSCRIBER_DELAY, MILLISECONDS, "0", "time that each message to a client takes, one after the other"),
+    full(AFFECTED_TOPICS, Kind::List, "[]", "topic filters of those messages; empty is all"),
+    full("mqtt.chaos.latency.min_ms", MILLISECONDS, "0", "least delay of a PUBLISH to a client"),
+    full("mqtt.chaos.latency.max_ms", MILLISECONDS, "0", "greatest delay of a PUBLISH to a client"),
+    full("mqtt.chaos.disconnect_probability", PROBABILITY, "0", "of a reset behind each PUBLISH, in both directions, from 0 to 1"),
+    full("mqtt.chaos.profile", ANY_TEXT, "", "`3g`, `edge`, `satellite`, `lossy-wifi` or `flaky-broker`: rules before those below"),
+    full(CHAOS_RULES, Kind::List, "[]", "which packets suffer what"),
     full(WEBHOOKS, Kind::List, "[]", "HTTP requests on messages"),
     full("http.enabled", Kind::Switch, "true", "serve the REST interface, metrics and gRPC on one port"),
     full("http.host", HOST, "127.0.0.1", "another than a loopback address needs api_token or insecure_api"),
@@ -265,11 +268,11 @@ pub const SETTINGS: &[Setting] = &[
     full("log.level", Kind::Text(check_not_empty), "info", "error, warn, info, debug, trace, or a filter such as `info,mockforge::net=debug`"),
 ];
 
-/// The switch that, when it says no, makes the rest of its section harmless.
-pub const CHAOS_ENABLED: &str = "mqtt.chaos.enabled";
-
 pub const MOCKS: &str = "mqtt.mocks";
 pub const WEBHOOKS: &str = "mqtt.webhooks";
+pub const CHAOS_RULES: &str = "mqtt.chaos.rules";
+pub const SLOW_SUBSCRIBER_DELAY: &str = "mqtt.chaos.slow_subscriber.delay_ms";
+pub const AFFECTED_TOPICS: &str = "mqtt.chaos.slow_subscriber.affected_topics";
 
 /// The switch without which the rest of its section has no effect.
 pub const TLS_ENABLED: &str = "mqtt.tls.enabled";

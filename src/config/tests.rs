@@ -272,16 +272,6 @@ fn what_is_for_later_is_refused_when_turned_on() {
         "mqtt:\n  tls:\n    enabled: true\n",
         expect!["mockforge.yaml:3:14: mqtt.tls.enabled is not supported by this version yet"],
     );
-    check_error(
-        "mqtt:\n  chaos:\n    enabled: true\n",
-        expect!["mockforge.yaml:3:14: mqtt.chaos.enabled is not supported by this version yet"],
-    );
-    check_error(
-        "mqtt:\n  chaos:\n    slow_subscriber: {enabled: true, delay_ms: 5, affected_topics: [\"slow/#\"]}\n",
-        expect![
-            "mockforge.yaml:3:32: mqtt.chaos.slow_subscriber.enabled is not supported by this version yet"
-        ],
-    );
     check_variable_error(
         "MOCKFORGE_MQTT_TLS_ENABLED=true",
         expect!["MOCKFORGE_MQTT_TLS_ENABLED: mqtt.tls.enabled is not supported by this version yet"],
@@ -294,7 +284,7 @@ fn what_is_for_later_is_refused_when_turned_on() {
 fn what_is_for_later_passes_while_it_is_off() {
     load(
         "mqtt:\n  tls: {enabled: false, port: 8883, cert_path: ./a, key_path: b, ca_path: c, client_auth: true}\n  \
-         mocks: []\n  webhooks: []\n  chaos: {enabled: false, packet_loss: 0.01, latency: {min_ms: 10, max_ms: 100}}\n",
+         mocks: []\n  webhooks: []\n",
         &["MOCKFORGE_MQTT_MOCKS=[]"],
         &[],
     )
@@ -528,4 +518,135 @@ fn files_are_regular_and_for_callers_below_the_folder_wherever_links_lead() {
         assert!(error.ends_with("is not a path below the settings file's folder"), "{error}");
         assert_eq!(read_file(folder, "out").unwrap(), "x");
     }
+}
+
+/// The rules that settings come to, by id, with what they are.
+fn rules(file: &str, environment: &[&str]) -> Vec<(String, serde_json::Value)> {
+    let config = load(file, environment, &[]).expect("good settings");
+    let rules = settings_rules(&config.mqtt.chaos).expect("checked before");
+    rules
+        .iter()
+        .map(|rule| {
+            let mut rule = serde_json::to_value(rule.spec()).expect("JSON");
+            let id = rule.as_object_mut().and_then(|rule| rule.remove("id")).expect("an id");
+            (id.as_str().expect("text").to_owned(), rule)
+        })
+        .collect()
+}
+
+#[test]
+fn the_guides_chaos_loads_as_printed() {
+    let disruption = "mqtt:\n  chaos:\n    enabled: true\n    disconnect_probability: 0.05  # 5% chance of random disconnect\n    \
+                      packet_loss: 0.01             # 1% packet loss\n    latency:\n      min_ms: 10\n      max_ms: 100\n";
+    let shown = rules(disruption, &[]).into_iter().map(|(id, rule)| format!("{id} {rule}"));
+    expect![[r#"
+        packet_loss {"actions":["drop"],"match":{"types":"PUBLISH"},"when":{"probability":0.01}}
+        latency {"actions":[{"latency":{"max_ms":100.0,"min_ms":10.0}}],"match":{"direction":"s2c","types":"PUBLISH"}}
+        disconnect_probability {"actions":["disconnect"],"match":{"types":"PUBLISH"},"when":{"probability":0.05}}"#]].assert_eq(&shown.collect::<Vec<_>>().join("\n"));
+    let slow = "mqtt:\n  chaos:\n    slow_subscriber:\n      enabled: true\n      delay_ms: 5000          # Simulate slow consumer\n      \
+                affected_topics:\n        - \"slow/#\"\n";
+    let shown = rules(slow, &[]).into_iter().map(|(id, rule)| format!("{id} {rule}"));
+    expect![[r#"slow_subscriber {"actions":[{"slow_subscriber":{"delay_ms":5000.0}}],"match":{"direction":"s2c","topic":"slow/#","types":"PUBLISH"}}"#]].assert_eq(&shown.collect::<Vec<_>>().join("\n"));
+    assert!(load(slow, &[], &[]).unwrap().mqtt.chaos.enabled);
+}
+
+#[test]
+fn rules_and_keys_of_chaos_come_in_their_order_from_file_and_variables() {
+    let ids = |file: &str, environment: &[&str]| -> Vec<String> {
+        rules(file, environment).into_iter().map(|(id, _)| id).collect()
+    };
+    let file = "mqtt:\n  chaos:\n    profile: 3g\n    packet_loss: 0.1\n    rules:\n      - actions: [drop]\n      \
+                - {id: mine, match: {client: dev-*, qos: 1}, when: {every_nth: 2}, actions: [latency: 5, drop: ]}\n";
+    assert_eq!(ids(file, &[]), ["packet_loss", "3g-latency", "3g-down", "3g-up", "rule-1", "mine"]);
+    let environment = [
+        "MOCKFORGE_MQTT_CHAOS_RULES=[{id: x, actions: [{disconnect: {mode: fin}}]}]",
+        "MOCKFORGE_MQTT_CHAOS_LATENCY_MAX_MS=5",
+        "MOCKFORGE_MQTT_CHAOS_PROFILE=",
+    ];
+    assert_eq!(ids(file, &environment), ["packet_loss", "latency", "3g-latency", "3g-down", "3g-up", "x"]);
+    let config = load("mqtt: {chaos: {enabled: false, packet_loss: 1}}", &[], &[]).unwrap();
+    assert!(!config.mqtt.chaos.enabled);
+    assert_eq!(config.mqtt.chaos_bytes, 4 << 20);
+}
+
+#[test]
+fn wrong_chaos_is_told_with_the_place_of_what_is_wrong() {
+    check_error(
+        "mqtt:\n  chaos:\n    packet_loss: 1.5\n",
+        expect!["mockforge.yaml:3:18: mqtt.chaos.packet_loss: expected a number from 0 to 1, found 1.5"],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    latency: {min_ms: 10, max_ms: 5}\n",
+        expect!["mockforge.yaml:3:23: mqtt.chaos.latency.min_ms: is 10, more than max_ms, which is 5"],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    latency: {min_ms: 10}\n",
+        expect!["mockforge.yaml:3:23: mqtt.chaos.latency.min_ms: is 10, more than max_ms, which is 0"],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    profile: 4g\n",
+        expect![[r#"mockforge.yaml:3:14: mqtt.chaos.profile: unknown profile "4g"; did you mean "3g"?"#]],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    slow_subscriber:\n      delay_ms: 5\n      affected_topics:\n        - a\n        - a/#/b\n",
+        expect![
+            "mockforge.yaml:7:11: mqtt.chaos.slow_subscriber.affected_topics[1]: level 1: '#' stands alone and last"
+        ],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    slow_subscriber:\n      delay_ms: 5\n      affected_topics: [5]\n",
+        expect![
+            "mockforge.yaml:5:25: mqtt.chaos.slow_subscriber.affected_topics[0]: expected text (in quotes, if it looks like a number)"
+        ],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    rules:\n      - id: packet_loss\n        actions: [drop]\n",
+        expect![[
+            r#"mockforge.yaml:4:13: mqtt.chaos.rules[0].id: "packet_loss" is the rule that the key packet_loss makes"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    rules:\n      - actions: [explode]\n",
+        expect![[
+            r#"mockforge.yaml:4:19: mqtt.chaos.rules[0].actions[0]: unknown value "explode"; known are latency, drop, duplicate, reorder, corrupt, truncate, withhold_ack, delay_ack, duplicate_ack, reason_code, disconnect, refuse_connect, blackhole, bandwidth, slice, lose_session, takeover, capabilities, slow_subscriber"#
+        ]],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    rules:\n      - actions:\n          - latency: {min: 5}\n",
+        expect![
+            "mockforge.yaml:5:22: mqtt.chaos.rules[0].actions[0].latency: expected a number, or one of {ms}, {min_ms, max_ms}, {mean_ms, sd_ms} and {median_ms, sigma}"
+        ],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    rules:\n      - id: a\n        match:\n          direction: s2c\n          types: [PUBLISH, CONECT]\n        when: \
+         {probability: 2}\n        actions:\n          - latency: {min_ms: 5, max_ms: 1}\n          - reason_code: quota_exceded\n",
+        expect![[r#"
+            mockforge.yaml:8:29: mqtt.chaos.rules[0].when.probability: is 0 to 1, not 2
+            mockforge.yaml:7:28: mqtt.chaos.rules[0].match.types[1]: unknown packet type "CONECT"; did you mean "CONNECT"?
+            mockforge.yaml:10:31: mqtt.chaos.rules[0].actions[0].latency.min_ms: is 5, more than max_ms, which is 1
+            mockforge.yaml:11:26: mqtt.chaos.rules[0].actions[1].reason_code: unknown Reason Code "quota_exceded"; did you mean "quota_exceeded"?"#]],
+    );
+    check_error(
+        "mqtt:\n  chaos:\n    rules:\n      - match: {direction: s2c}\n        actions: [refuse_connect]\n",
+        expect![
+            "mockforge.yaml:4:28: mqtt.chaos.rules[0].match.direction: nothing that refuse_connect acts on goes s2c"
+        ],
+    );
+    check_variable_error(
+        "MOCKFORGE_MQTT_CHAOS_RULES=[{id: x}]",
+        expect![
+            "MOCKFORGE_MQTT_CHAOS_RULES: mqtt.chaos.rules[0].actions: has no entry: there is nothing that the rule would do"
+        ],
+    );
+}
+
+#[test]
+fn a_slow_subscriber_without_a_delay_is_a_warning() {
+    let config = load("mqtt: {chaos: {slow_subscriber: {affected_topics: [a]}}}\n", &[], &[]).unwrap();
+    assert_eq!(
+        config.warnings,
+        [
+            "mockforge.yaml:1: mqtt.chaos.slow_subscriber.affected_topics has no effect, because mqtt.chaos.slow_subscriber.delay_ms is 0"
+        ]
+    );
 }

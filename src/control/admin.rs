@@ -6,7 +6,7 @@ use super::{
     pb, time,
     watch::{self, EventFilter},
 };
-use crate::config::Config;
+use crate::{config::Config, fault::ChaosError, field::BadField};
 
 impl Control {
     pub async fn get_server_info(&self, _: pb::GetServerInfoRequest) -> Result<pb::ServerInfo, ControlError> {
@@ -31,7 +31,7 @@ impl Control {
             uptime: Some(time::duration(self.uptime())),
             pid: std::process::id(),
             store_path: parts.store.path.display().to_string(),
-            seed: parts.seed,
+            seed: parts.chaos.seed(),
         })
     }
 
@@ -46,13 +46,24 @@ impl Control {
     }
 
     /// Puts what of the settings can change while a server runs into force: mocks, in the place of all there are, and
-    /// webhooks, beside those made over the API.
+    /// webhooks and rules of chaos, beside those made over the API.
     ///
     /// # Errors
     /// Why they are refused. Settings that were loaded are good by themselves.
     pub fn apply_settings(&self, config: &Config) -> Result<(), ControlError> {
+        let bad_chaos = |error| match error {
+            ChaosError::Bad(fields) => {
+                let in_settings =
+                    |field: BadField| BadField { path: format!("mqtt.chaos.{}", field.path), ..field };
+                ControlError::BadFields(fields.into_iter().map(in_settings).collect())
+            }
+            other => ControlError::bad_field("mqtt.chaos", other),
+        };
+        // Before anything changes.
+        self.chaos()?.check(&config.mqtt.chaos).map_err(bad_chaos)?;
         let webhooks = self.webhooks()?.replace_all(config.mqtt.webhooks.clone());
         webhooks.map_err(|error| ControlError::bad_field("mqtt.webhooks", error))?;
+        self.chaos()?.set(&config.mqtt.chaos).map_err(bad_chaos)?;
         let mocks = self.mocks()?.set(config.mqtt.mocks.clone());
         mocks.map_err(|(position, error)| ControlError::bad_field(format!("mqtt.mocks[{position}]"), error))
     }

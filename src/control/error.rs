@@ -62,6 +62,14 @@ pub enum ControlError {
     DeliveryNotKept { delivery: String },
     #[error("the queue of webhook {id:?} is full")]
     WebhookQueueFull { id: String },
+    #[error("no rule {id:?}")]
+    RuleNotFound { id: String },
+    #[error("a rule {id:?} exists already")]
+    RuleExists { id: String },
+    #[error("there may be {limit} rules at most")]
+    TooManyRules { limit: usize },
+    #[error("{0}")]
+    NoScript(String),
     #[error("{scope} has no state {key:?}")]
     StateNotFound { scope: String, key: String },
     #[error("{0}")]
@@ -97,7 +105,8 @@ impl ControlError {
             Self::NoServer
             | Self::RecordingActive { .. }
             | Self::RecordingEnded { .. }
-            | Self::DeliveryNotKept { .. } => Code::FailedPrecondition,
+            | Self::DeliveryNotKept { .. }
+            | Self::NoScript(_) => Code::FailedPrecondition,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::ClientNotFound { .. }
             | Self::RecordingNotFound(_)
@@ -105,10 +114,12 @@ impl ControlError {
             | Self::MockNotFound { .. }
             | Self::WebhookNotFound { .. }
             | Self::DeliveryNotFound { .. }
+            | Self::RuleNotFound { .. }
             | Self::StateNotFound { .. } => Code::NotFound,
-            Self::RecordingExists { .. } | Self::MockExists { .. } | Self::WebhookExists { .. } => {
-                Code::AlreadyExists
-            }
+            Self::RecordingExists { .. }
+            | Self::MockExists { .. }
+            | Self::WebhookExists { .. }
+            | Self::RuleExists { .. } => Code::AlreadyExists,
             Self::UpstreamUnavailable { .. } | Self::Stopping | Self::Store(_) | Self::StoreLocked(_) => {
                 Code::Unavailable
             }
@@ -117,6 +128,7 @@ impl ControlError {
             | Self::TooManyMocks(_)
             | Self::TooManyWebhooks(_)
             | Self::WebhookQueueFull { .. }
+            | Self::TooManyRules { .. }
             | Self::StateFull(_) => Code::ResourceExhausted,
             Self::Internal(_) => Code::Internal,
         }
@@ -149,6 +161,10 @@ impl ControlError {
             Self::DeliveryNotFound { .. } => "DELIVERY_NOT_FOUND",
             Self::DeliveryNotKept { .. } => "DELIVERY_NOT_KEPT",
             Self::WebhookQueueFull { .. } => "WEBHOOK_QUEUE_FULL",
+            Self::RuleNotFound { .. } => "RULE_NOT_FOUND",
+            Self::RuleExists { .. } => "RULE_EXISTS",
+            Self::TooManyRules { .. } => "TOO_MANY_RULES",
+            Self::NoScript(_) => "NO_SCRIPT",
             Self::StateNotFound { .. } => "STATE_NOT_FOUND",
             Self::StateFull(_) => "STATE_FULL",
             Self::ReplayNotFound { .. } => "REPLAY_NOT_FOUND",

@@ -6,6 +6,7 @@
 mod admin;
 mod broker;
 mod broker_server;
+mod chaos;
 mod error;
 mod fields;
 mod lossy;
@@ -27,7 +28,7 @@ mod webhooks;
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -36,6 +37,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 pub use broker_server::BrokerServer;
+pub use chaos::{fault_families, rule_message};
 pub use error::{ControlError, ERROR_DOMAIN};
 pub use lossy::Entry;
 pub use mocks::mock_message;
@@ -47,6 +49,7 @@ pub use webhooks::webhook_message;
 use self::{recordings::Recorders, replays::ReplayList};
 use crate::{
     event::EventBus,
+    fault::{Chaos, ChaosHooks, ChaosOptions},
     metrics::Metrics,
     net::{MockHandle, MockOptions, WebhookHandle},
     store::{Store, StoreOptions},
@@ -76,8 +79,8 @@ pub struct ControlParts {
     pub mocks: MockHandle,
     /// Of the server.
     pub webhooks: Option<WebhookHandle>,
-    /// What random values are drawn from.
-    pub seed: u64,
+    /// Its seed is what random values of others are drawn from, too.
+    pub chaos: Chaos,
     /// Cancelled by `Shutdown`, and by whoever stops the server: streams end then.
     pub stop: CancellationToken,
 }
@@ -102,7 +105,7 @@ impl ControlParts {
             addresses: Addresses::default(),
             mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),
             webhooks: None,
-            seed: 0,
+            chaos: Chaos::new(ChaosOptions::default(), ChaosHooks::default()),
             stop: CancellationToken::new(),
         }
     }
@@ -119,6 +122,8 @@ struct Inner {
     store: OnceCell<Store>,
     recorders: Recorders,
     replays: ReplayList,
+    /// Name of the recording whose faults are injected again.
+    script: Mutex<String>,
     started: Instant,
     started_at: SystemTime,
 }
@@ -131,6 +136,7 @@ impl Control {
                 store: OnceCell::new(),
                 recorders: Recorders::default(),
                 replays: ReplayList::default(),
+                script: Mutex::default(),
                 started: Instant::now(),
                 started_at: SystemTime::now(),
             }),

@@ -4,8 +4,8 @@ use prost::Message;
 
 use super::{MESSAGE_MAX, fields::Fields, pb, properties, time};
 use crate::{
-    packet::{ControlPacket, TopicFilter},
-    recording::{CloseCause, Connections, Direction, Event, EventKind, Seen},
+    packet::{ControlPacket, PacketType, TopicFilter, TopicName},
+    recording::{CloseCause, Connections, Direction, Event, EventKind, FaultInjected, Seen},
 };
 
 use pb::recorded_event::Kind;
@@ -37,9 +37,14 @@ impl RecordedEventFilter {
         let (direction, kind) = match &event.kind {
             EventKind::Packet { direction, bytes } => (Some(*direction), packet_type(bytes)),
             EventKind::Raw { direction, .. } => (Some(*direction), None),
+            EventKind::Fault(fault) => (Some(fault.direction), Some(type_of(fault.packet_type))),
             _ => (None, None),
         };
-        let topic = seen.and_then(|seen| seen.topic.as_ref());
+        let of_fault = match &event.kind {
+            EventKind::Fault(fault) if !self.topics.is_empty() => TopicName::parse(&fault.topic).ok(),
+            _ => None,
+        };
+        let topic = seen.and_then(|seen| seen.topic.as_ref()).or(of_fault.as_ref());
         (self.connections.is_empty() || self.connections.contains(&event.connection))
             && self.direction.is_none_or(|wanted| direction.is_some_and(|d| self::direction(d) == wanted))
             && (self.types.is_empty() || kind.is_some_and(|kind| self.types.contains(&kind)))
@@ -97,6 +102,10 @@ fn fit(mut event: pb::RecordedEvent) -> pb::RecordedEvent {
             raw.raw.clear();
             raw.raw_omitted = true;
         }
+        Some(Kind::Fault(fault)) => {
+            (fault.received, fault.sent) = (None, None);
+            fault.raw_omitted = true;
+        }
         _ => {}
     }
     if is_too_large(&event)
@@ -137,7 +146,24 @@ fn kind(kind: &EventKind, seen: Option<Seen>) -> Kind {
             topic: fired.topic.clone(),
             messages: fired.messages,
         }),
+        EventKind::Fault(fault) => Kind::Fault(recorded_fault(fault)),
         EventKind::Gap { events, bytes } => Kind::Gap(pb::CaptureGap { events: *events, bytes: *bytes }),
+    }
+}
+
+fn recorded_fault(fault: &FaultInjected) -> pb::RecordedFault {
+    pb::RecordedFault {
+        rule: fault.rule.clone(),
+        action: fault.action.clone(),
+        detail: fault.detail.clone().into(),
+        client_id: fault.client_identifier.clone(),
+        direction: direction(fault.direction).into(),
+        r#type: type_of(fault.packet_type).into(),
+        nth: fault.nth,
+        topic: fault.topic.clone(),
+        received: fault.received.clone(),
+        sent: fault.sent.clone(),
+        raw_omitted: false,
     }
 }
 
@@ -158,6 +184,11 @@ fn publish(seen: Seen) -> Option<pb::RecordedPublish> {
 pub fn packet_type(bytes: &[u8]) -> Option<pb::PacketType> {
     let kind = pb::PacketType::try_from(i32::from(bytes.first()? >> 4)).ok()?;
     (kind != pb::PacketType::Unspecified).then_some(kind)
+}
+
+pub fn type_of(packet_type: PacketType) -> pb::PacketType {
+    // Both have the standard's numbers.
+    pb::PacketType::try_from(packet_type as i32).unwrap_or_default()
 }
 
 pub fn close_cause(cause: CloseCause) -> pb::CloseCause {
@@ -202,6 +233,68 @@ mod tests {
         let Some(Kind::Packet(packet)) = event.kind else { panic!("{event:?}") };
         assert_eq!(packet.raw.is_empty(), packet.raw_omitted);
         (packet.raw_omitted, packet.publish.unwrap())
+    }
+
+    fn fault(change: impl FnOnce(&mut FaultInjected)) -> EventKind {
+        let mut fault = sample::fault("latency", r#"{"ms":23.4}"#);
+        change(&mut fault);
+        EventKind::Fault(Box::new(fault))
+    }
+
+    #[test]
+    fn a_fault_is_shown_without_its_bytes_if_they_are_too_many() {
+        let of = |event: pb::RecordedEvent| match event.kind {
+            Some(Kind::Fault(fault)) => fault,
+            other => panic!("{other:?}"),
+        };
+        let small = of(shown([fault(|fault| fault.received = Some(vec![1; 3].into()))]));
+        let expected = pb::RecordedFault {
+            rule: "some-latency".to_owned(),
+            action: "latency".to_owned(),
+            detail: r#"{"ms":23.4}"#.into(),
+            client_id: "dev-1".to_owned(),
+            direction: pb::Direction::ClientToServer.into(),
+            r#type: pb::PacketType::Publish.into(),
+            nth: 7,
+            topic: "a/b".to_owned(),
+            received: Some(vec![1; 3].into()),
+            sent: None,
+            raw_omitted: false,
+        };
+        assert_eq!(small, expected);
+        let large = of(shown([fault(|fault| fault.received = Some(vec![1; 20_000_000].into()))]));
+        assert_eq!(large, pb::RecordedFault { received: None, raw_omitted: true, ..expected });
+    }
+
+    #[test]
+    fn faults_pass_a_filter_as_their_packets_do() {
+        let wants = |filter: pb::EventFilter, change: fn(&mut FaultInjected)| {
+            let mut fields = Fields::new();
+            let filter = RecordedEventFilter::checked(&mut fields, Some(&filter));
+            fields.finish().unwrap();
+            let events = sample::events([(0, 1, fault(change))]);
+            Shower::new(filter).show(&events[0]).is_some()
+        };
+        let topics = || pb::EventFilter { topics: vec!["a/+".to_owned()], ..Default::default() };
+        let types = |kind: pb::PacketType| pb::EventFilter { types: vec![kind.into()], ..Default::default() };
+        let to =
+            |direction: pb::Direction| pb::EventFilter { direction: direction.into(), ..Default::default() };
+        assert!(wants(pb::EventFilter::default(), |_| {}));
+        assert!(wants(topics(), |_| {}));
+        assert!(!wants(topics(), |fault| fault.topic = "b".to_owned()));
+        assert!(!wants(topics(), |fault| fault.topic.clear()));
+        assert!(wants(types(pb::PacketType::Publish), |_| {}));
+        assert!(!wants(types(pb::PacketType::Puback), |_| {}));
+        assert!(wants(to(pb::Direction::ClientToServer), |_| {}));
+        assert!(!wants(to(pb::Direction::ServerToClient), |_| {}));
+        assert!(!wants(pb::EventFilter { connections: vec![2], ..Default::default() }, |_| {}));
+    }
+
+    #[test]
+    fn packet_types_have_the_same_numbers() {
+        for kind in PacketType::ALL {
+            assert_eq!(type_of(kind).as_str_name(), format!("PACKET_TYPE_{}", kind.name()));
+        }
     }
 
     #[test]

@@ -105,7 +105,13 @@ impl Control {
         let name = checked_name(&mut fields, request.name);
         fields.finish()?;
         let source = self.server()?.source();
-        let spec = RecordingSpec { name, source, topics, keep_credentials: request.keep_credentials };
+        let spec = RecordingSpec {
+            name,
+            source,
+            topics,
+            keep_credentials: request.keep_credentials,
+            seed: Some(self.parts().chaos.seed()),
+        };
         let tap = self.parts().tap.clone();
         let recorder = self.with_store(move |store| Ok(Recorder::start(store, &tap, spec)?)).await?;
         let info = recorder.info();
@@ -493,6 +499,7 @@ pub fn recording(info: RecordingInfo) -> pb::Recording {
         sha256: info.sha256.unwrap_or_default(),
         tool_version: info.tool_version,
         already_there: None,
+        seed: info.seed,
     }
 }
 

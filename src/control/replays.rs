@@ -71,7 +71,7 @@ pub struct ReplaySource {
 }
 
 impl ReplaySource {
-    fn stored(info: RecordingInfo, store: Store) -> Self {
+    pub(super) fn stored(info: RecordingInfo, store: Store) -> Self {
         Self {
             events: stored_events(store, info.id.clone()),
             deliveries: info.source.is_subscriber(),

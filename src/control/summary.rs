@@ -1,4 +1,4 @@
-//! What is in a recording: connections, topics, packet types, counted in one pass over its events.
+//! What is in a recording: connections, topics, packet types, faults, counted in one pass over its events.
 //!
 //! Memory grows with the connections that are open at the same time, not with the recording: what an answer has no room
 //! for is counted and forgotten. So that the most talkative topics are known at the end, more are counted than shown.
@@ -17,12 +17,13 @@ use super::{
 };
 use crate::{
     packet::{ControlPacket, Publish},
-    recording::{Connection, Connections, Direction, Event, EventKind, Seen},
+    recording::{Connection, Connections, Direction, Event, EventKind, FaultInjected, Seen},
 };
 
 const CONNECTIONS_MAX: usize = 1000;
 const TOPICS_MAX: usize = 1000;
 const MARKS_MAX: usize = 100;
+const ACTIONS_MAX: usize = 100;
 /// Encoded bytes of each list, so that all of them fit into the 4 MiB that gRPC clients take unless told otherwise.
 const LIST_BYTES_MAX: usize = 1 << 20;
 /// Topics that are counted.
@@ -42,6 +43,9 @@ pub struct Summary {
     connections_left_out: u64,
     topics: Topics,
     packet_types: BTreeMap<pb::PacketType, Counts>,
+    faults: BTreeMap<String, Counts>,
+    actions_bytes: usize,
+    faults_left_out: u64,
     raw: u64,
     marks: Vec<String>,
     marks_bytes: usize,
@@ -81,6 +85,7 @@ impl Summary {
             EventKind::Close(_) => self.end(event.connection),
             EventKind::Mark(label) => self.mark(label),
             EventKind::Mock(_) => {}
+            EventKind::Fault(fault) => self.fault(fault),
             EventKind::Gap { events, bytes } => {
                 self.gaps += 1;
                 self.missing.events += events;
@@ -110,6 +115,20 @@ impl Summary {
         }
     }
 
+    fn fault(&mut self, fault: &FaultInjected) {
+        if let Some(counts) = self.faults.get_mut(&fault.action) {
+            return counts.add(fault.direction);
+        }
+        let has_room =
+            self.faults.len() < ACTIONS_MAX && self.actions_bytes + fault.action.len() <= LIST_BYTES_MAX;
+        if !has_room {
+            self.faults_left_out += 1;
+            return;
+        }
+        self.actions_bytes += fault.action.len();
+        self.faults.entry(fault.action.clone()).or_default().add(fault.direction);
+    }
+
     pub fn finish(self) -> pb::RecordingSummary {
         let mut connections = self.ended;
         connections.extend(self.connections.into_sorted().into_iter().map(|(number, connection)| {
@@ -125,6 +144,11 @@ impl Summary {
             client_to_server: counts.client_to_server,
             server_to_client: counts.server_to_client,
         });
+        let faults = self.faults.into_iter().map(|(action, counts)| pb::FaultSummary {
+            action,
+            client_to_server: counts.client_to_server,
+            server_to_client: counts.server_to_client,
+        });
         pb::RecordingSummary {
             connections,
             connections_left_out,
@@ -137,6 +161,8 @@ impl Summary {
             marks_left_out: self.marks_left_out,
             gaps: self.gaps,
             missing: (self.gaps > 0).then_some(self.missing),
+            faults: faults.collect(),
+            faults_left_out: self.faults_left_out,
         }
     }
 }
@@ -255,7 +281,7 @@ mod tests {
         packet::{ProtocolVersion, QoS},
         recording::{
             CloseCause,
-            sample::{connack, connect, events, from_client, from_server, identified, open, publish},
+            sample::{self, connack, connect, events, from_client, from_server, identified, open, publish},
         },
     };
 
@@ -266,6 +292,10 @@ mod tests {
         summary.finish()
     }
 
+    fn fault(action: &str, direction: Direction) -> EventKind {
+        EventKind::Fault(Box::new(FaultInjected { direction, ..sample::fault(action, "{}") }))
+    }
+
     fn message(topic: &str) -> EventKind {
         from_client(publish(Some(topic), b"on", Vec::new()))
     }
@@ -273,7 +303,7 @@ mod tests {
     const V5: ProtocolVersion = ProtocolVersion::V5;
 
     #[test]
-    fn connections_topics_and_packet_types_are_counted() {
+    fn connections_topics_packet_types_and_faults_are_counted() {
         let retained = crate::packet::Publish { retain: true, ..publish(Some("a/b"), b"four", Vec::new()) };
         let summary = summary([
             (0, 1, open()),
@@ -282,6 +312,9 @@ mod tests {
             (0, 1, message("a")),
             (0, 1, message("a/b")),
             (0, 1, from_server(identified(retained, QoS::AtLeastOnce, 1, false))),
+            (0, 1, fault("latency", Direction::ServerToClient)),
+            (0, 1, fault("drop", Direction::ClientToServer)),
+            (0, 1, fault("latency", Direction::ServerToClient)),
             (0, 1, EventKind::Raw { direction: Direction::ClientToServer, bytes: vec![0].into() }),
             (0, 0, EventKind::Mark("half".to_owned())),
             (0, 0, EventKind::Gap { events: 2, bytes: 30 }),
@@ -334,6 +367,10 @@ mod tests {
             marks: vec!["half".to_owned()],
             gaps: 2,
             missing: Some(pb::CaptureGap { events: 3, bytes: 42 }),
+            faults: vec![
+                pb::FaultSummary { action: "drop".to_owned(), client_to_server: 1, server_to_client: 0 },
+                pb::FaultSummary { action: "latency".to_owned(), client_to_server: 0, server_to_client: 2 },
+            ],
             ..Default::default()
         };
         assert_eq!(summary, expected);
@@ -384,6 +421,15 @@ mod tests {
         assert_eq!(most.count(), 500);
         let last = summary.connections.last().unwrap();
         assert_eq!((last.number, last.close()), (5000, pb::CloseCause::Unspecified));
+    }
+
+    #[test]
+    fn faults_of_the_first_actions_are_told_apart() {
+        let faults = (0..130).map(|n| (0, 1, fault(&format!("f{n:03}"), Direction::ClientToServer)));
+        let again = [0, 129].map(|n| (0, 1, fault(&format!("f{n:03}"), Direction::ServerToClient)));
+        let summary = summary(faults.chain(again));
+        assert_eq!((summary.faults.len(), summary.faults_left_out), (100, 31));
+        assert_eq!(summary.faults[0].server_to_client, 1);
     }
 
     #[test]

@@ -18,17 +18,17 @@ use super::{
     fields::Fields,
     lossy::{self, Entry, LossyReceiver, LossySender},
     pb,
-    recorded_event::{close_cause, direction as direction_of, packet_type},
+    recorded_event::{close_cause, direction as direction_of, packet_type, type_of},
     recordings, time,
 };
 use crate::{
     broker::BrokerEvent,
     event::{Happening, Watcher, What},
     mock::MockEvent,
-    packet::{ControlPacket, PacketIdentifier, ReasonCode, TopicFilter, TopicName},
+    packet::{self, ControlPacket, PacketIdentifier, ReasonCode, TopicFilter, TopicName},
     recording::{
         ClientPattern, CloseCause, ConnectionInfo, Connections, Direction, Event as RecordedEvent,
-        EventKind as RecordedKind, Seen,
+        EventKind as RecordedKind, FaultInjected, Seen,
     },
     session::ConnectionId,
     tap::{Attachment, Observation, Observed, Observer},
@@ -106,6 +106,7 @@ impl EventFilter {
             Event::Replay(_) => (EventKind::Replay, None),
             Event::Mock(event) => (EventKind::Mock, Some(&event.client_id)),
             Event::Webhook(_) => (EventKind::Webhook, None),
+            Event::Fault(event) => (EventKind::Fault, Some(&event.client_id)),
             Event::Gap(_) => return true,
         };
         self.wants_kind(kind)
@@ -116,6 +117,10 @@ impl EventFilter {
                 }
                 Event::Mock(event) => self.wants_subscription(&event.topic),
                 Event::Webhook(event) => self.wants_subscription(&event.topic),
+                Event::Fault(event) => {
+                    self.wants_type(event.r#type())
+                        && self.wants_topic(TopicName::parse(&event.topic).ok().as_ref())
+                }
                 _ => true,
             }
     }
@@ -160,6 +165,19 @@ impl Observer for Copier {
                 }
                 let bytes = Bytes::copy_from_slice(bytes);
                 (Observed::Raw { direction: *direction, bytes: bytes.clone() }, bytes.len())
+            }
+            Observed::Fault(fault) => {
+                if !self.filter.wants_kind(EventKind::Fault) {
+                    return;
+                }
+                let mut fault = fault.clone();
+                if self.filter.raw && fault.packet_type != packet::PacketType::Connect {
+                    fault.detach();
+                } else {
+                    (fault.received, fault.sent) = (None, None);
+                }
+                let size = fault.size();
+                (Observed::Fault(fault), size)
             }
             what => (what.clone(), 0),
         };
@@ -292,11 +310,15 @@ impl Follower {
             Observed::Close(cause) => RecordedKind::Close(*cause),
             // The bus tells it.
             Observed::Mock(_) => return Vec::new(),
+            Observed::Fault(fault) => {
+                let event = Event::Fault(fault_event(id, fault));
+                return if self.filter.wants(&event) { vec![event] } else { Vec::new() };
+            }
         };
         let event = RecordedEvent { seq: 0, at: Duration::ZERO, connection: number(id), kind };
         let seen = self.known.follow(&event);
         let mut events = match &observation.what {
-            Observed::Mock(_) => Vec::new(),
+            Observed::Mock(_) | Observed::Fault(_) => Vec::new(),
             Observed::Open(info) => self.opened(id, info),
             Observed::Close(cause) => self.closed(id, *cause),
             Observed::Raw { direction, bytes } => vec![Event::Packet(pb::PacketEvent {
@@ -456,6 +478,22 @@ impl Follower {
 
     fn subscription_event(&self, id: ConnectionId, filter: String, qos: u32) -> pb::SubscriptionEvent {
         pb::SubscriptionEvent { connection: id.0, client_id: self.client(id), filter, qos }
+    }
+}
+
+fn fault_event(id: ConnectionId, fault: &FaultInjected) -> pb::FaultEvent {
+    pb::FaultEvent {
+        connection: id.0,
+        rule: fault.rule.clone(),
+        action: fault.action.clone(),
+        detail: fault.detail.clone().into(),
+        client_id: fault.client_identifier.clone(),
+        direction: direction_of(fault.direction).into(),
+        r#type: type_of(fault.packet_type).into(),
+        nth: fault.nth,
+        topic: fault.topic.clone(),
+        received: fault.received.clone(),
+        sent: fault.sent.clone(),
     }
 }
 

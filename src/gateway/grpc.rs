@@ -9,9 +9,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::control::{
     Control, ControlError, ControlStream, MESSAGE_MAX,
     pb::{
-        self, admin_server::AdminServer, broker_server::BrokerServer, mocks_server::MocksServer,
-        recordings_server::RecordingsServer, replays_server::ReplaysServer, state_server::StateServer,
-        webhooks_server::WebhooksServer,
+        self, admin_server::AdminServer, broker_server::BrokerServer, chaos_server::ChaosServer,
+        mocks_server::MocksServer, recordings_server::RecordingsServer, replays_server::ReplaysServer,
+        state_server::StateServer, webhooks_server::WebhooksServer,
     },
 };
 
@@ -35,6 +35,7 @@ pub fn routes(control: Control) -> Routes {
         .add_service(sized!(MocksServer::new(control.clone())))
         .add_service(sized!(StateServer::new(control.clone())))
         .add_service(sized!(WebhooksServer::new(control.clone())))
+        .add_service(sized!(ChaosServer::new(control.clone())))
         .add_service(sized!(RecordingsServer::new(control.clone())))
         .add_service(sized!(ReplaysServer::new(control.clone())))
         .add_service(sized!(AdminServer::new(control)))
@@ -45,22 +46,24 @@ pub fn routes(control: Control) -> Routes {
 }
 
 /// The names of our services, as health and reflection say them.
-pub const SERVICES: [&str; 7] = [
+pub const SERVICES: [&str; 8] = [
     pb::broker_server::SERVICE_NAME,
     pb::mocks_server::SERVICE_NAME,
     pb::state_server::SERVICE_NAME,
     pb::webhooks_server::SERVICE_NAME,
+    pb::chaos_server::SERVICE_NAME,
     pb::recordings_server::SERVICE_NAME,
     pb::replays_server::SERVICE_NAME,
     pb::admin_server::SERVICE_NAME,
 ];
 
 /// Those that speak of the MQTT server of this process.
-const OF_A_SERVER: [&str; 4] = [
+const OF_A_SERVER: [&str; 5] = [
     pb::broker_server::SERVICE_NAME,
     pb::mocks_server::SERVICE_NAME,
     pb::state_server::SERVICE_NAME,
     pb::webhooks_server::SERVICE_NAME,
+    pb::chaos_server::SERVICE_NAME,
 ];
 
 /// Whether a service can do its work here: some need a server.
@@ -465,5 +468,112 @@ impl pb::webhooks_server::Webhooks for Control {
         request: Request<pb::TestWebhookRequest>,
     ) -> Result<Response<pb::WebhookDelivery>, Status> {
         unary(Control::test_webhook(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::chaos_server::Chaos for Control {
+    async fn get_chaos(
+        &self,
+        request: Request<pb::GetChaosRequest>,
+    ) -> Result<Response<pb::ChaosStatus>, Status> {
+        unary(Control::get_chaos(self, request.into_inner())).await
+    }
+
+    async fn enable_chaos(
+        &self,
+        request: Request<pb::EnableChaosRequest>,
+    ) -> Result<Response<pb::ChaosStatus>, Status> {
+        unary(Control::enable_chaos(self, request.into_inner())).await
+    }
+
+    async fn disable_chaos(
+        &self,
+        request: Request<pb::DisableChaosRequest>,
+    ) -> Result<Response<pb::ChaosStatus>, Status> {
+        unary(Control::disable_chaos(self, request.into_inner())).await
+    }
+
+    async fn reset_chaos(
+        &self,
+        request: Request<pb::ResetChaosRequest>,
+    ) -> Result<Response<pb::ChaosStatus>, Status> {
+        unary(Control::reset_chaos(self, request.into_inner())).await
+    }
+
+    async fn apply_profile(
+        &self,
+        request: Request<pb::ApplyProfileRequest>,
+    ) -> Result<Response<pb::ListRulesResponse>, Status> {
+        unary(Control::apply_profile(self, request.into_inner())).await
+    }
+
+    async fn list_profiles(
+        &self,
+        request: Request<pb::ListProfilesRequest>,
+    ) -> Result<Response<pb::ListProfilesResponse>, Status> {
+        unary(Control::list_profiles(self, request.into_inner())).await
+    }
+
+    async fn create_rule(
+        &self,
+        request: Request<pb::CreateRuleRequest>,
+    ) -> Result<Response<pb::ChaosRule>, Status> {
+        unary(Control::create_rule(self, request.into_inner())).await
+    }
+
+    async fn get_rule(
+        &self,
+        request: Request<pb::GetRuleRequest>,
+    ) -> Result<Response<pb::ChaosRule>, Status> {
+        unary(Control::get_rule(self, request.into_inner())).await
+    }
+
+    async fn list_rules(
+        &self,
+        request: Request<pb::ListRulesRequest>,
+    ) -> Result<Response<pb::ListRulesResponse>, Status> {
+        unary(Control::list_rules(self, request.into_inner())).await
+    }
+
+    async fn update_rule(
+        &self,
+        request: Request<pb::UpdateRuleRequest>,
+    ) -> Result<Response<pb::ChaosRule>, Status> {
+        unary(Control::update_rule(self, request.into_inner())).await
+    }
+
+    async fn delete_rule(&self, request: Request<pb::DeleteRuleRequest>) -> Result<Response<()>, Status> {
+        unary(Control::delete_rule(self, request.into_inner())).await
+    }
+
+    async fn get_seed(
+        &self,
+        request: Request<pb::GetSeedRequest>,
+    ) -> Result<Response<pb::ChaosSeed>, Status> {
+        unary(Control::get_seed(self, request.into_inner())).await
+    }
+
+    async fn set_seed(
+        &self,
+        request: Request<pb::SetSeedRequest>,
+    ) -> Result<Response<pb::ChaosSeed>, Status> {
+        unary(Control::set_seed(self, request.into_inner())).await
+    }
+
+    async fn list_faults(
+        &self,
+        request: Request<pb::ListFaultsRequest>,
+    ) -> Result<Response<pb::ListFaultsResponse>, Status> {
+        unary(Control::list_faults(self, request.into_inner())).await
+    }
+
+    type WatchFaultsStream = Answers<pb::WatchFaultsResponse>;
+
+    async fn watch_faults(
+        &self,
+        request: Request<pb::WatchFaultsRequest>,
+    ) -> Result<Response<Self::WatchFaultsStream>, Status> {
+        streaming(Control::watch_faults(self, request.into_inner())).await
     }
 }

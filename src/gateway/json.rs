@@ -1,15 +1,17 @@
 //! JSON to messages and back: proto3's mapping, with exact payloads.
 //!
 //! Field names go out as in the proto; camelCase is taken too. 64-bit integers are numbers. Fields that carry the
-//! `json_payload` option hold any JSON value, as `options.proto` says.
+//! `json_payload` option hold any JSON value, and those that carry `json_short` are taken in short forms, as `options.proto`
+//! says.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use bytes::Bytes;
+use jiff::SignedDuration;
 use prost_reflect::{
     DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage,
     SerializeOptions, Value,
@@ -153,9 +155,18 @@ fn field_named(message: &MessageDescriptor, name: &str) -> Option<(FieldDescript
 
 /// Whether the field carries the `json_payload` option.
 fn is_payload(field: &FieldDescriptor) -> bool {
+    carries(field, "mockforge.mqtt.v1.json_payload")
+}
+
+/// Whether the field carries the `json_short` option.
+fn takes_short_forms(field: &FieldDescriptor) -> bool {
+    carries(field, "mockforge.mqtt.v1.json_short")
+}
+
+fn carries(field: &FieldDescriptor, option: &str) -> bool {
     field
         .parent_pool()
-        .get_extension_by_name("mockforge.mqtt.v1.json_payload")
+        .get_extension_by_name(option)
         .is_some_and(|option| field.options().get_extension(&option).as_bool() == Some(true))
 }
 
@@ -217,6 +228,9 @@ fn field_value(field: &FieldDescriptor, raw: &RawValue, path: &str) -> Result<Va
         return Ok(Value::Map(map));
     }
     if field.is_list() {
+        if takes_short_forms(field) && !raw.get().starts_with('[') {
+            return Ok(Value::List(vec![scalar(field, &field.kind(), raw.get(), path)?]));
+        }
         let items: Vec<&RawValue> =
             serde_json::from_str(raw.get()).map_err(|error| parsed(error, "an array"))?;
         let items = items
@@ -229,6 +243,8 @@ fn field_value(field: &FieldDescriptor, raw: &RawValue, path: &str) -> Result<Va
 }
 
 fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Result<Value, FieldError> {
+    let long = takes_short_forms(field).then(|| long_form(kind, text)).flatten();
+    let text = long.as_deref().unwrap_or(text);
     let expected = |what: &str| FieldError::new(path, format!("expected {what}, got {}", excerpt(text)));
     Ok(match kind {
         Kind::Bool => Value::Bool(from_json(text).ok_or_else(|| expected("true or false"))?),
@@ -272,6 +288,33 @@ fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Resul
             Value::Message(message)
         }
     })
+}
+
+/// What a short form stands for, as `options.proto` says; `None` for what is none.
+fn long_form(kind: &Kind, text: &str) -> Option<String> {
+    let is_text = text.starts_with('"');
+    let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    match kind {
+        Kind::String if is_number => Some(format!("\"{text}\"")),
+        Kind::Message(kind) if kind.full_name() == "google.protobuf.Duration" => {
+            let duration = match from_json::<String>(text) {
+                Some(text) => text.parse::<SignedDuration>().ok()?.try_into().ok()?,
+                None => Duration::try_from_secs_f64(from_json::<f64>(text)? / 1000.0).ok()?,
+            };
+            Some(format!("\"{}.{:09}s\"", duration.as_secs(), duration.subsec_nanos()))
+        }
+        Kind::Message(kind) if !is_well_known(kind) && is_number => {
+            Some(format!("{{\"{}\":{text}}}", kind.get_field(1)?.name()))
+        }
+        Kind::Message(kind) if !is_well_known(kind) && is_text => Some(format!("{{{text}:{{}}}}")),
+        Kind::Message(kind) if !is_well_known(kind) => match &from_json::<Entries<'_>>(text)?.0[..] {
+            [(name, nothing)] if nothing.get() == "null" => {
+                Some(format!("{{{}:{{}}}}", serde_json::to_string(name).ok()?))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Types that JSON writes in ways of their own: times, durations.
@@ -633,5 +676,59 @@ mod tests {
         assert!(text.contains(r#""events":18446744073709551615"#), "{text}");
         assert!(text.contains(r#""duration":"1.500s""#), "{text}");
         assert!(text.contains(r#""name":"""#) && !text.contains("started_at"), "{text}");
+    }
+
+    /// A rule in short forms, and the same as it is answered.
+    #[track_caller]
+    fn check_short(short: &str, long: &str) {
+        let answered = |json| -> serde_json::Value {
+            let mut rule = message("ChaosRule");
+            read(&mut rule, json, "rule").unwrap();
+            serde_json::from_str(&write(&rule)).unwrap()
+        };
+        let expected: serde_json::Value = serde_json::from_str(long).unwrap();
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&answered(short)[name], value, "{short}");
+        }
+        assert_eq!(answered(long), answered(short), "{short}");
+    }
+
+    #[test]
+    fn short_forms_stand_for_long_ones_where_the_contract_says_so() {
+        check_short(
+            r#"{"match": {"client": "dev-*", "types": "publish", "qos": 1}}"#,
+            r#"{"match": {"client": ["dev-*"], "topic": [], "types": ["publish"], "qos": [1]}}"#,
+        );
+        check_short(r#"{"actions": [{"drop": null}]}"#, r#"{"actions": [{"drop": {}}]}"#);
+        check_short(r#"{"actions": "drop"}"#, r#"{"actions": [{"drop": {}}]}"#);
+        check_short(
+            r#"{"actions": ["takeover", {"latency": 12.5}, {"reason_code": 151}, {"reason_code": "0x97"}]}"#,
+            r#"{"actions": [{"takeover": {}}, {"latency": {"ms": 12.5}}, {"reason_code": "151"}, {"reason_code": "0x97"}]}"#,
+        );
+        for (short, long) in [
+            ("250", "0.250s"),
+            (r#""250ms""#, "0.250s"),
+            (r#""1.5 s""#, "1.500s"),
+            (r#""2m""#, "120s"),
+            (r#""1h""#, "3600s"),
+        ] {
+            check_short(
+                &format!(r#"{{"actions": [{{"blackhole": {{"duration": {short}}}}}]}}"#),
+                &format!(r#"{{"actions": [{{"blackhole": {{"duration": "{long}"}}}}]}}"#),
+            );
+        }
+    }
+
+    #[test]
+    fn short_forms_of_nothing_are_refused() {
+        let error = |json| read(&mut message("ChaosRule"), json, "rule").unwrap_err().to_string();
+        assert_eq!(error(r#"{"actions": ["explode"]}"#), "rule.actions[0].explode: no such field");
+        assert_eq!(error(r#"{"id": 5}"#), "rule.id: expected a string, got 5");
+        assert_eq!(
+            error(r#"{"match": {"qos": "one"}}"#),
+            "rule.match.qos: expected an integer from 0 to 4294967295, got \"one\""
+        );
+        let error = error(r#"{"actions": [{"blackhole": {"duration": "soon"}}]}"#);
+        assert!(error.starts_with("rule.actions[0].blackhole.duration: "), "{error}");
     }
 }

@@ -1,6 +1,8 @@
 //! The gateway before a real broker, called without a port.
 
-use std::net::SocketAddr;
+mod chaos;
+
+use std::{net::SocketAddr, time::Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,19 +18,22 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     broker::{BrokerEvent, Limits},
-    control::{Addresses, BrokerServer, ControlParts},
+    control::{Addresses, BrokerServer, ControlParts, fault_families},
     event::{EventBus, What},
+    fault::{Chaos, ChaosHooks, ChaosOptions},
     interceptor::Interest,
     metrics::Metrics,
     net::{
-        Asking, BrokerOptions, Client, ClientOptions, Gate, MockHandle, MockOptions, WebhookHandle,
-        WebhookOptions, bind, spawn_broker,
+        Asking, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MockHandle, MockOptions,
+        WebhookHandle, WebhookOptions, bind, spawn_broker,
         tests::{
             sink::{Sink, ok, status},
             soon,
         },
     },
-    packet::{QoS, ReasonCode, Subscription, SubscriptionOptions, TopicFilter},
+    packet::{PacketType, QoS, ReasonCode, Subscription, SubscriptionOptions, TopicFilter},
+    recording::{FaultInjected, sample},
+    session::ConnectionId,
     store::StoreOptions,
     tap::Tap,
 };
@@ -39,6 +44,8 @@ struct Server {
     gateway: Gateway,
     mqtt: SocketAddr,
     events: EventBus,
+    tap: Tap,
+    chaos: Chaos,
     _folder: TempDir,
 }
 
@@ -68,7 +75,11 @@ impl Server {
             on_event: Box::new(move |event| bus_of_webhooks.emit(What::Webhook(event))),
         });
         let asking = Asking { interest, mocks, webhooks };
+        let (bus_of_faults, options) = (events.clone(), ChaosOptions { seed: 7, ..ChaosOptions::default() });
+        let (chaos, chaos_watch) =
+            ChaosWatch::start(options, 1 << 20, move |fault| bus_of_faults.emit_fault(fault));
         let options = BrokerOptions {
+            chaos: chaos_watch,
             interception: asking.interception(),
             broker: Limits::default().into(),
             max_connections: 100,
@@ -84,10 +95,12 @@ impl Server {
             let figures = figures.clone();
             Box::pin(async move { figures.run(|broker, _| broker.stats()).await.ok() })
         }));
+        let asked = chaos.clone();
+        metrics.attach_families(Box::new(move || fault_families(&asked)));
         let url = format!("mqtt://{mqtt}").parse().unwrap();
         let control = Control::new(ControlParts {
             server: Some(std::sync::Arc::new(BrokerServer::new(broker, url))),
-            tap,
+            tap: tap.clone(),
             metrics,
             events: events.clone(),
             store: StoreOptions::new(folder.path()),
@@ -95,10 +108,10 @@ impl Server {
             stop: CancellationToken::new(),
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
-            seed: 7,
+            chaos: chaos.clone(),
         });
         let gateway = Gateway::new(control.clone(), access).unwrap();
-        Self { control, gateway, mqtt, events, _folder: folder }
+        Self { control, gateway, mqtt, events, tap, chaos, _folder: folder }
     }
 
     /// Parts of a process without a server.
@@ -106,7 +119,10 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let control = Control::new(ControlParts::alone(StoreOptions::new(folder.path())));
         let gateway = Gateway::new(control.clone(), Access::default()).unwrap();
-        Self { control, gateway, mqtt: ([127, 0, 0, 1], 1).into(), events: EventBus::new(), _folder: folder }
+        let (events, tap) = (EventBus::new(), Tap::new());
+        let chaos = Chaos::new(ChaosOptions::default(), ChaosHooks::default());
+        let mqtt = ([127, 0, 0, 1], 1).into();
+        Self { control, gateway, mqtt, events, tap, chaos, _folder: folder }
     }
 
     async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Response {
@@ -430,6 +446,52 @@ async fn events_are_watched_as_server_sent_events() {
     assert_eq!((&packet["topic"], &packet["payload_size"]), (&json!("b"), &json!(5)));
     assert_eq!(packet["direction"], "DIRECTION_CLIENT_TO_SERVER");
     assert_eq!(events[3]["client_disconnected"]["reason_code"], 0);
+}
+
+#[tokio::test]
+async fn faults_are_told_to_watchers_and_kept() {
+    let server = Server::start();
+    let watch = |more: &str| {
+        let path = format!("/__mockforge/events?kinds=EVENT_KIND_FAULT{more}");
+        let server = &server;
+        async move { server.send("GET", &path, "").await.into_body() }
+    };
+    let mut all = watch("&include_raw=true").await;
+    let mut some = watch("&topics=b&types=PACKET_TYPE_PUBLISH&clients=dev-*").await;
+    server.ok("POST", "/__mockforge/recordings", r#"{"name": "r"}"#).await;
+    for (packet_type, topic) in
+        [(PacketType::Publish, "a"), (PacketType::Connect, ""), (PacketType::Publish, "b")]
+    {
+        server.tap.fault(Instant::now(), ConnectionId(9), || FaultInjected {
+            packet_type,
+            topic: topic.to_owned(),
+            sent: Some(Bytes::from_static(b"\x10secret")),
+            ..sample::fault("latency", r#"{"ms":23.4}"#)
+        });
+    }
+    let fault = |json: String| serde_json::from_str::<Value>(&json).unwrap()["fault"].take();
+    let first = fault(piece(&mut all).await);
+    let expected = json!({
+        "connection": 9, "rule": "some-latency", "action": "latency", "detail": {"ms": 23.4},
+        "client_id": "dev-1", "direction": "DIRECTION_CLIENT_TO_SERVER", "type": "PACKET_TYPE_PUBLISH",
+        "nth": 7, "topic": "a", "sent": "EHNlY3JldA==",
+    });
+    assert_eq!(first, expected);
+    let connect = fault(piece(&mut all).await);
+    assert_eq!((&connect["type"], &connect["sent"]), (&json!("PACKET_TYPE_CONNECT"), &Value::Null));
+    let only = fault(piece(&mut some).await);
+    assert_eq!((&only["topic"], &only["sent"]), (&json!("b"), &Value::Null));
+
+    let stopped = server.ok("POST", "/__mockforge/recordings/r:stop", "").await;
+    assert_eq!(stopped["seed"], 7);
+    let page = server.ok("GET", "/__mockforge/recordings/r/events?filter.topics=a", "").await;
+    assert_eq!(page["events"][0]["fault"]["detail"], json!({"ms": 23.4}));
+    let summary = server.ok("GET", "/__mockforge/recordings/r/summary", "").await;
+    assert_eq!(
+        summary["faults"],
+        json!([{"action": "latency", "client_to_server": 3, "server_to_client": 0}])
+    );
+    server.control.close().await;
 }
 
 #[tokio::test]

@@ -10,14 +10,15 @@ use serde_json_path::JsonPath;
 use super::{
     MockSpec, Mode, PropertiesSpec, ResponseSpec, Trigger,
     condition::{Condition, bad_path},
-    delay::{DELAY_MAX, Delay},
+    delay::read_delay,
     payload::Payload,
     subject::Subject,
     template::{RenderError, Renderer, Surroundings, Template},
 };
 use crate::{
+    delay::{DELAY_MAX, Delay},
     field::{BadField, Checks},
-    likeness::nearest,
+    likeness::unknown,
     packet::{Properties, Property, QoS, TopicFilter, TopicName, Utf8String},
     session::Origin,
 };
@@ -440,7 +441,7 @@ impl Response {
             None => mock_qos,
             Some(qos) => checks.keep("qos", QoS::try_from(qos)).unwrap_or_default(),
         };
-        let delay = checks.keep("delay_ms", Delay::new(spec.delay_ms));
+        let delay = checks.keep("delay_ms", read_delay(spec.delay_ms));
         let properties = read_properties(&mut checks, &spec.properties);
         let (count, interval) = spec.repeat.map_or((1, 0), |repeat| (repeat.count, repeat.interval_ms));
         if count == 0 {
@@ -529,12 +530,7 @@ impl Needs {
                     .map(|(_, name)| name.as_str())
                     .chain(Subject::ROOTS)
                     .chain(["state", "count"]);
-                return Err(match nearest(root, names.clone()) {
-                    Some(nearest) => format!("unknown value {root:?}; did you mean {nearest:?}?"),
-                    None => {
-                        format!("unknown value {root:?}; known are {}", names.collect::<Vec<_>>().join(", "))
-                    }
-                });
+                return Err(unknown("value", root, names));
             };
             self.0.insert(known);
         }

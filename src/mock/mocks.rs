@@ -56,7 +56,7 @@ impl Default for MockLimits {
 /// Why mocks stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MockError {
-    #[error("{}", listed(.0))]
+    #[error("{}", BadField::listed(.0))]
     Bad(Vec<BadField>),
     #[error("a mock {0:?} exists already")]
     Exists(String),
@@ -64,11 +64,6 @@ pub enum MockError {
     NotFound(String),
     #[error("there are {0} mocks already")]
     TooMany(usize),
-}
-
-fn listed(fields: &[BadField]) -> String {
-    let texts: Vec<String> = fields.iter().map(BadField::to_string).collect();
-    texts.join("; ")
 }
 
 /// The number of a mock, as long as it is there.
@@ -260,6 +255,11 @@ impl Mocks {
             is_overflowing: false,
             events: Vec::new(),
         }
+    }
+
+    /// Other numbers are drawn from now on; counts go on.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.draws = Draws::new(seed).of("mock");
     }
 
     pub fn limits(&self) -> &MockLimits {

@@ -6,10 +6,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{MockHandle, WebhookHandle, WebhookMatcher, mocks::MockAsker, replay::is_replay};
+use super::{MockHandle, WebhookHandle, WebhookMatcher, mocks::MockAsker};
 use crate::{
     interceptor::{Interception, Interceptor, Interest, Offered, Party, Publisher, Verdict},
     mock::Occasion,
+    recording::is_replay,
     session::{ConnectionId, Payload},
     webhook::RoutedMessage,
 };

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot, watch},
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::{
+    chaos::ChaosWatch,
     connection::{Link, Serving},
     listener::{Gate, accept},
     local_thread,
@@ -40,7 +42,7 @@ use crate::{
     broker::{Broker, BrokerEvent, Closing, Options, Output},
     interceptor::Interception,
     metrics::Metrics,
-    packet::ReasonCode,
+    packet::{ControlPacket, ProtocolVersion, ReasonCode},
     recording::CloseCause,
     session::{ConnectionId, Peer},
     tap::{Tap, Way},
@@ -83,6 +85,8 @@ pub struct BrokerOptions {
     pub metrics: Arc<Metrics>,
     /// Who is asked about messages.
     pub interception: Interception,
+    /// What happens to packets on their way.
+    pub chaos: ChaosWatch,
     /// Told everything an operator may want to see, on the broker's thread: must not block.
     pub on_event: EventSink,
 }
@@ -220,6 +224,7 @@ pub(super) struct Shell {
     max_connections: usize,
     gate: Gate,
     pub(super) tap: Tap,
+    pub(super) chaos: ChaosWatch,
     pub(super) metrics: Arc<Metrics>,
     on_event: EventSink,
 }
@@ -231,6 +236,7 @@ impl Shell {
         spawn_local(Rc::clone(&shell).flush_rounds());
         spawn_local(Rc::clone(&shell).keep_time());
         spawn_local(Rc::clone(&shell).release_buffers());
+        spawn_local(Rc::clone(&shell).watch_chaos());
         shell
     }
 
@@ -254,6 +260,7 @@ impl Shell {
             max_connections: options.max_connections,
             gate: options.gate,
             tap: options.tap,
+            chaos: options.chaos,
             metrics: options.metrics,
             on_event: options.on_event,
         }
@@ -411,6 +418,11 @@ impl Shell {
             }
             for link in round {
                 link.leave_round();
+                if link.lacks_line(self) {
+                    // Its task puts the line in, and writes.
+                    link.wake();
+                    continue;
+                }
                 if catch_unwind(AssertUnwindSafe(|| self.flush(&link))).is_err() {
                     error!(connection = %link.id, "writing to a connection panicked");
                     link.end(CloseCause::ServerRst);
@@ -496,6 +508,29 @@ impl Shell {
                     yield_now().await;
                 }
             }
+        }
+    }
+
+    /// Has connections that are idle notice that there is chaos.
+    async fn watch_chaos(self: Rc<Self>) {
+        let mut watch = self.chaos.clone();
+        loop {
+            watch.changed().await;
+            if watch.is_on() {
+                for link in self.links.borrow().values() {
+                    link.wake();
+                }
+            }
+        }
+    }
+
+    /// Forgets the Session of the client that sent `connect`.
+    pub(super) fn lose_session(&self, connect: &Bytes) {
+        // It says itself of which version it is.
+        if let Ok(ControlPacket::Connect(connect)) = ControlPacket::decode(connect, ProtocolVersion::V311) {
+            let client_identifier = connect.client_identifier.as_str();
+            self.broker.borrow_mut().discard_session(self.now(), client_identifier);
+            self.settle();
         }
     }
 

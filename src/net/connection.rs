@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -19,13 +20,16 @@ use tracing::{debug, error, trace, warn};
 
 use super::{
     broker_thread::Shell,
+    line::{self, LineParts, LineState},
     scratch::CHUNK_BYTES,
     transport::{ReadHalf, WriteHalf},
 };
 use crate::{
     broker::Broker,
+    fault::Splice,
     packet::{
-        ControlPacket, DecodeError, Frame, FrameReader, PacketType, PlainAck, ProtocolVersion, PublishRef,
+        Begun, ControlPacket, DecodeError, Frame, FrameReader, PacketType, PlainAck, ProtocolVersion,
+        PublishRef,
     },
     recording::{CloseCause, Direction},
     session::{ConnectionId, SHARED_PAYLOAD},
@@ -58,7 +62,7 @@ const CLOSING_WAIT: Duration = Duration::from_secs(5);
 /// What the connection's task and everyone who writes to it share.
 pub(super) struct Link {
     pub(super) id: ConnectionId,
-    write: WriteHalf,
+    socket: RefCell<Socket>,
     /// Whether it is in the list of this round.
     is_dirty: Cell<bool>,
     /// Whether the kernel's buffer is full: then only the connection's task writes.
@@ -72,11 +76,18 @@ pub(super) struct Link {
     outgoing: RefCell<Option<Box<Outgoing>>>,
 }
 
+/// Where the client is written to.
+struct Socket {
+    write: WriteHalf,
+    /// Of a connection under chaos.
+    line: Option<Rc<LineState>>,
+}
+
 impl Link {
     pub(super) fn new(id: ConnectionId, write: WriteHalf) -> Self {
         Self {
             id,
-            write,
+            socket: RefCell::new(Socket { write, line: None }),
             is_dirty: Cell::new(false),
             is_blocked: Cell::new(false),
             is_identified: Cell::new(false),
@@ -121,17 +132,35 @@ impl Link {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
     }
 
     pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.write.try_write(slices) {
+        match self.socket.borrow().write.try_write(slices) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             result => result,
         }
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.borrow().write.poll_writable(context)
+    }
+
+    fn line(&self) -> Option<Rc<LineState>> {
+        self.socket.borrow().line.clone()
+    }
+
+    /// Whether a line lies before the socket, which then reports what passes.
+    fn has_line(&self) -> bool {
+        self.socket.borrow().line.is_some()
+    }
+
+    /// Whether nothing may be written or read before a line is put in.
+    pub(super) fn lacks_line(&self, shell: &Shell) -> bool {
+        shell.chaos.is_on() && !self.has_line() && self.ending.get().is_none()
     }
 
     /// Reports the packets whose last byte is among the first `count` of `slices`.
@@ -144,7 +173,9 @@ impl Link {
         is_emptied: bool,
     ) {
         let mut kept = self.outgoing.borrow_mut();
-        if tap.is_observed() {
+        if self.has_line() {
+            *kept = None;
+        } else if tap.is_observed() {
             let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
             while let Some(bytes) = outgoing.next_packet() {
@@ -226,7 +257,10 @@ impl Serving {
                 // The client may have closed its half only, and still read.
                 shell.flush(link);
                 shell.broker.borrow_mut().handle_close(shell.now(), link.id);
-                return Poll::Ready(cause);
+                if !link.has_line() {
+                    return Poll::Ready(cause);
+                }
+                shell.settle();
             }
             let (shell, link, reading) = (Rc::clone(shell), Rc::clone(link), reading.take());
             self.aside = reading.map(|mut reading| -> Aside {
@@ -236,8 +270,13 @@ impl Serving {
                             hand_on_observed(&shell, &link, &mut reading, count).await;
                             (reading, None)
                         }
-                        Turn::Ending(cause) | Turn::Over(cause) => {
+                        Turn::Over(cause) => {
+                            let cause = end_line(&link).await.unwrap_or(cause);
+                            (reading, Some(cause))
+                        }
+                        Turn::Ending(cause) => {
                             close(&shell, &link, &mut reading.half).await;
+                            let cause = end_line(&link).await.unwrap_or(cause);
                             (reading, Some(cause))
                         }
                     }
@@ -293,12 +332,14 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
             *task = Some(context.waker().clone());
         }
     }
-    while link.is_blocked.get() && link.write.poll_writable(context).is_ready() {
+    follow_chaos(shell, link, reading);
+    while link.is_blocked.get() && link.poll_writable(context).is_ready() {
         link.is_blocked.set(false);
         shell.flush(link);
     }
     let mut turn_bytes = 0;
     loop {
+        follow_chaos(shell, link, reading);
         if let Some(cause) = link.ending.get() {
             return Poll::Ready(Turn::Ending(cause));
         }
@@ -319,7 +360,7 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
             }
         };
         let count = read.count;
-        if shell.tap.is_observed() {
+        if shell.tap.is_observed() && !link.has_line() {
             reading.frames.buffer().extend_from_slice(&read.chunk[..read.filled]);
             shell.scratch.borrow_mut().give_back(read.chunk);
             return Poll::Ready(Turn::Observed(count));
@@ -331,6 +372,48 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
             return Poll::Pending;
         }
     }
+}
+
+/// Puts a line in as soon as there is chaos, before anything else passes.
+fn follow_chaos(shell: &Rc<Shell>, link: &Link, reading: &mut Reading) {
+    if link.lacks_line(shell) && !reading.has_more {
+        put_line(shell, link, reading);
+        shell.flush(link);
+    }
+}
+
+/// Has chaos see what passes between the client and the broker from here on.
+fn put_line(shell: &Rc<Shell>, link: &Link, reading: &mut Reading) {
+    let begun = |bytes: &[u8]| match bytes {
+        [] => Begun::Nothing,
+        bytes => Begun::Bytes(Bytes::copy_from_slice(bytes)),
+    };
+    let from_server = link.outgoing.take().map_or(Begun::Nothing, |outgoing| begun(&outgoing.bytes));
+    let splice = Splice {
+        identity: shell.tap.identity(link.id),
+        from_client: begun(reading.frames.buffer()),
+        from_server,
+    };
+    let host = Rc::clone(shell);
+    let parts = LineParts {
+        watch: shell.chaos.clone(),
+        tap: shell.tap.clone(),
+        connection: link.id,
+        lose_session: Box::new(move |connect| {
+            host.lose_session(&connect);
+            Box::pin(std::future::ready(()))
+        }),
+    };
+    let mut socket = link.socket.borrow_mut();
+    socket.line = Some(line::put_in(parts, splice, &mut reading.half, &mut socket.write));
+}
+
+/// Waits for a line to have passed on what it does pass on; how the connection ended if that was by chaos.
+async fn end_line(link: &Link) -> Option<CloseCause> {
+    let line = link.line()?;
+    link.socket.borrow().write.finish();
+    line.ended().await;
+    line.is_cut().then_some(CloseCause::Fault)
 }
 
 /// What one read brought.
@@ -602,7 +685,8 @@ async fn close(shell: &Rc<Shell>, link: &Link, half: &mut ReadHalf) {
     let written = async {
         loop {
             shell.flush(link);
-            if !shell.has_unwritten(link.id) || link.write.writable().await.is_err() {
+            let writable = poll_fn(|context| link.poll_writable(context));
+            if !shell.has_unwritten(link.id) || writable.await.is_err() {
                 return;
             }
         }
@@ -613,7 +697,8 @@ async fn close(shell: &Rc<Shell>, link: &Link, half: &mut ReadHalf) {
     let now = shell.now();
     shell.broker.borrow_mut().handle_close(now, link.id);
     shell.settle();
-    if link.write.finish() {
+    let can_be_told = link.socket.borrow().write.finish();
+    if can_be_told {
         half.drain().await;
     }
 }

@@ -252,6 +252,11 @@ impl MockHandle {
         Ok(())
     }
 
+    /// Draws from another seed from now on; counts go on.
+    pub fn set_seed(&self, seed: u64) {
+        self.shared.mocks().set_seed(seed);
+    }
+
     /// Asks about a message of our own that passes no thread that moves messages; with its Message Expiry Interval.
     pub fn ask(&self, message: &ApplicationMessage, expiry: Option<u32>) -> Verdict {
         if !self.shared.interest.has(Party::Mocks) {

@@ -2,13 +2,16 @@
 
 mod asking;
 mod broker_thread;
+mod chaos;
 mod client;
 mod connection;
 mod descriptors;
+mod line;
 mod listener;
 mod local_thread;
 mod memo;
 mod mocks;
+mod pipe;
 mod proxy;
 mod refusal;
 pub mod replay;
@@ -20,6 +23,7 @@ mod webhooks;
 pub use crate::relay::RelayLimits;
 pub use asking::Asking;
 pub use broker_thread::{BrokerHandle, BrokerOptions, EventSink, Stopped, WeakBrokerHandle, spawn_broker};
+pub use chaos::ChaosWatch;
 pub use client::{
     Capability, Client, ClientError, ClientOptions, Outcome, Publisher, Receipt, Sent, ServerLimits, Sink,
     TryPublish,

@@ -7,7 +7,7 @@
 //! ends its connection (FIN, RST), the other is shown too.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::{pending, poll_fn},
     io::{self, IoSlice},
@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
     task::{LocalSet, spawn_local},
@@ -36,8 +36,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 #[cfg(test)]
-use super::tests::pipe;
+use super::pipe;
 use super::{
+    chaos::ChaosWatch,
+    line::{self, LineParts, LineState},
     listener::{Gate, accept},
     local_thread,
     refusal::{Seen, refuse},
@@ -46,10 +48,12 @@ use super::{
 };
 use crate::{
     broker::BrokerEvent,
+    fault::Splice,
     interceptor::Interception,
     metrics::Metrics,
     packet::{
-        ControlPacket, Disconnect, Frame, Properties, ProtocolVersion, QoS, ReasonCode, SubscriptionOptions,
+        ControlPacket, Disconnect, Frame, FrameReader, Properties, Property, ProtocolVersion, QoS,
+        ReasonCode, SubscriptionOptions,
     },
     recording::{CloseCause, Direction},
     relay::{Asked, Forward, Identity, Relay, RelayLimits, Report, Watch},
@@ -70,6 +74,9 @@ const HANDED_OVER: usize = 256;
 /// Clients over `max_connections` that are told so at the same time; further ones are just closed.
 const REFUSALS_AT_ONCE: usize = 64;
 
+/// Longest CONNACK of an upstream that is to lose a session.
+const SESSION_ANSWER_BYTES: usize = 256 << 10;
+
 /// How long relays get to end when the proxy stops.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
@@ -88,6 +95,8 @@ pub struct ProxyOptions {
     pub metrics: Arc<Metrics>,
     /// Who is asked about clients' messages; made once for each thread.
     pub interception: Box<dyn Fn() -> Interception + Send + Sync>,
+    /// What happens to packets on their way, between a client and its relay.
+    pub chaos: ChaosWatch,
     /// Told on the relays' threads: must not block.
     pub on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
 }
@@ -203,6 +212,7 @@ struct Shared {
     tap: Tap,
     metrics: Arc<Metrics>,
     interception: Box<dyn Fn() -> Interception + Send + Sync>,
+    chaos: ChaosWatch,
     on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
     clients: Mutex<HashMap<ConnectionId, Entry>>,
     next_id: AtomicU64,
@@ -354,6 +364,7 @@ impl Shared {
             tap: options.tap,
             metrics: options.metrics,
             interception: options.interception,
+            chaos: options.chaos,
             on_event: options.on_event,
             clients: Mutex::default(),
             next_id: AtomicU64::new(1),
@@ -669,13 +680,33 @@ impl RelayThread {
         id: ConnectionId,
         client: Transport,
         server: Transport,
+        end: oneshot::Receiver<ReasonCode>,
+    ) -> CloseCause {
+        let line = OnceCell::new();
+        let cause = self.relay_through(id, client, server, end, &line).await;
+        let Some(line) = line.get() else { return cause };
+        // It may still hold back what the client is to get.
+        line.ended().await;
+        if line.is_cut() { CloseCause::Fault } else { cause }
+    }
+
+    /// As [`relay`](Self::relay); `line` is set if there is chaos.
+    async fn relay_through(
+        &self,
+        id: ConnectionId,
+        client: Transport,
+        server: Transport,
         mut end: oneshot::Receiver<ReasonCode>,
+        line: &OnceCell<Rc<LineState>>,
     ) -> CloseCause {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
+        let (to_client, to_server) = (Side::new(to_client), Side::new(to_server));
         let core = RefCell::new(Relay::new(self.shared.limits));
-        let mut up = Pump::new(self, id, &core, Direction::ClientToServer, from_client, &to_server);
-        let mut down = Pump::new(self, id, &core, Direction::ServerToClient, from_server, &to_client);
+        let sides = Sides { client: &to_client, server: &to_server, line };
+        let mut up = Pump::new(self, id, &core, Direction::ClientToServer, from_client, sides);
+        let mut down = Pump::new(self, id, &core, Direction::ServerToClient, from_server, sides);
+        let mut chaos = self.shared.chaos.clone();
         let ended = {
             let (mut going_up, mut going_down) = (pin!(up.run()), pin!(down.run()));
             let mut told = pin!(told_to_end(&mut end));
@@ -704,6 +735,8 @@ impl RelayThread {
                         }
                     }
                     reason = &mut told => break Ended::Told(reason),
+                    // Then what the client sends is looked at anew.
+                    () = chaos.changed() => {}
                 }
                 if let (Some(up_end), Some(_)) = (up_end, down_end) {
                     // Neither side takes bytes any more and neither said why: they were reset.
@@ -713,9 +746,9 @@ impl RelayThread {
             }
         };
         if let Ended::Told(reason) = ended
-            && !down.is_writing
+            && !to_client.is_writing.get()
         {
-            self.tell(id, &core, reason, &to_client).await;
+            self.tell(id, &core, reason, sides).await;
         }
         // What is held of packets that will never be whole has nowhere to go, but it did arrive.
         for pump in [&mut up, &mut down] {
@@ -742,13 +775,7 @@ impl RelayThread {
     }
 
     /// Sends an MQTT 5 client a DISCONNECT of our own, if it is between two packets.
-    async fn tell(
-        &self,
-        id: ConnectionId,
-        core: &RefCell<Relay>,
-        reason_code: ReasonCode,
-        to_client: &WriteHalf,
-    ) {
+    async fn tell(&self, id: ConnectionId, core: &RefCell<Relay>, reason_code: ReasonCode, sides: Sides<'_>) {
         let direction = Direction::ServerToClient;
         let is_told = {
             let core = core.borrow();
@@ -758,10 +785,10 @@ impl RelayThread {
         let disconnect = ControlPacket::Disconnect(Disconnect { reason_code, properties: Properties::new() });
         if is_told && let Ok(frame) = Frame::encode(disconnect, ProtocolVersion::V5) {
             self.shared.metrics.sent(frame.bytes.len() as u64);
-            if self.shared.tap.is_observed() {
+            if self.shared.tap.is_observed() && sides.line.get().is_none() {
                 self.shared.tap.packet(now(), id, direction, frame.bytes.clone());
             }
-            let _ = timeout(LINGER, to_client.write_all(&frame.bytes)).await;
+            let _ = timeout(LINGER, sides.client.write_all(&frame.bytes)).await;
         }
     }
 
@@ -862,6 +889,52 @@ enum PumpEnd {
     Blocked,
 }
 
+/// Where one side is written to.
+struct Side {
+    write: RefCell<WriteHalf>,
+    /// Whether a packet may have been written in part.
+    is_writing: Cell<bool>,
+}
+
+impl Side {
+    fn new(write: WriteHalf) -> Self {
+        Self { write: RefCell::new(write), is_writing: Cell::new(false) }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.write.borrow().try_write(&[IoSlice::new(bytes)])
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|context| self.write.borrow().poll_writable(context)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> bool {
+        self.write.borrow().finish()
+    }
+
+    fn reset(self) {
+        self.write.into_inner().reset();
+    }
+}
+
+/// Both of them, and what lies before the client's.
+#[derive(Clone, Copy)]
+struct Sides<'a> {
+    client: &'a Side,
+    server: &'a Side,
+    line: &'a OnceCell<Rc<LineState>>,
+}
+
 /// One direction of a relay.
 struct Pump<'a> {
     thread: &'a RelayThread,
@@ -869,10 +942,9 @@ struct Pump<'a> {
     core: &'a RefCell<Relay>,
     direction: Direction,
     from: ReadHalf,
-    to: &'a WriteHalf,
+    sides: Sides<'a>,
+    to: &'a Side,
     reports: Vec<Report>,
-    /// Whether a packet may have been written in part.
-    is_writing: bool,
     /// Whether what is read has ended, which the other side is told once nothing waits any more.
     has_ended: bool,
 }
@@ -895,19 +967,13 @@ impl<'a> Pump<'a> {
         core: &'a RefCell<Relay>,
         direction: Direction,
         from: ReadHalf,
-        to: &'a WriteHalf,
+        sides: Sides<'a>,
     ) -> Self {
-        Self {
-            thread,
-            id,
-            core,
-            direction,
-            from,
-            to,
-            reports: Vec::new(),
-            is_writing: false,
-            has_ended: false,
-        }
+        let to = match direction {
+            Direction::ClientToServer => sides.server,
+            Direction::ServerToClient => sides.client,
+        };
+        Self { thread, id, core, direction, from, sides, to, reports: Vec::new(), has_ended: false }
     }
 
     async fn run(&mut self) -> PumpEnd {
@@ -934,7 +1000,7 @@ impl<'a> Pump<'a> {
                 }
                 Step::Reset => {
                     let rest = self.finish();
-                    let _ = self.to.try_write(&[IoSlice::new(&rest)]);
+                    let _ = self.to.try_write(&rest);
                     return PumpEnd::Reset;
                 }
                 Step::Blocked => return PumpEnd::Blocked,
@@ -960,7 +1026,7 @@ impl<'a> Pump<'a> {
         f: impl FnOnce(&mut Relay, Watch<'_>, &mut Vec<Report>) -> R,
     ) -> R {
         let now = now();
-        let is_observed = self.thread.shared.tap.is_observed();
+        let is_observed = self.is_observed();
         let mut core = self.core.borrow_mut();
         let mut interception = self.thread.interception.borrow_mut();
         let is_active = interception.is_active();
@@ -976,6 +1042,9 @@ impl<'a> Pump<'a> {
     /// something to wait for.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         let thread = self.thread;
+        if self.direction == Direction::ClientToServer && thread.shared.chaos.is_on() {
+            self.put_line();
+        }
         for _ in 0..TURN_READS {
             if self.direction == Direction::ClientToServer {
                 if self.core.borrow().is_resumable() {
@@ -1010,7 +1079,7 @@ impl<'a> Pump<'a> {
                 }
                 return Poll::Ready(Step::Fin);
             }
-            let is_observed = thread.shared.tap.is_observed();
+            let is_observed = self.is_observed();
             let direction = self.direction;
             let forward = self
                 .watched(read.len(), |core, watch, reports| core.receive(direction, read, watch, reports));
@@ -1020,7 +1089,7 @@ impl<'a> Pump<'a> {
             }
             let bytes = match forward {
                 Forward::Received if is_observed => Bytes::copy_from_slice(read),
-                Forward::Received => match self.to.try_write(&[IoSlice::new(read)]) {
+                Forward::Received => match self.to.try_write(read) {
                     Ok(count) if count == read.len() => {
                         self.note_passed();
                         continue;
@@ -1036,6 +1105,35 @@ impl<'a> Pump<'a> {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Has chaos see what passes between the client and the relay from here on. Waits for a packet that is on its way to
+    /// the client.
+    fn put_line(&mut self) {
+        let Sides { client, line, .. } = self.sides;
+        if line.get().is_some() || client.is_writing.get() {
+            return;
+        }
+        let shared = Arc::clone(&self.thread.shared);
+        let core = self.core.borrow();
+        let splice = Splice {
+            identity: shared.tap.identity(self.id),
+            from_client: core.begun(Direction::ClientToServer),
+            from_server: core.begun(Direction::ServerToClient),
+        };
+        let parts = LineParts {
+            watch: shared.chaos.clone(),
+            tap: shared.tap.clone(),
+            connection: self.id,
+            lose_session: Box::new(move |connect| Box::pin(lose_session(Arc::clone(&shared), connect))),
+        };
+        let state = line::put_in(parts, splice, &mut self.from, &mut client.write.borrow_mut());
+        line.get_or_init(|| state);
+    }
+
+    /// Whether what is read is to be reported; a line reports by itself.
+    fn is_observed(&self) -> bool {
+        self.thread.shared.tap.is_observed() && self.sides.line.get().is_none()
     }
 
     /// What the client is to be answered in place of the server, when that cuts no packet in two.
@@ -1054,6 +1152,9 @@ impl<'a> Pump<'a> {
     fn report_replies(&self, mut bytes: &[u8]) {
         let shared = &self.thread.shared;
         shared.metrics.sent(bytes.len() as u64);
+        if !self.is_observed() {
+            return;
+        }
         while let Ok(Some(size)) = Frame::size(bytes)
             && size <= bytes.len()
         {
@@ -1064,23 +1165,65 @@ impl<'a> Pump<'a> {
     }
 
     async fn pass(&mut self, bytes: Bytes) -> io::Result<()> {
-        let tap = &self.thread.shared.tap;
-        if tap.is_observed() {
-            tap.ready().await;
+        if self.is_observed() {
+            self.thread.shared.tap.ready().await;
         }
-        self.is_writing = true;
+        self.to.is_writing.set(true);
         self.to.write_all(&bytes).await?;
-        self.is_writing = false;
+        self.to.is_writing.set(false);
         Ok(())
     }
 
     /// Reports what is held of a packet that will never be whole; what of it was not passed on.
     fn finish(&mut self) -> Bytes {
-        let is_observed = self.thread.shared.tap.is_observed();
+        let is_observed = self.is_observed();
         let mut core = self.core.borrow_mut();
         let rest = core.finish(self.direction, is_observed, &mut self.reports);
         self.thread.report(self.id, now(), &mut self.reports, &mut core);
         rest
+    }
+}
+
+/// Has the upstream forget the Session of the client that sent `connect`: by a connection of our own that takes it over,
+/// wants none, and ends.
+async fn lose_session(shared: Arc<Shared>, connect: Bytes) {
+    let lost = timeout(shared.connect_timeout, try_lose_session(&shared, &connect)).await;
+    if let Err(error) = lost.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        warn!(upstream = %shared.upstream, %error, "cannot have the upstream lose a session");
+    }
+}
+
+async fn try_lose_session(shared: &Shared, connect: &Bytes) -> io::Result<()> {
+    // It says itself of which version it is.
+    let Ok(ControlPacket::Connect(mut connect)) = ControlPacket::decode(connect, ProtocolVersion::V311)
+    else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let protocol = connect.protocol;
+    connect.clean_start = true;
+    connect.will = None;
+    connect.properties.retain(|property| !matches!(property, Property::SessionExpiryInterval(_)));
+    let frame = Frame::encode(ControlPacket::Connect(connect), protocol).map_err(io::Error::other)?;
+    let (mut read, write) = shared.connect().await?.split();
+    write.write_all(&frame.bytes).await?;
+    let mut frames = FrameReader::new(SESSION_ANSWER_BYTES);
+    frames.set_protocol(protocol);
+    let answer = loop {
+        if let Some(frame) = frames.next_frame().map_err(io::Error::other)? {
+            break frame.packet;
+        }
+        if read.read_buf(frames.buffer()).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    match answer {
+        ControlPacket::Connack(connack) if !connack.reason_code.is_error() => {
+            write.write_all(&[0xE0, 0]).await?;
+            write.finish();
+            read.drain().await;
+            Ok(())
+        }
+        other => Err(io::Error::other(format!("it answers {}", other.name()))),
     }
 }
 

@@ -19,8 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-#[cfg(test)]
-use super::tests::pipe;
+use super::pipe;
 
 /// How long a peer may take to notice that we closed.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -28,7 +27,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// A connection to a peer, in both directions.
 pub(super) enum Transport {
     Tcp(TcpStream),
-    /// In memory, so that a paused clock is the only one.
+    /// In memory.
     #[cfg(test)]
     Pipe(pipe::Pipe),
 }
@@ -36,14 +35,12 @@ pub(super) enum Transport {
 /// What a peer sends.
 pub(super) enum ReadHalf {
     Tcp(OwnedReadHalf),
-    #[cfg(test)]
     Pipe(pipe::Incoming),
 }
 
 /// What a peer is sent. Dropping both halves closes the connection.
 pub(super) enum WriteHalf {
     Tcp(OwnedWriteHalf),
-    #[cfg(test)]
     Pipe(pipe::Outgoing),
 }
 
@@ -86,7 +83,6 @@ impl AsyncRead for ReadHalf {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(context, buffer),
-            #[cfg(test)]
             Self::Pipe(half) => half.poll_read(context, buffer),
         }
     }
@@ -108,7 +104,6 @@ impl ReadHalf {
                     result => return Poll::Ready(result),
                 }
             },
-            #[cfg(test)]
             Self::Pipe(half) => {
                 let mut count = 0;
                 for slice in slices.iter_mut().filter(|slice| !slice.is_empty()) {
@@ -145,7 +140,6 @@ impl WriteHalf {
         match (self, slices) {
             (Self::Tcp(half), [only]) => half.try_write(only),
             (Self::Tcp(half), many) => half.try_write_vectored(many),
-            #[cfg(test)]
             (Self::Pipe(half), slices) => half.try_write(slices),
         }
     }
@@ -154,7 +148,6 @@ impl WriteHalf {
     pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => half.as_ref().poll_write_ready(context),
-            #[cfg(test)]
             Self::Pipe(half) => half.poll_writable(context),
         }
     }
@@ -178,7 +171,6 @@ impl WriteHalf {
     pub(super) fn finish(&self) -> bool {
         match self {
             Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write).is_ok(),
-            #[cfg(test)]
             Self::Pipe(half) => half.finish(),
         }
     }
@@ -192,7 +184,6 @@ impl WriteHalf {
                 // Dropping the half would say FIN first.
                 half.forget();
             }
-            #[cfg(test)]
             Self::Pipe(half) => half.reset(),
         }
     }

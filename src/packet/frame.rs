@@ -34,6 +34,20 @@ impl Frame {
     }
 }
 
+/// Where in its packets one direction of a byte stream is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Begun {
+    /// Between two packets.
+    #[default]
+    Nothing,
+    /// Behind these bytes of one.
+    Bytes(Bytes),
+    /// So many bytes before the end of one.
+    Left(usize),
+    /// Nobody knows: bytes that are no packets.
+    Unknown,
+}
+
 /// Cuts what a peer sends into frames, whatever pieces it arrives in.
 ///
 /// The first packet of a connection is CONNECT; until one came, or

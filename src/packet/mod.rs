@@ -5,6 +5,7 @@
 //! buffer instead of copying it. A [`Frame`] keeps the bytes as they were received.
 
 mod ack;
+mod aliases;
 mod connect;
 mod error;
 mod filter_tree;
@@ -25,10 +26,11 @@ mod version;
 mod writer;
 
 pub use ack::{Ack, Auth, Connack, Disconnect, PlainAck};
+pub use aliases::{Aliases, PublishHead, alias_of, fixed_header_len};
 pub use connect::{Connect, Will};
 pub use error::{DecodeError, EncodeError};
 pub use filter_tree::FilterTree;
-pub use frame::{Frame, FrameReader};
+pub use frame::{Begun, Frame, FrameReader};
 pub use packet_type::PacketType;
 pub use payload::PayloadEncoding;
 pub use property::{Properties, Property, PropertyIdentifier, PropertyValue};

@@ -18,6 +18,11 @@ macro_rules! reason_codes {
                     _ => "reason code",
                 }
             }
+
+            /// Every name that [`name`](Self::name) knows.
+            pub const NAMES: &[&str] = &[$($text),*];
+
+            const CODES: &[Self] = &[$(Self($value)),*];
         }
     };
 }
@@ -68,7 +73,22 @@ reason_codes! {
     WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED = 0xA2 "wildcard subscriptions not supported",
 }
 
+/// Other names of 0x00, which the standard calls differently from packet to packet.
+const NAMES_OF_ZERO: [&str; 2] = ["normal disconnection", "granted QoS 0"];
+
 impl ReasonCode {
+    /// The code of that name, in any case, with spaces, `-`, `_` or nothing between its words.
+    pub fn from_name(name: &str) -> Option<Self> {
+        fn letters(name: &str) -> impl Iterator<Item = char> {
+            name.chars().filter(|letter| !" -_".contains(*letter)).flat_map(char::to_lowercase)
+        }
+        let is_meant = |known: &str| letters(known).eq(letters(name));
+        if NAMES_OF_ZERO.iter().any(|known| is_meant(known)) {
+            return Some(Self::SUCCESS);
+        }
+        Self::NAMES.iter().position(|known| is_meant(known)).map(|position| Self::CODES[position])
+    }
+
     /// 0x80 and above.
     pub const fn is_error(self) -> bool {
         self.0 >= 0x80
@@ -146,5 +166,30 @@ impl From<u8> for ReasonCode {
 impl From<ReasonCode> for u8 {
     fn from(code: ReasonCode) -> Self {
         code.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_name() {
+        assert_eq!(ReasonCode::NAMES.len(), 43);
+        for (name, code) in ReasonCode::NAMES.iter().zip(ReasonCode::CODES) {
+            assert_eq!(code.name(), *name);
+            let spellings = [
+                (*name).to_owned(),
+                name.to_uppercase().replace(' ', "_"),
+                name.replace(' ', "-"),
+                name.replace(' ', ""),
+            ];
+            for spelling in spellings {
+                assert_eq!(ReasonCode::from_name(&spelling), Some(*code), "{spelling}");
+            }
+        }
+        assert_eq!(ReasonCode::from_name("Normal disconnection"), Some(ReasonCode::SUCCESS));
+        assert_eq!(ReasonCode::from_name("quota_exceded"), None);
+        assert_eq!(ReasonCode::from_name(""), None);
     }
 }

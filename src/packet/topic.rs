@@ -131,7 +131,12 @@ impl TopicFilter {
     /// Whether [`pattern`](Self::pattern) matches `topic`; wildcards in the first level never match
     /// a topic that starts with `$` [MQTT-4.7.2-1].
     pub fn matches(&self, topic: &TopicName) -> bool {
-        let (pattern, topic) = (self.pattern().as_bytes(), topic.as_str().as_bytes());
+        self.matches_str(topic.as_str())
+    }
+
+    /// As [`matches`](Self::matches), of a topic that nobody has checked.
+    pub fn matches_str(&self, topic: &str) -> bool {
+        let (pattern, topic) = (self.pattern().as_bytes(), topic.as_bytes());
         if topic.starts_with(b"$") && matches!(pattern, [b'+' | b'#', ..]) {
             return false;
         }

@@ -160,7 +160,11 @@ impl Connections {
                 None
             }
             EventKind::Packet { direction, bytes } => Some(self.packet(event.connection, *direction, bytes)),
-            EventKind::Raw { .. } | EventKind::Mark(_) | EventKind::Mock(_) | EventKind::Gap { .. } => None,
+            EventKind::Raw { .. }
+            | EventKind::Mark(_)
+            | EventKind::Mock(_)
+            | EventKind::Fault(_)
+            | EventKind::Gap { .. } => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::packet::ProtocolVersion;
+use crate::packet::{PacketType, ProtocolVersion};
 
 /// One thing that happened, in the total order of a recording.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,8 @@ pub enum EventKind {
     Mark(String),
     /// A mock fired.
     Mock(Box<MockFired>),
+    /// Chaos did something to a packet; what the client sent comes before, what it was sent after.
+    Fault(Box<FaultInjected>),
     /// The recorder could not keep up and left this much out.
     Gap {
         events: u64,
@@ -53,6 +55,7 @@ impl EventKind {
             Self::Close(_) => "CLOSE",
             Self::Mark(_) => "MARK",
             Self::Mock(_) => "MOCK",
+            Self::Fault(_) => "FAULT",
             Self::Gap { .. } => "GAP",
         }
     }
@@ -68,6 +71,44 @@ pub struct MockFired {
     pub topic: String,
     /// Messages it was going to send.
     pub messages: u64,
+}
+
+/// A chaos decision, and what became of the packet it was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultInjected {
+    /// Identifier of the rule.
+    pub rule: String,
+    /// As rules name it: `latency`, `drop` and so on.
+    pub action: String,
+    /// What was drawn, as a JSON object.
+    pub detail: String,
+    pub client_identifier: String,
+    pub direction: Direction,
+    pub packet_type: PacketType,
+    /// Which one of its type the client sent, or was sent, from 1, over all of its connections.
+    pub nth: u64,
+    /// Of a PUBLISH, its alias resolved; empty if unknown, and for other packets.
+    pub topic: String,
+    /// The server's packet, where the client was not sent the same.
+    pub received: Option<Bytes>,
+    /// What was passed on in place of the client's packet, if anything was.
+    pub sent: Option<Bytes>,
+}
+
+impl FaultInjected {
+    /// Bytes of the texts and packets it holds.
+    pub fn size(&self) -> usize {
+        let texts = [&self.rule, &self.action, &self.detail, &self.client_identifier, &self.topic];
+        let packets = [&self.received, &self.sent].into_iter().flatten();
+        texts.map(String::len).into_iter().chain(packets.map(Bytes::len)).sum()
+    }
+
+    /// Gives the packets it holds bytes of their own, so that they keep no read buffer alive.
+    pub fn detach(&mut self) {
+        for bytes in [&mut self.received, &mut self.sent].into_iter().flatten() {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -36,6 +36,9 @@ pub struct RecordingInfo {
     /// Capture filter: only PUBLISH packets on these topics were kept. Empty means all.
     #[serde(default)]
     pub topics: Vec<String>,
+    /// What the server drew random values from when it began; `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 impl RecordingInfo {
@@ -122,12 +125,14 @@ pub struct RecordingSpec {
     pub topics: Vec<TopicFilter>,
     /// Keeps the passwords of CONNECT packets.
     pub keep_credentials: bool,
+    /// What the server draws random values from.
+    pub seed: Option<u64>,
 }
 
 impl RecordingSpec {
     /// Everything from `source`, without passwords, under a name made from the time.
     pub fn new(source: RecordingSource) -> Self {
-        Self { name: None, source, topics: Vec::new(), keep_credentials: false }
+        Self { name: None, source, topics: Vec::new(), keep_credentials: false, seed: None }
     }
 }
 
@@ -154,7 +159,7 @@ impl Counts {
             }
             EventKind::Raw { bytes, .. } => self.bytes += bytes.len() as u64,
             EventKind::Gap { .. } => self.gaps += 1,
-            EventKind::Close(_) | EventKind::Mark(_) | EventKind::Mock(_) => {}
+            EventKind::Close(_) | EventKind::Mark(_) | EventKind::Mock(_) | EventKind::Fault(_) => {}
         }
     }
 }

@@ -13,10 +13,12 @@ pub mod json;
 pub mod player;
 mod record;
 pub mod redact;
+mod replay_client;
 #[cfg(test)]
 pub(crate) mod sample;
 
 pub use connections::{Connection, Connections, Seen, Unreadable};
-pub use event::{CloseCause, ConnectionInfo, Direction, Event, EventKind, MockFired};
+pub use event::{CloseCause, ConnectionInfo, Direction, Event, EventKind, FaultInjected, MockFired};
 pub use info::{Counts, RecordingInfo, RecordingSource, RecordingSpec, RecordingState};
 pub use player::{ClientPattern, Pace, Plan, Player, Poll, Repeat, Selection, Skipped, Speed, Step};
+pub use replay_client::{RUN_LEN, is_replay, replay_client, without_run};

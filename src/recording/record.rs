@@ -7,6 +7,9 @@
 //! connection  varint
 //! body        PACKET, RAW: the bytes; MARK: the text; CLOSE: the cause's number; GAP: two varints;
 //!             MOCK: messages as a varint, then mock, client identifier and topic, each as length and text;
+//!             FAULT: flags, packet type, n as a varint, then rule, action, detail, client identifier
+//!             and topic, each as length and text, then what was received and what was sent as far
+//!             as the flags say they are there, each as length and bytes;
 //!             OPEN: flags, protocol level or 0, transport, then peer, listener, upstream and client
 //!             identifier as far as the flags say they are there, each as length and text
 //! ```
@@ -18,8 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, MockFired};
-use crate::packet::ProtocolVersion;
+use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, FaultInjected, MockFired};
+use crate::packet::{PacketType, ProtocolVersion};
 
 const OPEN: u8 = 1;
 const PACKET_FROM_CLIENT: u8 = 2;
@@ -30,12 +33,17 @@ const CLOSE: u8 = 6;
 const MARK: u8 = 7;
 const GAP: u8 = 8;
 const MOCK: u8 = 9;
+const FAULT: u8 = 10;
 
 const HAS_PEER: u8 = 1;
 const HAS_LISTENER: u8 = 2;
 const HAS_UPSTREAM: u8 = 4;
 const HAS_CLIENT_IDENTIFIER: u8 = 8;
 const ALREADY_OPEN: u8 = 16;
+
+const FROM_SERVER: u8 = 1;
+const HAS_RECEIVED: u8 = 2;
+const HAS_SENT: u8 = 4;
 
 /// Why stored bytes are no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +82,7 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Close(_) => (CLOSE, 1),
         EventKind::Mark(label) => (MARK, label.len()),
         EventKind::Mock(fired) => (MOCK, mock_len(fired)),
+        EventKind::Fault(fault) => (FAULT, fault_len(fault)),
         EventKind::Gap { events, bytes } => (GAP, varint_len(*events) + varint_len(*bytes)),
     };
     let delta = nanoseconds(event.at).saturating_sub(before);
@@ -90,6 +99,7 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Close(cause) => out.push(close_number(*cause)),
         EventKind::Mark(label) => out.extend_from_slice(label.as_bytes()),
         EventKind::Mock(fired) => put_mock(fired, out),
+        EventKind::Fault(fault) => put_fault(fault, out),
         EventKind::Gap { events, bytes } => {
             put_varint(*events, out);
             put_varint(*bytes, out);
@@ -148,6 +158,7 @@ fn decode_body(kind: u8, bytes: Bytes) -> Result<EventKind, BadRecord> {
         MARK => return Ok(EventKind::Mark(text(rest, "label")?)),
         OPEN => EventKind::Open(Box::new(take_open(&mut rest)?)),
         MOCK => EventKind::Mock(Box::new(take_mock(&mut rest)?)),
+        FAULT => EventKind::Fault(Box::new(take_fault(&mut rest, &bytes)?)),
         CLOSE => {
             let number = take_byte(&mut rest, "close cause")?;
             let cause = CloseCause::ALL.get(usize::from(number)).copied();
@@ -204,6 +215,78 @@ fn take_mock(rest: &mut &[u8]) -> Result<MockFired, BadRecord> {
     })
 }
 
+/// The texts of a FAULT, in the order they are stored.
+fn fault_texts(fault: &FaultInjected) -> [&str; 5] {
+    let FaultInjected { rule, action, detail, client_identifier, topic, .. } = fault;
+    [rule, action, detail, client_identifier, topic]
+}
+
+/// The bytes of a FAULT that may be there, with their flags, in the order they are stored.
+fn fault_bytes(fault: &FaultInjected) -> [(u8, Option<&[u8]>); 2] {
+    [(HAS_RECEIVED, fault.received.as_deref()), (HAS_SENT, fault.sent.as_deref())]
+}
+
+fn fault_len(fault: &FaultInjected) -> usize {
+    let texts = fault_texts(fault).into_iter().map(text_len).sum::<usize>();
+    let bytes = fault_bytes(fault).into_iter().filter_map(|(_, bytes)| bytes);
+    let bytes = bytes.map(|bytes| varint_len(bytes.len() as u64) + bytes.len()).sum::<usize>();
+    2 + varint_len(fault.nth) + texts + bytes
+}
+
+fn put_fault(fault: &FaultInjected, out: &mut Vec<u8>) {
+    let mut flags = match fault.direction {
+        Direction::ClientToServer => 0,
+        Direction::ServerToClient => FROM_SERVER,
+    };
+    for (flag, bytes) in fault_bytes(fault) {
+        flags |= if bytes.is_some() { flag } else { 0 };
+    }
+    out.push(flags);
+    out.push(fault.packet_type as u8);
+    put_varint(fault.nth, out);
+    for text in fault_texts(fault) {
+        put_text(text, out);
+    }
+    for bytes in fault_bytes(fault).into_iter().filter_map(|(_, bytes)| bytes) {
+        put_varint(bytes.len() as u64, out);
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// `rest` is the end of `record`, which packets are slices of.
+fn take_fault(rest: &mut &[u8], record: &Bytes) -> Result<FaultInjected, BadRecord> {
+    let flags = take_byte(rest, "flags")?;
+    let direction =
+        if flags & FROM_SERVER != 0 { Direction::ServerToClient } else { Direction::ClientToServer };
+    let number = take_byte(rest, "packet type")?;
+    let packet_type = PacketType::ALL.into_iter().find(|kind| *kind as u8 == number);
+    let packet_type =
+        packet_type.ok_or(BadRecord::UnknownValue { field: "packet type", value: u64::from(number) })?;
+    let nth = take_varint(rest, "n")?;
+    let rule = take_text(rest, "rule")?;
+    let action = take_text(rest, "action")?;
+    let detail = take_text(rest, "detail")?;
+    let client_identifier = take_text(rest, "client identifier")?;
+    let topic = take_text(rest, "topic")?;
+    let mut optional = |flag: u8, field| {
+        let bytes = (flags & flag != 0).then(|| take_bytes(rest, field)).transpose();
+        bytes.map(|bytes| bytes.map(|bytes| record.slice_ref(bytes)))
+    };
+    let (received, sent) = (optional(HAS_RECEIVED, "received bytes")?, optional(HAS_SENT, "sent bytes")?);
+    Ok(FaultInjected {
+        rule,
+        action,
+        detail,
+        client_identifier,
+        direction,
+        packet_type,
+        nth,
+        topic,
+        received,
+        sent,
+    })
+}
+
 fn open_len(info: &ConnectionInfo) -> usize {
     let texts = open_texts(info).into_iter().filter_map(|(_, text)| text).map(text_len).sum::<usize>();
     2 + text_len(&info.transport) + texts
@@ -251,11 +334,15 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 }
 
 fn take_text(rest: &mut &[u8], field: &'static str) -> Result<String, BadRecord> {
+    text(take_bytes(rest, field)?, field)
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8], field: &'static str) -> Result<&'a [u8], BadRecord> {
     let len = take_varint(rest, field)?;
     let len = usize::try_from(len).map_err(|_| BadRecord::Truncated(field))?;
     let (bytes, after) = rest.split_at_checked(len).ok_or(BadRecord::Truncated(field))?;
     *rest = after;
-    text(bytes, field)
+    Ok(bytes)
 }
 
 fn text(bytes: &[u8], field: &'static str) -> Result<String, BadRecord> {
@@ -329,6 +416,44 @@ pub(super) mod tests {
         )
     }
 
+    fn fault(max_len: usize) -> impl Strategy<Value = FaultInjected> {
+        let bytes = || {
+            let bytes = proptest::collection::vec(any::<u8>(), 0..max_len).prop_map(Bytes::from);
+            proptest::option::of(bytes)
+        };
+        let texts = (".{0,9}", ".{0,9}", ".{0,9}", ".{0,9}");
+        // Always a JSON object.
+        let detail = prop_oneof![
+            Just("{}".to_owned()),
+            any::<u32>().prop_map(|ms| format!(r#"{{"ms":{ms}.25,"reason":"a b"}}"#))
+        ];
+        let packet_type = proptest::sample::select(&PacketType::ALL);
+        (texts, detail, direction(), packet_type, any::<u64>(), bytes(), bytes()).prop_map(
+            |(
+                (rule, action, client_identifier, topic),
+                detail,
+                direction,
+                packet_type,
+                nth,
+                received,
+                sent,
+            )| {
+                FaultInjected {
+                    rule,
+                    action,
+                    detail,
+                    client_identifier,
+                    direction,
+                    packet_type,
+                    nth,
+                    topic,
+                    received,
+                    sent,
+                }
+            },
+        )
+    }
+
     pub fn kind(max_len: usize) -> impl Strategy<Value = EventKind> {
         let bytes = move || proptest::collection::vec(any::<u8>(), 0..max_len).prop_map(Bytes::from);
         prop_oneof![
@@ -342,6 +467,7 @@ pub(super) mod tests {
                     EventKind::Mock(Box::new(MockFired { mock, client_identifier, topic, messages }))
                 }
             ),
+            fault(max_len).prop_map(|fault| EventKind::Fault(Box::new(fault))),
             (any::<u64>(), any::<u64>()).prop_map(|(events, bytes)| EventKind::Gap { events, bytes }),
         ]
     }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ConnectionInfo, Direction, Event, EventKind, RecordingInfo, RecordingSource, RecordingState};
+use super::{
+    ConnectionInfo, Direction, Event, EventKind, FaultInjected, RecordingInfo, RecordingSource,
+    RecordingState,
+};
 use crate::packet::{
-    Ack, Connack, Connect, ControlPacket, PacketIdentifier, Properties, Property, ProtocolVersion, Publish,
-    QoS, ReasonCode, TopicName, Utf8String,
+    Ack, Connack, Connect, ControlPacket, PacketIdentifier, PacketType, Properties, Property,
+    ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String,
 };
 
 /// Events with an offset each, in microseconds.
@@ -72,6 +75,22 @@ pub fn open() -> EventKind {
     }))
 }
 
+/// What was decided for the seventh PUBLISH of `dev-1`.
+pub fn fault(action: &str, detail: &str) -> FaultInjected {
+    FaultInjected {
+        rule: format!("some-{action}"),
+        action: action.to_owned(),
+        detail: detail.to_owned(),
+        client_identifier: "dev-1".to_owned(),
+        direction: Direction::ClientToServer,
+        packet_type: PacketType::Publish,
+        nth: 7,
+        topic: "a/b".to_owned(),
+        received: None,
+        sent: None,
+    }
+}
+
 pub fn from_server(publish: Publish) -> EventKind {
     packet(Direction::ServerToClient, ProtocolVersion::V5, ControlPacket::Publish(publish))
 }
@@ -108,5 +127,6 @@ pub fn info() -> RecordingInfo {
         sha256: None,
         tool_version: "0.1.0".to_owned(),
         topics: Vec::new(),
+        seed: None,
     }
 }

@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::aliases::fixed_header_len;
-use crate::packet::{PacketIdentifier, PacketType};
+use crate::packet::{PacketIdentifier, PacketType, fixed_header_len};
 
 #[derive(Default)]
 pub(super) struct Answers {

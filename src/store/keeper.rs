@@ -75,6 +75,7 @@ pub struct Start {
     pub started_at: Option<Timestamp>,
     /// This program's when `None`.
     pub tool_version: Option<String>,
+    pub seed: Option<u64>,
 }
 
 /// What a recording is called.
@@ -96,6 +97,7 @@ impl Start {
             topics: spec.topics.iter().map(|filter| filter.as_str().to_owned()).collect(),
             started_at: None,
             tool_version: None,
+            seed: spec.seed,
         }
     }
 }
@@ -270,6 +272,7 @@ impl Keeper {
             sha256: None,
             tool_version: start.tool_version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             topics: start.topics,
+            seed: start.seed,
         };
         self.database.names.insert(&info.name, info.id.as_str())?;
         self.put_info(&info)?;

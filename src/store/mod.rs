@@ -23,7 +23,8 @@ mod writer;
 
 use std::{
     collections::HashMap,
-    fmt, fs,
+    fmt,
+    fs::{self, File, TryLockError},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -31,10 +32,10 @@ use std::{
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tracing::error;
+use tracing::{error, warn};
 
 pub use self::{error::StoreError, reader::EventReader, transfer::Imported, writer::RecordingWriter};
 use self::{
@@ -42,6 +43,9 @@ use self::{
     pipe::Pipe,
 };
 use crate::recording::{RecordingInfo, RecordingSpec};
+
+/// For sled to end what it has under way when a store is closed: writes of megabytes, on a disk that is busy.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
 /// Commands that wait for the store's thread; each waits for its answer, so this many callers.
 const COMMANDS_MAX: usize = 256;
@@ -68,6 +72,11 @@ impl StoreOptions {
             recorder_memory: 64 << 20,
             for_reading: false,
         }
+    }
+
+    /// Where sled's files are.
+    fn folder(&self) -> PathBuf {
+        self.path.join("store")
     }
 }
 
@@ -97,6 +106,8 @@ struct Database {
     recordings: sled::Tree,
     names: sled::Tree,
     blocks: sled::Tree,
+    /// Counts the handles.
+    handles: Arc<()>,
 }
 
 impl Store {
@@ -110,7 +121,7 @@ impl Store {
     /// [`StoreError::Locked`] while another process has it open; [`StoreError::MovedAside`] for a
     /// reader of a damaged store, until a new one is made; the file system's errors.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let folder = options.path.join("store");
+        let folder = options.folder();
         if options.for_reading
             && !folder.exists()
             && let Some(moved_to) = last_moved_aside(&folder)
@@ -267,7 +278,13 @@ impl Inner {
         if thread.join().is_err() {
             error!("the store's thread panicked");
         }
-        *lock(&self.database) = None;
+        let Some(database) = lock(&self.database).take() else { return };
+        // A reader that goes on keeps the database open.
+        let is_last = Arc::strong_count(&database.handles) == 1;
+        drop(database);
+        if is_last && !is_released_within(&self.options.folder().join("db"), RELEASE_WAIT) {
+            warn!("the store is closed, and its file still in use");
+        }
     }
 }
 
@@ -313,7 +330,7 @@ impl Database {
         };
         let (recordings, names) = (db.open_tree("recordings")?, db.open_tree("names")?);
         let blocks = db.open_tree("blocks")?;
-        Ok(Self { db, recordings, names, blocks })
+        Ok(Self { db, recordings, names, blocks, handles: Arc::default() })
     }
 
     fn info(&self, id: &str) -> Result<Option<RecordingInfo>, StoreError> {
@@ -336,6 +353,26 @@ impl Database {
 fn parse_info(json: &[u8]) -> Result<RecordingInfo, StoreError> {
     serde_json::from_slice(json)
         .map_err(|error| StoreError::Database(format!("what is known of a recording: {error}")))
+}
+
+/// Waits until nobody holds the lock on sled's file, or until so much time has passed; whether it is free.
+///
+/// When the last handle is dropped, sled's threads may still write or cut the file. They hold the lock as long, and who
+/// opens the store meanwhile, this process or another, would be told that it is in use.
+fn is_released_within(file: &Path, patience: Duration) -> bool {
+    // A file that is gone is nobody's.
+    let Ok(file) = File::open(file) else { return true };
+    let patience_ends = Instant::now() + patience;
+    loop {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) if Instant::now() < patience_ends => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => return false,
+            // On a file system without locks, sled had none either.
+            Ok(()) | Err(TryLockError::Error(_)) => return true,
+        }
+    }
 }
 
 /// The key of a recording's block: its id as 16 bytes, then the block's number from 0.

@@ -13,7 +13,7 @@ use crate::recording::{
 /// The events of a recording in order; memory does not grow with the recording. Ends after the
 /// first error.
 pub struct EventReader {
-    blocks: sled::Tree,
+    database: Database,
     id: Ulid,
     name: String,
     next_block: u64,
@@ -27,7 +27,7 @@ pub struct EventReader {
 impl EventReader {
     pub(super) fn open(database: &Database, info: &RecordingInfo, from_seq: u64) -> Result<Self, StoreError> {
         let mut reader = Self {
-            blocks: database.blocks.clone(),
+            database: database.clone(),
             id: parse_id(&info.id)?,
             name: info.name.clone(),
             next_block: 0,
@@ -45,7 +45,7 @@ impl EventReader {
     /// The block that holds the start of event `seq`, or the last one.
     fn block_with(&self, seq: u64) -> Result<u64, StoreError> {
         let range = block_key(self.id, 0)..=block_key(self.id, u64::MAX);
-        let Some(last) = self.blocks.range(range).next_back().transpose()? else {
+        let Some(last) = self.database.blocks.range(range).next_back().transpose()? else {
             return Ok(0);
         };
         let last: [u8; 8] = last.0[16..].try_into().expect("block keys have 24 bytes");
@@ -67,7 +67,7 @@ impl EventReader {
     }
 
     fn block(&self, number: u64) -> Result<Option<Block>, StoreError> {
-        let Some(sealed) = self.blocks.get(block_key(self.id, number))? else { return Ok(None) };
+        let Some(sealed) = self.database.blocks.get(block_key(self.id, number))? else { return Ok(None) };
         Block::open(&sealed).map(Some).map_err(|reason| self.damaged(number, &reason))
     }
 

@@ -55,8 +55,9 @@ fn record(store: &Store, name: &str, count: u64) -> RecordingInfo {
 
 /// A recording that an export gives back: with everything a client does at its beginning.
 fn record_session(store: &Store, name: &str) -> RecordingInfo {
-    let writer =
-        store.begin(RecordingSpec { source: RecordingSource::proxy("mqtt://b:1883"), ..spec(name) }).unwrap();
+    let writer = store
+        .begin(RecordingSpec { source: RecordingSource::proxy("mqtt://b:1883"), seed: Some(7), ..spec(name) })
+        .unwrap();
     let v5 = crate::packet::ProtocolVersion::V5;
     let kinds = [
         EventKind::Open(Box::new(ConnectionInfo {
@@ -280,6 +281,32 @@ fn closing_the_store_interrupts_what_goes_on() {
     drop(store);
     let info = open(&folder).find("live").unwrap();
     assert_eq!((info.state, info.events), (RecordingState::Interrupted, 1));
+}
+
+#[test]
+fn a_store_is_closed_when_nobody_holds_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    assert!(is_released_within(&path, Duration::ZERO));
+    let held = File::create(&path).unwrap();
+    held.lock().unwrap();
+    assert!(!is_released_within(&path, Duration::from_millis(5)));
+    let waiting = std::thread::spawn(move || is_released_within(&path, RELEASE_WAIT));
+    drop(held);
+    assert!(waiting.join().unwrap());
+}
+
+#[test]
+fn a_reader_that_goes_on_does_not_hold_up_closing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    record(&store, "orders", 500);
+    let mut events = store.events("orders", 1).unwrap();
+    events.next().unwrap().unwrap();
+    let began = Instant::now();
+    store.close();
+    assert!(began.elapsed() < RELEASE_WAIT);
+    assert_eq!(events.count(), 499);
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Store {
             topics: head.topics,
             started_at: head.started_at,
             tool_version: head.tool_version,
+            seed: head.seed,
         };
         // A file cannot be recording; one that says so was cut off.
         let state = match head.state {

@@ -48,6 +48,31 @@ fn serve(folder: &Path, arguments: &[&str]) -> (Child, u16) {
     (child, port)
 }
 
+/// A broker with its control plane, and what it says of itself.
+fn serve_with_control(folder: &Path, arguments: &[&str]) -> (Child, serde_json::Value) {
+    let mut server = command(folder, &["serve", "--mqtt", "--mqtt-port", "0", "-o", "json"])
+        .args(["--http-port", "0", "--grpc-port", "0"])
+        .args(arguments)
+        .env("MOCKFORGE_MQTT_HOST", "127.0.0.1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    let out = server.stdout.as_mut().expect("it is piped");
+    BufReader::new(out).read_line(&mut line).expect("it says where it listens");
+    let info = serde_json::from_str(&line).expect("JSON");
+    (server, info)
+}
+
+/// What a command prints that ends with `code`.
+#[track_caller]
+fn run(folder: &Path, command: &[&str], arguments: &[&str], code: i32) -> String {
+    let output = mockforge(folder, &[command, arguments].concat());
+    check(&output, code, &[]);
+    String::from_utf8(output.stdout).expect("text")
+}
+
 /// As Ctrl-C or a service manager ends it.
 fn terminate(child: Child) -> Output {
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
@@ -321,7 +346,7 @@ fn a_file_that_is_there_already_is_not_said_to_be_imported() {
 }
 
 /// Keys that are known but cannot be turned on yet; the README lists them in words.
-const LATER: [&str; 2] = ["mqtt.tls", "mqtt.chaos"];
+const LATER: [&str; 1] = ["mqtt.tls"];
 
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
@@ -506,25 +531,10 @@ fn webhooks_are_managed_and_tried_from_the_command_line() {
          - {{id: bad, topic: 'a/#', url: 'http://{receiver}/bad'}}\n"
     );
     let (folder, _) = folder_with("hooks.yaml", &yaml);
-    let mut server = command(folder.path(), &["serve", "--mqtt", "--mqtt-port", "0", "-o", "json"])
-        .args(["--http-port", "0", "--grpc-port", "0"])
-        .env("MOCKFORGE_MQTT_HOST", "127.0.0.1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut line = String::new();
-    let out = server.stdout.as_mut().expect("it is piped");
-    BufReader::new(out).read_line(&mut line).expect("it says where it listens");
-    let info: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let (server, info) = serve_with_control(folder.path(), &[]);
     let address = info["grpc_address"].as_str().expect("an address");
-    #[track_caller]
-    fn run(folder: &Path, address: &str, arguments: &[&str], code: i32) -> String {
-        let output = mockforge(folder, &[&["webhooks", "--server", address], arguments].concat());
-        check(&output, code, &[]);
-        String::from_utf8(output.stdout).expect("text")
-    }
-    let run = |arguments: &[&str], code| run(folder.path(), address, arguments, code);
+    let run =
+        |arguments: &[&str], code| run(folder.path(), &["webhooks", "--server", address], arguments, code);
 
     let added = run(&["add", "hooks.yaml"], 0);
     assert!(added.contains("good") && !added.contains("s3cret"), "{added}");
@@ -552,4 +562,157 @@ fn webhooks_are_managed_and_tried_from_the_command_line() {
     assert_eq!(run(&["rm", "good", "bad"], 0), "removed good\nremoved bad\n");
     assert_eq!(run(&["ls"], 0), "no webhooks\n");
     check(&terminate(server), 0, &[]);
+}
+
+const RULES: &str = "- {id: lost, match: {client: 'dev-*'}, when: {every_nth: 3}, actions: [drop]}\n\
+                     - {id: late, match: {direction: s2c, topic: 'a/#'}, actions: [latency: {min_ms: 10, max_ms: 100}]}\n";
+
+#[cfg(unix)]
+#[test]
+fn chaos_is_managed_from_the_command_line() {
+    let (folder, _) = folder_with("rules.yaml", RULES);
+    fs::write(folder.path().join("one.json"), r#"{"id": "lost", "actions": ["withhold_ack"]}"#)
+        .expect("writable");
+    fs::write(folder.path().join("bad.yaml"), "actions:\n  - dorp\n").expect("writable");
+    let (server, info) = serve_with_control(folder.path(), &["--seed", "42"]);
+    assert_eq!(info["seed"], 42);
+    let address = info["grpc_address"].as_str().expect("an address");
+    let run = |arguments: &[&str], code| run(folder.path(), &["chaos", "--server", address], arguments, code);
+
+    let status = run(&["status"], 0);
+    assert!(status.starts_with("chaos is on, but has no rules\nseed       42\n"), "{status}");
+    let added = run(&["add", "rules.yaml"], 0);
+    assert_eq!(
+        added,
+        "ID    PACKETS                        WHEN       ACTIONS               FAULTS\n\
+         lost  all of dev-*                   every 3rd  drop                  0\n\
+         late  PUBLISH to clients, topic a/#  always     latency 10 to 100 ms  0\n"
+    );
+    run(&["add", "-f", "rules.yaml"], 2);
+    run(&["add", "one.json", "--replace"], 0);
+    assert!(run(&["show", "lost"], 0).contains("withhold_ack"));
+    assert!(run(&["update", "-f", "rules.yaml"], 0).contains("every 3rd"));
+    let bad = mockforge(folder.path(), &["chaos", "--server", address, "add", "bad.yaml"]);
+    check(&bad, 2, &["bad.yaml:2:5: ", "did you mean \"drop\"?"]);
+    assert_eq!(run(&["disable", "lost"], 0), "lost is off\n");
+    assert!(run(&["ls"], 0).contains("lost (off)"));
+    assert!(run(&["disable"], 0).starts_with("chaos is off; it has 2 rules\n"));
+    assert!(run(&["enable"], 0).starts_with("chaos is on, with 2 rules\n"));
+    assert_eq!(run(&["rm", "lost"], 0), "removed lost\n");
+    run(&["rm", "lost"], 2);
+
+    assert!(run(&["profiles"], 0).contains("flaky-broker: "));
+    assert!(run(&["profile", "3g"], 0).contains("3g-latency"));
+    run(&["profile", "4g"], 2);
+    assert_eq!(run(&["seed"], 0), "42\n");
+    assert_eq!(run(&["seed", "7", "-o", "json"], 0), "{\"seed\":7}\n");
+    assert_eq!(run(&["faults", "--client", "dev-*", "--direction", "c2s", "-n", "5"], 0), "no faults\n");
+    assert!(run(&["reset"], 0).starts_with("chaos is on, but has no rules\nseed       7\n"));
+    let json: serde_json::Value = serde_json::from_str(&run(&["ls", "-o", "json"], 0)).expect("JSON");
+    assert_eq!(json, serde_json::json!({"rules": []}));
+    check(&terminate(server), 0, &[]);
+}
+
+#[cfg(unix)]
+#[test]
+fn chaos_of_the_settings_is_read_again_on_sighup_and_a_bad_file_changes_nothing() {
+    let settings = |chaos: &str| format!("mqtt:\n  chaos: {chaos}\n");
+    let (folder, file) = folder_with("mockforge.yaml", &settings("{packet_loss: 0.1}"));
+    let (mut server, info) = serve_with_control(folder.path(), &[]);
+    let address = info["grpc_address"].as_str().expect("an address");
+    let mut log = BufReader::new(server.stderr.take().expect("it is piped")).lines();
+    // Where the file is, commands would refuse it as well.
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let chaos = ["chaos", "--server", address];
+    let ids = || {
+        let listed = run(elsewhere.path(), &chaos, &["ls", "-o", "json"], 0);
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+        let rules = listed["rules"].as_array().expect("a list").clone();
+        rules.iter().map(|rule| rule["id"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    let mut hang_up = |chaos: &str| {
+        fs::write(&file, settings(chaos)).expect("writable");
+        let killed = Command::new("kill").args(["-HUP", &server.id().to_string()]).status();
+        assert!(killed.expect("kill runs").success());
+        log.find(|line| line.as_ref().expect("text").contains("the settings were read again"))
+            .expect("it goes on")
+            .expect("text")
+    };
+    assert_eq!(ids(), ["packet_loss"]);
+    run(elsewhere.path(), &chaos, &["profile", "edge"], 0);
+    hang_up("{latency: {max_ms: 5}, rules: [{id: mine, actions: [drop]}]}");
+    let added = ["edge-latency", "edge-stall", "edge-down", "edge-up"];
+    let second = [&["latency", "mine"], &added[..]].concat();
+    assert_eq!(ids(), second);
+    let refused = hang_up("{packet_loss: 2}");
+    assert!(refused.contains("mqtt.chaos.packet_loss: expected a number from 0 to 1, found 2"), "{refused}");
+    let refused = hang_up("{rules: [{id: other, actions: [drop]}, {actions: [dorp]}]}");
+    assert!(refused.contains("mockforge.yaml:2:"), "{refused}");
+    let refused = hang_up("{rules: [{id: other, actions: [drop]}, {id: edge-up, actions: [drop]}]}");
+    let says = "mqtt.chaos.rules[1].id: a rule \"edge-up\" was made over the API";
+    assert!(refused.contains(says), "{refused}");
+    assert_eq!(ids(), second);
+    hang_up("{enabled: false, rules: [{id: last, actions: [drop]}]}");
+    assert_eq!(ids(), [&["last"], &added[..]].concat());
+    let status = run(elsewhere.path(), &chaos, &["status"], 0);
+    assert!(status.starts_with("chaos is off; it has 5 rules\n"), "{status}");
+    check(&terminate(server), 0, &[]);
+}
+
+/// A session in which chaos did something.
+const WITH_FAULTS: &str = r#"{"format": "mockforge.mqtt.session", "version": 1, "name": "faulty", "events": [
+    {"t_ms": 1, "conn": 1, "kind": "FAULT", "rule": "lost", "action": "drop", "client_id": "c", "dir": "c2s",
+     "type": "PUBLISH", "nth": 2, "topic": "a"},
+    {"t_ms": 2, "conn": 1, "kind": "FAULT", "rule": "late", "action": "latency", "detail": {"ms": 5}, "client_id": "c",
+     "dir": "s2c", "type": "PUBLISH", "nth": 1, "topic": "a"}]}"#;
+
+#[cfg(unix)]
+#[test]
+fn serve_injects_the_faults_of_a_recording_again() {
+    let (folder, _) = folder_with("faulty.json", WITH_FAULTS);
+    check(&mockforge(folder.path(), &["recordings", "import", "faulty.json"]), 0, &[]);
+    for from in ["faulty.json", "faulty"] {
+        let (server, info) = serve_with_control(folder.path(), &["--chaos-from", from]);
+        let address = info["grpc_address"].as_str().expect("an address");
+        let status = run(folder.path(), &["chaos", "--server", address], &["status"], 0);
+        let says = format!("chaos is on and injects the 2 faults of {from} again; rules are not asked\n");
+        assert!(status.starts_with(&says), "{status}");
+        check(&terminate(server), 0, &[]);
+    }
+}
+
+#[test]
+fn a_recording_that_is_no_script_is_refused_before_anything_is_served() {
+    let (folder, _) = folder_with("plain.json", HAND_WRITTEN);
+    fs::write(folder.path().join("cut.json"), &WITH_FAULTS[..WITH_FAULTS.len() - 30]).expect("writable");
+    fs::write(folder.path().join("odd.json"), WITH_FAULTS.replace("latency", "lateness")).expect("writable");
+    for (from, code, says) in [
+        ("plain.json", 2, "plain.json has no faults to inject again"),
+        ("cut.json", 5, "cut.json: "),
+        ("odd.json", 5, "lateness"),
+        ("absent.json", 2, "absent.json: No such file"),
+        ("absent", 2, "absent"),
+    ] {
+        let serve = [
+            "serve",
+            "--mqtt",
+            "--mqtt-port",
+            "0",
+            "--http-port",
+            "0",
+            "--grpc-port",
+            "0",
+            "--chaos-from",
+            from,
+        ];
+        let output = mockforge(folder.path(), &serve);
+        check(&output, code, &[says]);
+        assert_eq!(output.stdout, b"", "{from}");
+    }
+    let seed = mockforge(folder.path(), &["serve", "--mqtt", "--seed", "many"]);
+    check(
+        &seed,
+        2,
+        &["--seed: mqtt.seed: expected a whole number from 0 to 18446744073709551615, found \"many\""],
+    );
 }

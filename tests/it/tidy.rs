@@ -16,6 +16,7 @@ const EVERY_ROW_ABOVE: &[&str] = &["*"];
 const ROOMS: &[(&str, &[&str])] = &[
     ("packet", &[]),
     ("draws", &[]),
+    ("delay", &["draws"]),
     ("field", &[]),
     ("likeness", &[]),
     ("session", &["packet"]),
@@ -25,14 +26,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     // For `Direction`, the word for which way bytes go.
     ("relay", &["packet", "session", "interceptor", "recording"]),
     ("recording", &["likeness", "packet", "session"]),
-    ("mock", &["field", "likeness", "packet", "session", "draws", "interceptor", "recording"]),
+    ("mock", &["field", "likeness", "packet", "session", "draws", "delay", "interceptor", "recording"]),
+    ("fault", &["field", "likeness", "packet", "draws", "delay", "recording", "mock"]),
     ("webhook", &["field", "likeness", "packet", "session", "draws", "mock"]),
     ("tap", &["packet", "session", "recording"]),
     ("store", &["packet", "session", "recording"]),
     ("recorder", &["packet", "session", "recording", "tap", "store"]),
     ("metrics", &["packet", "session", "broker", "recording", "tap"]),
-    ("event", &["packet", "session", "broker", "recording", "mock", "webhook", "tap"]),
-    ("config", &["field", "likeness", "packet", "broker", "auth", "mock", "webhook"]),
+    ("event", &["packet", "session", "broker", "recording", "mock", "fault", "webhook", "tap"]),
+    ("config", &["field", "likeness", "packet", "broker", "auth", "mock", "fault", "webhook"]),
     ("net", EVERY_ROW_ABOVE),
     ("control", EVERY_ROW_ABOVE),
     ("gateway", &["metrics", "config", "control"]),
@@ -44,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "packet",
     "draws",
+    "delay",
     "field",
     "likeness",
     "session",
@@ -53,6 +56,7 @@ const PURE: &[&str] = &[
     "relay",
     "recording",
     "mock",
+    "fault",
     "webhook",
 ];
 

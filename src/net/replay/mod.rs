@@ -33,9 +33,6 @@ use crate::{
 
 pub use lateness::{Cause, Lateness, Quantiles};
 
-/// Random letters and digits that the client identifiers of one replay have in common.
-const RUN_LEN: usize = 8;
-
 /// Opens the events of a recording from the first one on; called once for the plan and once for
 /// each pass. Reading may block.
 pub type EventSource = Arc<dyn Fn() -> Result<Events, EventsError> + Send + Sync>;
@@ -318,17 +315,4 @@ pub fn start(spec: ReplaySpec) -> io::Result<ReplayHandle> {
     // Set once, here.
     let _ = cancel.thread.set(thread.thread().clone());
     Ok(ReplayHandle { progress: watch_progress, report: watch_report, cancel })
-}
-/// The client identifier of a replay's connection: short enough for every broker, and like no device's.
-fn client_identifier(run: &str, link: usize) -> String {
-    format!("mf-{run}-{link}")
-}
-
-/// Whether a client identifier is one of a replay.
-pub fn is_replay(client_identifier: &str) -> bool {
-    let parts = client_identifier.strip_prefix("mf-").and_then(|rest| rest.split_once('-'));
-    parts.is_some_and(|(run, link)| {
-        let is_run = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
-        run.len() == RUN_LEN && run.bytes().all(is_run) && link.parse::<usize>().is_ok()
-    })
 }

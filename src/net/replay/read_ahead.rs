@@ -127,6 +127,7 @@ impl Queue {
 fn size(event: &Result<Event, EventsError>) -> usize {
     match event.as_ref().map(|event| &event.kind) {
         Ok(EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. }) => bytes.len(),
+        Ok(EventKind::Fault(fault)) => fault.size(),
         _ => 0,
     }
 }

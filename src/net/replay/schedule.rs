@@ -12,13 +12,17 @@ use tokio::{runtime::Runtime, sync::watch, time::timeout};
 use tracing::{debug, info};
 
 use super::{
-    Cancel, EventsError, Phase, RUN_LEN, ReplayOutcome, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
-    client_identifier, expiry_warning, gaps_error, lateness::Cause, read_ahead::ReadAhead, tally::Tally,
+    Cancel, EventsError, Phase, ReplayOutcome, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
+    expiry_warning, gaps_error, lateness::Cause, read_ahead::ReadAhead, tally::Tally,
 };
 use crate::{
     net::client::{Capability, Client, ClientError, ClientOptions, Publisher, Sent, Sink, TryPublish},
     packet::{ProtocolVersion, QoS, ReasonCode},
-    recording::player::{ClientKey, Plan, Player, Poll, Repeat, Skipped, Speed, Step, plan},
+    recording::{
+        RUN_LEN,
+        player::{ClientKey, Plan, Player, Poll, Repeat, Skipped, Speed, Step, plan},
+        replay_client,
+    },
 };
 
 /// Connections opened before the first message; further ones when they are first needed.
@@ -280,7 +284,7 @@ impl Run {
     }
 
     fn connect(&self, link: usize) -> impl Future<Output = Result<Client, ClientError>> + use<> {
-        let name = client_identifier(&self.report.run, link);
+        let name = replay_client(&self.report.run, link);
         let options = ClientOptions {
             protocol: self.links[link].protocol,
             keep_alive: KEEP_ALIVE_SECONDS,

@@ -5,15 +5,13 @@ use std::{rc::Rc, task::Poll};
 
 use tokio::task::{LocalSet, yield_now};
 
-use super::{
-    pipe::{End, Pipe, Valve},
-    *,
-};
+use super::*;
 use crate::{
     interceptor::{Interception, Interceptor, Interest, Offered, Party, Verdict},
     net::{
         MockHandle, MockOptions, ProxyEvent, ProxyOptions,
         asking::Asking,
+        pipe::{End, Pipe, Valve},
         proxy::RelayThread,
         webhooks::{WebhookHandle, WebhookOptions},
     },
@@ -68,6 +66,7 @@ impl Relays {
         let (servers, events) = (Arc::<Mutex<Vec<Pipe>>>::default(), Arc::<Mutex<Vec<_>>>::default());
         let (connecting, told) = (servers.clone(), events.clone());
         let options = ProxyOptions {
+            chaos: no_chaos(),
             upstream: "mqtt://server.in.memory".parse().expect("an address"),
             max_connections: usize::MAX,
             connect_timeout: PATIENCE,
@@ -80,7 +79,7 @@ impl Relays {
             on_event: Box::new(move |event| told.lock().expect("no panic").push(event)),
         };
         let thread = RelayThread::in_memory(options, move || {
-            let (ours, theirs) = Pipe::pair();
+            let (ours, theirs) = Pipe::pair(PIPE_BYTES);
             connecting.lock().expect("no panic").push(theirs);
             ours
         });
@@ -89,7 +88,7 @@ impl Relays {
 
     /// A client, and the number of its server's end.
     async fn open(&self) -> (Pipe, usize) {
-        let (ours, theirs) = Pipe::pair();
+        let (ours, theirs) = Pipe::pair(PIPE_BYTES);
         self.thread.open(theirs, PEER);
         settle().await;
         (ours, self.servers.lock().expect("no panic").len() - 1)

@@ -3,11 +3,11 @@
 //! Nothing here waits for time to pass: what is awaited comes, or [`soon`] fails the test.
 
 mod broker;
+mod chaos;
 mod differential;
 mod guests;
 mod hostile;
 mod interception;
-pub(super) mod pipe;
 mod proxy;
 mod replay;
 pub(crate) mod sink;
@@ -27,9 +27,33 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{BrokerHandle, BrokerOptions, Client, ClientOptions, Gate, MqttUrl, bind, spawn_broker};
+/// What a connection in memory holds in each direction, roughly as much as a socket's buffers.
+pub(super) const PIPE_BYTES: usize = 4 << 20;
+
+/// Chaos by `rules`, a list in YAML.
+pub(super) fn chaos(rules: &str) -> (Chaos, ChaosWatch) {
+    let options = ChaosOptions { seed: 7, ..ChaosOptions::default() };
+    let (chaos, watch) = ChaosWatch::start(options, HELD_BYTES, |_| {});
+    let rules: Vec<RuleSpec> = serde_saphyr::from_str(rules).expect("a list of rules");
+    for rule in rules {
+        chaos.create(rule).expect("a good rule");
+    }
+    (chaos, watch)
+}
+
+pub(super) fn no_chaos() -> ChaosWatch {
+    chaos("[]").1
+}
+
+/// What a line holds back in each direction.
+pub(super) const HELD_BYTES: usize = 1 << 20;
+
+use super::{
+    BrokerHandle, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MqttUrl, bind, spawn_broker,
+};
 use crate::{
     broker::Limits,
+    fault::{Chaos, ChaosOptions, RuleSpec},
     metrics::Metrics,
     packet::{
         Connect, ControlPacket, Frame, FrameReader, Properties, ProtocolVersion, Publish, QoS, Subscription,
@@ -52,15 +76,22 @@ struct TestBroker {
     handle: BrokerHandle,
     metrics: Arc<Metrics>,
     tap: Tap,
+    chaos: Chaos,
 }
 
 impl TestBroker {
     fn start(limits: Limits, max_connections: usize) -> Self {
+        Self::start_under("[]", limits, max_connections)
+    }
+
+    fn start_under(rules: &str, limits: Limits, max_connections: usize) -> Self {
+        let (chaos, watch) = chaos(rules);
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (metrics, tap) = (Arc::new(Metrics::new()), Tap::new());
         let options = BrokerOptions {
             interception: Default::default(),
+            chaos: watch,
             broker: limits.into(),
             max_connections,
             seed: 1,
@@ -70,7 +101,7 @@ impl TestBroker {
             on_event: Box::new(|_| {}),
         };
         let handle = spawn_broker(vec![listener], options).expect("a thread");
-        Self { address, handle, metrics, tap }
+        Self { address, handle, metrics, tap, chaos }
     }
 
     fn new() -> Self {

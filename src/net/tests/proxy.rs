@@ -13,16 +13,22 @@ use crate::{
     tap::Observed,
 };
 
-struct TestProxy {
-    address: SocketAddr,
+pub(super) struct TestProxy {
+    pub(super) address: SocketAddr,
     handle: ProxyHandle,
     metrics: Arc<Metrics>,
-    tap: Tap,
+    pub(super) tap: Tap,
     events: Arc<Mutex<Vec<ProxyEvent>>>,
+    pub(super) chaos: Chaos,
 }
 
 impl TestProxy {
-    fn start(upstream: SocketAddr) -> Self {
+    pub(super) fn start(upstream: SocketAddr) -> Self {
+        Self::start_under("[]", upstream)
+    }
+
+    pub(super) fn start_under(rules: &str, upstream: SocketAddr) -> Self {
+        let (chaos, watch) = chaos(rules);
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (metrics, tap) = (Arc::new(Metrics::new()), Tap::new());
@@ -30,6 +36,7 @@ impl TestProxy {
         let told = Arc::clone(&events);
         let options = ProxyOptions {
             interception: Box::new(Interception::default),
+            chaos: watch,
             upstream: url(upstream),
             max_connections: 100,
             connect_timeout: PATIENCE,
@@ -41,7 +48,7 @@ impl TestProxy {
             on_event: Box::new(move |event| told.lock().expect("no panic").push(event)),
         };
         let handle = spawn_proxy(vec![listener], options).expect("threads");
-        Self { address, handle, metrics, tap, events }
+        Self { address, handle, metrics, tap, events, chaos }
     }
 
     async fn client(&self, name: &str, protocol: ProtocolVersion) -> Client {

@@ -349,7 +349,7 @@ impl Line {
 
     fn draft(&self, shared: &Shared, current: &Current, job: &Job) -> Result<Draft, BadRequest> {
         let around = Surroundings {
-            draws: shared.draws.of(&self.id).nth(job.count),
+            draws: shared.draws().of(&self.id).nth(job.count),
             now: Timestamp::now(),
             state: Arc::clone(&shared.state),
         };
@@ -473,7 +473,7 @@ async fn send(shared: Arc<Shared>, mut place: Place, job: Job) {
 /// Tries until the message is delivered, or given up.
 async fn deliver(shared: &Shared, line: &Line, job: &Job) {
     let mut delivery = line.pending(job);
-    let mut jitter = shared.draws.of("backoff").of(&line.id).nth(job.count);
+    let mut jitter = shared.draws().of("backoff").of(&line.id).nth(job.count);
     let mut drafted: Option<(Arc<Current>, Draft)> = None;
     let mut changes = line.current.subscribe();
     loop {

@@ -138,7 +138,7 @@ struct Shared {
     environment: BTreeMap<String, String>,
     folder: PathBuf,
     state: Arc<Mutex<State>>,
-    draws: Draws,
+    seed: AtomicU64,
     queue_bytes: usize,
     on_event: Box<dyn Fn(WebhookEvent) + Send + Sync>,
     http: Http,
@@ -208,7 +208,7 @@ impl WebhookHandle {
             environment,
             folder,
             state,
-            draws: Draws::new(seed).of("webhook"),
+            seed: AtomicU64::new(seed),
             queue_bytes,
             on_event,
             http: Http::new(),
@@ -225,6 +225,11 @@ impl WebhookHandle {
             shared: Arc::new(shared),
             _ended: ended.drop_guard(),
         }))
+    }
+
+    /// Draws from another seed from now on; counts go on.
+    pub fn set_seed(&self, seed: u64) {
+        self.0.shared.seed.store(seed, Relaxed);
     }
 
     /// Whether any is enabled.
@@ -514,6 +519,11 @@ impl WebhookHandle {
 }
 
 impl Shared {
+    /// What webhooks draw from.
+    fn draws(&self) -> Draws {
+        Draws::new(self.seed.load(Relaxed)).of("webhook")
+    }
+
     fn table(&self) -> Arc<HookTable> {
         Arc::clone(&lock(&self.table))
     }

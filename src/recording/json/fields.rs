@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
+    de::{Error, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -14,6 +14,14 @@ use crate::packet::{
     Ack, ControlPacket, PacketIdentifier, PayloadEncoding, Properties, Property, PropertyIdentifier,
     PropertyValue, ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String, Will,
 };
+
+/// The details of a FAULT that has none, which are left out.
+pub const NO_DETAIL: &str = "{}";
+
+/// Whether `text` is one JSON object, without white space around it.
+pub fn is_object(text: &str) -> bool {
+    text.starts_with('{') && text.ends_with('}') && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
 
 /// Writes the members of one JSON object.
 pub struct Members<'a> {

@@ -14,16 +14,16 @@ use serde_json::value::RawValue;
 
 use super::{
     FORMAT, JsonError, JsonErrorKind, VERSION,
-    fields::{BadMember, PacketFields},
+    fields::{BadMember, NO_DETAIL, PacketFields, is_object},
     scanner::{Place, START, Scanner},
     time::Millis,
 };
 use crate::{
     likeness::nearest,
-    packet::{ControlPacket, Frame, PacketIdentifier, ProtocolVersion, QoS},
+    packet::{ControlPacket, Frame, PacketIdentifier, PacketType, PayloadEncoding, ProtocolVersion, QoS},
     recording::{
-        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, MockFired, RecordingSource,
-        RecordingState,
+        CloseCause, ConnectionInfo, Connections, Direction, Event, EventKind, FaultInjected, MockFired,
+        RecordingSource, RecordingState,
     },
 };
 
@@ -46,6 +46,8 @@ pub struct JsonHead {
     pub source: Option<RecordingSource>,
     pub tool_version: Option<String>,
     pub topics: Vec<String>,
+    /// What the server drew random values from.
+    pub seed: Option<u64>,
     /// Times that the recorder left something out.
     pub gaps: u64,
     /// Elements of `events` (or `messages`).
@@ -179,6 +181,7 @@ fn read_head<R: std::io::BufRead>(
         "state" => head.state = read(scanner, name)?,
         "source" => head.source = read(scanner, name)?,
         "tool_version" => head.tool_version = read(scanner, name)?,
+        "seed" => head.seed = read(scanner, name)?,
         "gaps" => head.gaps = read::<u64>(scanner, name)?.unwrap_or_default(),
         "topics" => head.topics = read::<Vec<String>>(scanner, name)?.unwrap_or_default(),
         _ => {
@@ -363,6 +366,13 @@ struct EventFields<'a> {
     mock: Option<String>,
     topic: Option<String>,
     messages: Option<u64>,
+    rule: Option<String>,
+    action: Option<String>,
+    #[serde(borrow)]
+    detail: Option<&'a RawValue>,
+    nth: Option<u64>,
+    received: Option<String>,
+    sent: Option<String>,
     events: Option<u64>,
     bytes: Option<u64>,
     cause: Option<String>,
@@ -416,6 +426,7 @@ impl Assembly {
                 topic: fields.topic.clone().unwrap_or_default(),
                 messages: fields.messages.unwrap_or(0),
             })),
+            Some("FAULT") => EventKind::Fault(Box::new(fault(&fields)?)),
             Some("GAP") => {
                 EventKind::Gap { events: fields.events.unwrap_or(0), bytes: fields.bytes.unwrap_or(0) }
             }
@@ -542,9 +553,44 @@ fn direction(fields: &EventFields<'_>) -> Result<Direction, Bad> {
 }
 
 fn raw(fields: &EventFields<'_>) -> Result<Option<Bytes>, Bad> {
-    let decoded = fields.raw.as_ref().map(|text| BASE64_STANDARD.decode(text)).transpose();
-    let decoded = decoded.map_err(|error| Bad::Member("raw", error.to_string()))?;
+    base64("raw", fields.raw.as_deref())
+}
+
+fn base64(member: &'static str, text: Option<&str>) -> Result<Option<Bytes>, Bad> {
+    let decoded = text.map(|text| BASE64_STANDARD.decode(text)).transpose();
+    let decoded = decoded.map_err(|error| Bad::Member(member, error.to_string()))?;
     Ok(decoded.map(Bytes::from))
+}
+
+/// What is not said is said of the first PUBLISH of a client.
+fn fault(fields: &EventFields<'_>) -> Result<FaultInjected, Bad> {
+    let packet_type = match fields.packet_type.as_deref() {
+        None => PacketType::Publish,
+        Some(name) => PacketType::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| Bad::Member("type", format!("unknown type {name:?}")))?,
+    };
+    Ok(FaultInjected {
+        rule: fields.rule.clone().unwrap_or_default(),
+        action: fields.action.clone().ok_or(("action", MISSING.to_owned()))?,
+        detail: detail(fields.detail)?,
+        client_identifier: fields.client_id.clone().unwrap_or_default(),
+        direction: direction(fields)?,
+        packet_type,
+        nth: fields.nth.unwrap_or(1),
+        topic: fields.topic.clone().unwrap_or_default(),
+        received: base64("received", fields.received.as_deref())?,
+        sent: base64("sent", fields.sent.as_deref())?,
+    })
+}
+
+/// As it stands, but for white space: numbers keep their digits.
+fn detail(value: Option<&RawValue>) -> Result<String, Bad> {
+    let Some(value) = value else { return Ok(NO_DETAIL.to_owned()) };
+    let compact = PayloadEncoding::parse(Some(value.get()), Some(PayloadEncoding::Json));
+    let compact = compact.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    compact.filter(|text| is_object(text)).ok_or_else(|| Bad::Member("detail", "not an object".to_owned()))
 }
 
 fn whole_packet(bytes: Bytes) -> Result<Bytes, Bad> {

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    packet::{PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS, TopicName},
+    packet::{PacketIdentifier, PacketType, Properties, Property, ProtocolVersion, Publish, QoS, TopicName},
     recording::{
-        CloseCause, Direction, Event, EventKind,
+        CloseCause, Direction, Event, EventKind, FaultInjected, RecordingInfo,
         player::{Pace, Selection, plan},
-        sample::{connack, connect, events, from_client, info, open, publish, text},
+        sample::{self, connack, connect, events, from_client, info, open, publish, text},
     },
 };
 
@@ -98,6 +98,91 @@ fn a_recording_reads_like_this() {
         }
     "#]]
     .assert_eq(&json);
+}
+
+#[test]
+fn faults_read_like_this() {
+    let fault = |fault| EventKind::Fault(Box::new(fault));
+    let sent = Some(Bytes::from_static(b"\x30\x05\0\x01ao\x91"));
+    let answered = FaultInjected {
+        direction: Direction::ServerToClient,
+        packet_type: PacketType::Puback,
+        topic: String::new(),
+        received: Some(Bytes::from_static(b"\x40\x02\0\x01")),
+        ..sample::fault("drop", "{}")
+    };
+    let nameless = FaultInjected {
+        rule: String::new(),
+        client_identifier: String::new(),
+        ..sample::fault("latency", r#"{"ms":23.4}"#)
+    };
+    let events = events([
+        (0, 1, open()),
+        (1, 1, fault(FaultInjected { sent, ..sample::fault("corrupt", r#"{"changes":[[6,255]]}"#) })),
+        (2, 1, fault(answered)),
+        (3, 1, fault(nameless)),
+    ]);
+    let json = check_round_trip(&events);
+    let lines: String =
+        json.lines().skip_while(|line| !line.contains("FAULT")).collect::<Vec<_>>().join("\n");
+    expect![[r#"
+            {"seq": 2, "t_ms": 0.001000, "conn": 1, "kind": "FAULT", "rule": "some-corrupt", "action": "corrupt", "detail": {"changes":[[6,255]]}, "client_id": "dev-1", "dir": "c2s", "type": "PUBLISH", "nth": 7, "topic": "a/b", "sent": "MAUAAWFvkQ=="},
+            {"seq": 3, "t_ms": 0.002000, "conn": 1, "kind": "FAULT", "rule": "some-drop", "action": "drop", "client_id": "dev-1", "dir": "s2c", "type": "PUBACK", "nth": 7, "received": "QAIAAQ=="},
+            {"seq": 4, "t_ms": 0.003000, "conn": 1, "kind": "FAULT", "action": "latency", "detail": {"ms":23.4}, "dir": "c2s", "type": "PUBLISH", "nth": 7, "topic": "a/b"}]
+        }"#]]
+    .assert_eq(&lines);
+}
+
+#[test]
+fn a_fault_written_by_hand_loads() {
+    let json = r#"{"events":[
+        {"t_ms": 1, "kind": "FAULT", "action": "drop"},
+        {"t_ms": 1, "kind": "FAULT", "action": "latency", "detail": { "ms" : 1.50,
+            "why": "a b" }, "nth": 2, "conn": 3, "client_id": "dev-1"}]}"#;
+    let events = read(json).unwrap();
+    let numbers: Vec<_> = events.iter().map(|event| (event.connection, event.kind.name())).collect();
+    assert_eq!(numbers, [(1, "OPEN"), (1, "FAULT"), (3, "OPEN"), (3, "FAULT")]);
+    let faults: Vec<FaultInjected> = events
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Fault(fault) => Some(FaultInjected::clone(fault)),
+            _ => None,
+        })
+        .collect();
+    let first = FaultInjected {
+        rule: String::new(),
+        client_identifier: String::new(),
+        topic: String::new(),
+        nth: 1,
+        ..sample::fault("drop", "{}")
+    };
+    let second = FaultInjected {
+        client_identifier: "dev-1".to_owned(),
+        nth: 2,
+        ..FaultInjected { action: "latency".to_owned(), ..first.clone() }
+    };
+    let second = FaultInjected { detail: r#"{"ms":1.50,"why":"a b"}"#.to_owned(), ..second };
+    assert_eq!(faults, [first, second]);
+}
+
+#[test]
+fn details_that_are_no_object_leave_the_file_whole() {
+    for detail in ["", "7", "{", "{}]", r#"{"a":1} "#] {
+        let fault = EventKind::Fault(Box::new(sample::fault("drop", detail)));
+        let again = read(&write(&events([(0, 1, open()), (0, 1, fault)]))).unwrap();
+        assert_eq!(again[1].kind, EventKind::Fault(Box::new(sample::fault("drop", "{}"))), "{detail}");
+    }
+}
+
+#[test]
+fn the_seed_is_kept() {
+    for seed in [None, Some(0), Some(u64::MAX)] {
+        let info = RecordingInfo { seed, ..info() };
+        let give = || Ok::<_, Failed>(std::iter::empty::<Result<Event, Failed>>());
+        let json = String::from_utf8(JsonWriter::new(Vec::new()).write(&info, give).unwrap()).unwrap();
+        assert_eq!(json.contains("\"seed\": "), seed.is_some());
+        assert_eq!(JsonReader::open(Cursor::new(json)).unwrap().head().seed, seed);
+    }
 }
 
 #[test]
@@ -270,6 +355,37 @@ fn what_is_damaged_is_named_with_its_place() {
         expect![
             "line 3, column 59: events[1].properties: receive_maximum: invalid value: integer `-1`, expected u16"
         ],
+    );
+    let fault = |members: &str| event(&format!("\"t_ms\":1,\"kind\":\"FAULT\",{members}"));
+    check_error(
+        &fault("\"acton\":\"drop\""),
+        Invalid,
+        expect![[r#"line 3, column 3: events[1].action: missing; there is "acton", did you mean "action"?"#]],
+    );
+    check_error(
+        &fault("\"action\":\"drop\",\"type\":\"PUBLISHED\""),
+        Invalid,
+        expect![[r#"line 3, column 3: events[1].type: unknown type "PUBLISHED""#]],
+    );
+    check_error(
+        &fault("\"action\":\"drop\",\"dir\":\"up\""),
+        Invalid,
+        expect![[r#"line 3, column 3: events[1].dir: "up" is not c2s or s2c"#]],
+    );
+    check_error(
+        &fault("\"action\":\"latency\",\"detail\":5"),
+        Invalid,
+        expect!["line 3, column 3: events[1].detail: not an object"],
+    );
+    check_error(
+        &fault("\"action\":\"drop\",\"nth\":-1"),
+        Invalid,
+        expect!["line 3, column 51: events[1].nth: invalid value: integer `-1`, expected u64"],
+    );
+    check_error(
+        &fault("\"action\":\"drop\",\"sent\":\"=\""),
+        Invalid,
+        expect!["line 3, column 3: events[1].sent: Invalid symbol 61, offset 0."],
     );
     check_error(
         &event("\"t_ms\":1,\"topic\":\"a\",\"payload\":[1,,2]"),

@@ -4,13 +4,13 @@ use std::{io, io::Write};
 
 use super::{
     FORMAT, VERSION,
-    fields::{Members, write_packet},
+    fields::{Members, NO_DETAIL, is_object, write_packet},
     time::Millis,
 };
 use crate::{
     packet::PacketType,
     recording::{
-        Connections, Event, EventKind, RecordingInfo, RecordingState, connections::Connection,
+        Connections, Event, EventKind, FaultInjected, RecordingInfo, RecordingState, connections::Connection,
         connections::Seen, record::nanoseconds,
     },
 };
@@ -103,6 +103,9 @@ fn write_head(info: &RecordingInfo, out: &mut Vec<u8>) {
     member("state", text(state.name()));
     member("source", String::from_utf8(source).expect("JSON is text"));
     member("tool_version", text(&info.tool_version));
+    if let Some(seed) = info.seed {
+        member("seed", seed.to_string());
+    }
     if !info.topics.is_empty() {
         let topics: Vec<String> = info.topics.iter().map(|topic| text(topic)).collect();
         member("topics", format!("[{}]", topics.join(", ")));
@@ -201,6 +204,10 @@ pub fn write_event(event: &Event, seen: Option<&Seen>, connections: &Connections
             }
             members.plain("messages", fired.messages);
         }
+        EventKind::Fault(fault) => {
+            members.text("kind", event.kind.name());
+            write_fault(fault, &mut members);
+        }
         EventKind::Gap { events, bytes } => {
             members.text("kind", event.kind.name());
             members.plain("events", events);
@@ -208,4 +215,28 @@ pub fn write_event(event: &Event, seen: Option<&Seen>, connections: &Connections
         }
     }
     members.end();
+}
+
+fn write_fault(fault: &FaultInjected, members: &mut Members<'_>) {
+    members.optional_text("rule", some(&fault.rule));
+    members.text("action", &fault.action);
+    // The file stays JSON whatever it holds.
+    if fault.detail != NO_DETAIL && is_object(&fault.detail) {
+        members.name("detail").extend_from_slice(fault.detail.as_bytes());
+    }
+    members.optional_text("client_id", some(&fault.client_identifier));
+    members.text("dir", fault.direction.name());
+    members.text("type", fault.packet_type.name());
+    members.plain("nth", fault.nth);
+    members.optional_text("topic", some(&fault.topic));
+    for (name, bytes) in [("received", &fault.received), ("sent", &fault.sent)] {
+        if let Some(bytes) = bytes {
+            members.base64(name, bytes);
+        }
+    }
+}
+
+/// `None` for an empty text, which is left out.
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }

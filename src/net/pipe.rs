@@ -1,4 +1,4 @@
-//! Connections in memory, which need no kernel and therefore no clock but a paused one.
+//! Connections in memory, which need no kernel and therefore, in tests, no clock but a paused one.
 
 use std::{
     io::{self, IoSlice},
@@ -8,9 +8,6 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
-
-/// What a socket's buffers hold between two ends, roughly.
-const CAPACITY: usize = 4 << 20;
 
 /// One end of a connection.
 pub struct Pipe {
@@ -30,21 +27,39 @@ pub enum End {
 }
 
 /// Bytes under way in one direction.
-#[derive(Default)]
 struct Way {
     bytes: BytesMut,
+    capacity: usize,
     end: Option<End>,
     /// Whether nobody will ever read.
     is_abandoned: bool,
     /// Whether nothing is taken, as by a peer that does not read.
+    #[cfg(test)]
     is_stalled: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 impl Way {
-    fn has_room(&self) -> bool {
-        !self.is_stalled && self.bytes.len() < CAPACITY
+    fn new(capacity: usize) -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            capacity,
+            end: None,
+            is_abandoned: false,
+            #[cfg(test)]
+            is_stalled: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    fn room(&self) -> usize {
+        #[cfg(test)]
+        if self.is_stalled {
+            return 0;
+        }
+        self.capacity.saturating_sub(self.bytes.len())
     }
 
     fn close(&mut self, end: End) {
@@ -66,9 +81,10 @@ fn lock(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
 }
 
 impl Pipe {
-    /// Two ends of one connection.
-    pub fn pair() -> (Self, Self) {
-        let (there, back) = (Arc::<Mutex<Way>>::default(), Arc::<Mutex<Way>>::default());
+    /// Two ends of one connection, which holds `capacity` bytes in each direction.
+    pub fn pair(capacity: usize) -> (Self, Self) {
+        let way = || Arc::new(Mutex::new(Way::new(capacity)));
+        let (there, back) = (way(), way());
         let one = Self { incoming: Incoming(back.clone()), outgoing: Outgoing(there.clone()) };
         let other = Self { incoming: Incoming(there), outgoing: Outgoing(back) };
         (one, other)
@@ -78,7 +94,8 @@ impl Pipe {
         (self.incoming, self.outgoing)
     }
 
-    /// Sends `bytes`, if the other end is still there to take them.
+    /// Sends `bytes`, however many, if the other end is still there to take them.
+    #[cfg(test)]
     pub fn send(&self, bytes: &[u8]) {
         let mut way = lock(&self.outgoing.0);
         if !way.is_abandoned {
@@ -90,6 +107,7 @@ impl Pipe {
     }
 
     /// Everything that has arrived, and how the other end closed if it did.
+    #[cfg(test)]
     pub fn take(&self) -> (BytesMut, Option<End>) {
         let mut way = lock(&self.incoming.0);
         let bytes = way.bytes.split();
@@ -98,14 +116,17 @@ impl Pipe {
     }
 
     /// Stops and lets go on what is written towards this end.
+    #[cfg(test)]
     pub fn valve(&self) -> Valve {
         Valve(Arc::clone(&self.incoming.0))
     }
 }
 
 /// See [`Pipe::valve`].
+#[cfg(test)]
 pub struct Valve(Arc<Mutex<Way>>);
 
+#[cfg(test)]
 impl Valve {
     pub fn set_stalled(&self, is_stalled: bool) {
         let mut way = lock(&self.0);
@@ -122,13 +143,15 @@ impl Outgoing {
         if way.is_abandoned || way.end.is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if !way.has_room() {
+        let room = way.room();
+        if room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut count = 0;
         for slice in slices {
-            way.bytes.extend_from_slice(slice);
-            count += slice.len();
+            let part = &slice[..slice.len().min(room - count)];
+            way.bytes.extend_from_slice(part);
+            count += part.len();
         }
         if let Some(reader) = way.reader.take() {
             reader.wake();
@@ -138,7 +161,7 @@ impl Outgoing {
 
     pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut way = lock(&self.0);
-        if way.is_abandoned || way.has_room() {
+        if way.is_abandoned || way.end.is_some() || way.room() > 0 {
             return Poll::Ready(Ok(()));
         }
         way.writer = Some(context.waker().clone());
@@ -159,12 +182,11 @@ impl Outgoing {
 impl Incoming {
     pub fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut way = lock(&self.0);
-        if way.end == Some(End::Reset) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
         if way.bytes.is_empty() {
-            if way.end.is_some() {
-                return Poll::Ready(Ok(()));
+            match way.end {
+                Some(End::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                Some(End::Fin) => return Poll::Ready(Ok(())),
+                None => {}
             }
             way.reader = Some(context.waker().clone());
             return Poll::Pending;

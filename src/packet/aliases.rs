@@ -1,27 +1,28 @@
-//! Topics that a client's topic aliases stand for, as far as they were seen.
+//! Topics that the topic aliases of one direction stand for, as far as they were seen.
 //!
-//! A server that did not get the message which set an alias has to be told the topic with the next one it does get.
+//! A receiver that did not get the message which set an alias has to be told the topic with the next one it does get.
 
 use std::collections::{HashMap, HashSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::packet::{PropertyIdentifier, PropertyValue, ProtocolVersion, PublishRef, TopicName};
+use super::{PropertyIdentifier, PropertyValue, ProtocolVersion, PublishRef, TopicName};
 
-#[derive(Default)]
-pub(super) struct Aliases {
-    /// As the server granted.
+/// What aliases stand for, and which of them the receiver does not know.
+#[derive(Debug, Default)]
+pub struct Aliases {
+    /// As the receiver granted.
     maximum: u16,
     topics: HashMap<u16, TopicName>,
     /// Bytes of the topics.
     bytes: usize,
-    /// Those of `topics` that were set by a message which the server did not get.
-    unknown_to_server: HashSet<u16>,
+    /// Those of `topics` that were set by a message which the receiver did not get.
+    unknown_to_receiver: HashSet<u16>,
 }
 
 /// What the first bytes of a long PUBLISH say.
 #[derive(Debug, PartialEq)]
-pub(super) enum Head {
+pub enum PublishHead {
     /// Not enough yet.
     Part,
     AsItIs,
@@ -33,7 +34,7 @@ pub(super) enum Head {
 }
 
 impl Aliases {
-    /// Topics beyond these bytes are not remembered: messages that have only their alias are not offered.
+    /// Topics beyond these bytes are not remembered.
     const BYTES_MAX: usize = 1 << 20;
 
     pub fn set_maximum(&mut self, maximum: u16) {
@@ -44,9 +45,9 @@ impl Aliases {
         self.topics.is_empty()
     }
 
-    /// Whether the server is to be told of any before a client may use it.
-    pub fn is_any_unknown_to_server(&self) -> bool {
-        !self.unknown_to_server.is_empty()
+    /// Whether the receiver is to be told of any before it may be used.
+    pub fn is_any_unknown_to_receiver(&self) -> bool {
+        !self.unknown_to_receiver.is_empty()
     }
 
     pub fn topic(&self, alias: u16) -> Option<&str> {
@@ -57,7 +58,7 @@ impl Aliases {
     pub fn set(&mut self, alias: u16, topic: &str) -> bool {
         let before = self.topics.remove(&alias).map_or(0, |topic| topic.as_str().len());
         self.bytes -= before;
-        self.unknown_to_server.remove(&alias);
+        self.unknown_to_receiver.remove(&alias);
         if alias <= self.maximum
             && self.bytes + topic.len() <= Self::BYTES_MAX
             && let Ok(topic) = TopicName::parse(topic)
@@ -69,14 +70,14 @@ impl Aliases {
         false
     }
 
-    /// The server does not get the message that set `alias`, which is remembered.
-    pub fn keep_from_server(&mut self, alias: u16) {
-        self.unknown_to_server.insert(alias);
+    /// The receiver does not get the message that set `alias`, which is remembered.
+    pub fn keep_back(&mut self, alias: u16) {
+        self.unknown_to_receiver.insert(alias);
     }
 
-    /// The server gets a message that has nothing but `alias`; returns whether it needs the topic, too.
-    pub fn tell_server(&mut self, alias: u16) -> bool {
-        self.unknown_to_server.remove(&alias)
+    /// The receiver gets a message that has nothing but `alias`; returns whether it needs the topic, too.
+    pub fn tell(&mut self, alias: u16) -> bool {
+        self.unknown_to_receiver.remove(&alias)
     }
 
     /// After a message that nobody could read, and which may have set any.
@@ -85,34 +86,40 @@ impl Aliases {
     }
 
     /// Notes what a PUBLISH of `size` bytes says, which is passed on before it is whole; `held` are its first bytes.
-    pub fn note_head(&mut self, held: &[u8], size: usize, limit: usize, protocol: ProtocolVersion) -> Head {
+    pub fn note_head(
+        &mut self,
+        held: &[u8],
+        size: usize,
+        limit: usize,
+        protocol: ProtocolVersion,
+    ) -> PublishHead {
         let len = head_len(held, protocol);
         if len > held.len() && len <= size && held.len() <= limit {
-            return Head::Part;
+            return PublishHead::Part;
         }
         // By itself it is a PUBLISH without a payload.
         let whole = held.get(..len).map(|head| with_remaining(head, 0, &[]));
         let read = whole.as_deref().map(|whole| PublishRef::decode(whole, protocol));
         let Some(Ok(publish)) = read else {
             self.forget();
-            return Head::AsItIs;
+            return PublishHead::AsItIs;
         };
-        let Some(alias) = alias_of(&publish) else { return Head::AsItIs };
+        let Some(alias) = alias_of(&publish) else { return PublishHead::AsItIs };
         if !publish.topic.is_empty() {
             self.set(alias, publish.topic);
-            return Head::AsItIs;
+            return PublishHead::AsItIs;
         }
-        if !self.tell_server(alias) {
-            return Head::AsItIs;
+        if !self.tell(alias) {
+            return PublishHead::AsItIs;
         }
         let topic = self.topic(alias).unwrap_or_default();
         let bytes = with_remaining(&held[..len], size - len, topic.as_bytes());
-        Head::Instead { count: len, bytes }
+        PublishHead::Instead { count: len, bytes }
     }
 }
 
 /// The Topic Alias of a message.
-pub(super) fn alias_of(publish: &PublishRef<'_>) -> Option<u16> {
+pub fn alias_of(publish: &PublishRef<'_>) -> Option<u16> {
     publish.iter_properties().find_map(|(id, value)| match (id, value) {
         (PropertyIdentifier::TOPIC_ALIAS, PropertyValue::TwoByte(alias)) => Some(alias),
         _ => None,
@@ -120,7 +127,7 @@ pub(super) fn alias_of(publish: &PublishRef<'_>) -> Option<u16> {
 }
 
 /// How long the fixed header at the start of `bytes` is, if all of it is there.
-pub(super) fn fixed_header_len(bytes: &[u8]) -> usize {
+pub fn fixed_header_len(bytes: &[u8]) -> usize {
     2 + bytes.iter().skip(1).take_while(|byte| **byte > 0x7F).count()
 }
 
