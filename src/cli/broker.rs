@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::{
     duration,
     exit::{Exit, Failure},
+    listing::{self, PAGE},
     output::{self, Format, json, short},
     signal::Signals,
     transport::Transport,
@@ -97,11 +98,6 @@ struct Status {
     stats: Box<RawValue>,
 }
 
-#[derive(Serialize)]
-struct Clients {
-    clients: Vec<Box<RawValue>>,
-}
-
 /// What runs, and a line for each address it listens on.
 pub fn describe(info: &pb::ServerInfo) -> String {
     let what = match info.mode() {
@@ -179,45 +175,32 @@ fn figures(stats: &pb::GetStatsResponse) -> Vec<Vec<String>> {
 }
 
 pub async fn clients(transport: &Transport, args: &ClientsArgs, format: Format) -> Result<Exit, Failure> {
-    let mut clients: Vec<pb::Client> = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let clients = listing::every(async |page_token| {
         let request = pb::ListClientsRequest { connected_only: args.connected, page_size: PAGE, page_token };
         let page = transport.broker().list_clients(request).await?.into_inner();
-        clients.extend(page.clients);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    match format {
-        Format::Json => {
-            let clients: Vec<_> = clients.iter().map(|client| json("Client", client)).collect();
-            output::json_line(&Clients { clients })?;
-        }
-        Format::Text if clients.is_empty() => output::line("no clients")?,
-        Format::Text => {
-            let heading = [
-                "CLIENT",
-                "STATE",
-                "PEER",
-                "PROTOCOL",
-                "KEEP ALIVE",
-                "SUBSCRIPTIONS",
-                "IN FLIGHT",
-                "QUEUED",
-                "SINCE",
-            ];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(clients.iter().map(row));
-            output::line(output::table(&rows))?;
-        }
-    }
+        Ok((page.clients, page.next_page_token))
+    });
+    let heading = [
+        "CLIENT",
+        "STATE",
+        "PEER",
+        "PROTOCOL",
+        "KEEP ALIVE",
+        "SUBSCRIPTIONS",
+        "IN FLIGHT",
+        "QUEUED",
+        "SINCE",
+    ];
+    listing::print(
+        format,
+        ("clients", "no clients"),
+        &clients.await?,
+        |client| json("Client", client),
+        heading,
+        row,
+    )?;
     Ok(Exit::Passed)
 }
-
-/// The largest page the contract grants.
-pub const PAGE: u32 = 1000;
 
 fn row(client: &pb::Client) -> Vec<String> {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{
-    broker::PAGE,
     duration,
     exit::{Exit, Failure},
+    listing::{self, PAGE},
     mocks::{read_text, said},
     output::{self, Format, json},
     signal::Signals,
@@ -230,40 +229,27 @@ async fn note_script(transport: &Transport) -> Result<(), Failure> {
 }
 
 async fn every(transport: &Transport) -> Result<Vec<pb::ChaosRule>, Failure> {
-    let mut rules = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    listing::every(async |page_token| {
         let request = pb::ListRulesRequest { page_size: PAGE, page_token };
         let page = transport.chaos().list_rules(request).await?.into_inner();
-        rules.extend(page.rules);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(rules);
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Rules {
-    rules: Vec<Box<RawValue>>,
+        Ok((page.rules, page.next_page_token))
+    })
+    .await
 }
 
 fn list(rules: &[pb::ChaosRule], format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Json => {
-            output::json_line(&Rules { rules: rules.iter().map(|rule| json("ChaosRule", rule)).collect() })?;
-        }
-        Format::Text if rules.is_empty() => output::line("no rules")?,
-        Format::Text => {
-            let mut rows = vec![["ID", "PACKETS", "WHEN", "ACTIONS", "FAULTS"].map(str::to_owned).to_vec()];
-            rows.extend(rules.iter().map(|rule| {
-                let [id, packets, when, actions] = row(rule);
-                vec![id, packets, when, actions, rule.faults.to_string()]
-            }));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let heading = ["ID", "PACKETS", "WHEN", "ACTIONS", "FAULTS"];
+    listing::print(
+        format,
+        ("rules", "no rules"),
+        rules,
+        |rule| json("ChaosRule", rule),
+        heading,
+        |rule| {
+            let [id, packets, when, actions] = row(rule);
+            vec![id, packets, when, actions, rule.faults.to_string()]
+        },
+    )
 }
 
 fn row(rule: &pb::ChaosRule) -> [String; 4] {
@@ -549,11 +535,6 @@ impl FaultsArgs {
     }
 }
 
-#[derive(Serialize)]
-struct Faults {
-    faults: Vec<Box<RawValue>>,
-}
-
 async fn faults(transport: &Transport, args: FaultsArgs, format: Format) -> Result<(), Failure> {
     let mut faults = Vec::new();
     let mut page_token = String::new();
@@ -571,19 +552,9 @@ async fn faults(transport: &Transport, args: FaultsArgs, format: Format) -> Resu
             break;
         }
     }
-    match format {
-        Format::Json => {
-            output::json_line(&Faults { faults: faults.iter().map(|fault| json("Fault", fault)).collect() })?;
-        }
-        Format::Text if faults.is_empty() => output::line("no faults")?,
-        Format::Text => {
-            let heading = ["NUMBER", "TIME", "CLIENT", "PACKET", "TOPIC", "RULE", "ACTION"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(faults.iter().map(|fault| cells(fault).to_vec()));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let heading = ["NUMBER", "TIME", "CLIENT", "PACKET", "TOPIC", "RULE", "ACTION"];
+    let shown = |fault: &pb::Fault| json("Fault", fault);
+    listing::print(format, ("faults", "no faults"), &faults, shown, heading, |fault| cells(fault).to_vec())
 }
 
 fn cells(fault: &pb::Fault) -> [String; 7] {

@@ -2,12 +2,9 @@
 
 use std::{io::Read, path::PathBuf};
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-
 use super::{
-    broker::PAGE,
     exit::{Exit, Failure},
+    listing::{self, PAGE},
     output::{self, Format, json, short},
     transport::Transport,
 };
@@ -189,38 +186,17 @@ pub fn said(format: Format, text: &str) -> std::io::Result<()> {
 }
 
 async fn every(transport: &Transport) -> Result<Vec<pb::Mock>, Failure> {
-    let mut mocks = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    listing::every(async |page_token| {
         let request = pb::ListMocksRequest { page_size: PAGE, page_token };
         let page = transport.mocks().list_mocks(request).await?.into_inner();
-        mocks.extend(page.mocks);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(mocks);
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Mocks {
-    mocks: Vec<Box<RawValue>>,
+        Ok((page.mocks, page.next_page_token))
+    })
+    .await
 }
 
 fn list(mocks: &[pb::Mock], format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Json => {
-            output::json_line(&Mocks { mocks: mocks.iter().map(|mock| json("Mock", mock)).collect() })?;
-        }
-        Format::Text if mocks.is_empty() => output::line("no mocks")?,
-        Format::Text => {
-            let mut rows =
-                vec![["ID", "ON", "TOPIC", "FIRED", "SENT", "FAILED", "LAST"].map(str::to_owned).to_vec()];
-            rows.extend(mocks.iter().map(row));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let heading = ["ID", "ON", "TOPIC", "FIRED", "SENT", "FAILED", "LAST"];
+    listing::print(format, ("mocks", "no mocks"), mocks, |mock| json("Mock", mock), heading, row)
 }
 
 fn row(mock: &pb::Mock) -> Vec<String> {
@@ -337,40 +313,16 @@ async fn unmatched(transport: &Transport, topic: String, format: Format) -> Resu
     Ok(())
 }
 
-#[derive(Serialize)]
-struct Entries {
-    entries: Vec<Box<RawValue>>,
-}
-
 async fn list_state(transport: &Transport, scope: String, format: Format) -> Result<(), Failure> {
-    let mut entries = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let entries = listing::every(async |page_token| {
         let request = pb::ListStateRequest { scope: scope.clone(), page_size: PAGE, page_token };
         let page = transport.state().list_state(request).await?.into_inner();
-        entries.extend(page.entries);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    match format {
-        Format::Json => {
-            let entries = entries.iter().map(|entry| json("StateEntry", entry)).collect();
-            output::json_line(&Entries { entries })?;
-        }
-        Format::Text if entries.is_empty() => output::line("no state")?,
-        Format::Text => {
-            let mut rows = vec![["SCOPE", "KEY", "VALUE"].map(str::to_owned).to_vec()];
-            rows.extend(entries.iter().map(|entry| {
-                vec![
-                    entry.scope.clone(),
-                    entry.key.clone(),
-                    String::from_utf8_lossy(&entry.value).into_owned(),
-                ]
-            }));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+        Ok((page.entries, page.next_page_token))
+    });
+    let entries = entries.await?;
+    let heading = ["SCOPE", "KEY", "VALUE"];
+    let shown = |entry: &pb::StateEntry| json("StateEntry", entry);
+    listing::print(format, ("entries", "no state"), &entries, shown, heading, |entry| {
+        vec![entry.scope.clone(), entry.key.clone(), String::from_utf8_lossy(&entry.value).into_owned()]
+    })
 }

@@ -7,6 +7,7 @@ mod duration;
 mod exit;
 mod file;
 mod host;
+mod listing;
 mod mocks;
 mod output;
 mod progress;

@@ -11,10 +11,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    broker::{PAGE, state},
+    broker::state,
     duration,
     exit::{Exit, Failure},
     file::NewFile,
+    listing::{self, PAGE},
     output::{self, Format, json},
     record::counts,
     summary,
@@ -98,43 +99,20 @@ pub async fn run(command: Command, transport: &Transport, format: Format) -> Res
 }
 
 #[derive(Serialize)]
-struct Listed {
-    recordings: Vec<Box<RawValue>>,
-}
-
-#[derive(Serialize)]
 struct Shown {
     recording: Box<RawValue>,
     summary: Box<RawValue>,
 }
 
 async fn list(transport: &Transport, format: Format) -> Result<(), Failure> {
-    let mut recordings = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let recordings = listing::every(async |page_token| {
         let request = pb::ListRecordingsRequest { page_size: PAGE, page_token, ..Default::default() };
         let page = transport.recordings().list_recordings(request).await?.into_inner();
-        recordings.extend(page.recordings);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    match format {
-        Format::Json => {
-            let recordings = recordings.iter().map(|recording| json("Recording", recording)).collect();
-            output::json_line(&Listed { recordings })?;
-        }
-        Format::Text if recordings.is_empty() => output::line("no recordings")?,
-        Format::Text => {
-            let heading =
-                ["NAME", "STATE", "SOURCE", "STARTED", "SPAN", "PACKETS", "CONNECTIONS", "BYTES", "ID"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(recordings.iter().map(row));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+        Ok((page.recordings, page.next_page_token))
+    });
+    let heading = ["NAME", "STATE", "SOURCE", "STARTED", "SPAN", "PACKETS", "CONNECTIONS", "BYTES", "ID"];
+    let shown = |recording: &pb::Recording| json("Recording", recording);
+    listing::print(format, ("recordings", "no recordings"), &recordings.await?, shown, heading, row)
 }
 
 fn row(recording: &pb::Recording) -> Vec<String> {

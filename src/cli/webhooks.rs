@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-
 use super::{
-    broker::{PAGE, payload_text},
+    broker::payload_text,
     exit::{Exit, Failure},
+    listing::{self, PAGE},
     mocks::{read_text, said},
     output::{self, Format, json, short},
     transport::Transport,
@@ -116,39 +114,24 @@ pub async fn run(command: Command, transport: &Transport, format: Format) -> Res
 }
 
 async fn every(transport: &Transport) -> Result<Vec<pb::Webhook>, Failure> {
-    let mut webhooks = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    listing::every(async |page_token| {
         let request = pb::ListWebhooksRequest { page_size: PAGE, page_token };
         let page = transport.webhooks().list_webhooks(request).await?.into_inner();
-        webhooks.extend(page.webhooks);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(webhooks);
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Webhooks {
-    webhooks: Vec<Box<RawValue>>,
+        Ok((page.webhooks, page.next_page_token))
+    })
+    .await
 }
 
 fn list(webhooks: &[pb::Webhook], format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Json => {
-            let webhooks = webhooks.iter().map(|webhook| json("Webhook", webhook)).collect();
-            output::json_line(&Webhooks { webhooks })?;
-        }
-        Format::Text if webhooks.is_empty() => output::line("no webhooks")?,
-        Format::Text => {
-            let heading = ["ID", "TOPIC", "REQUEST", "DELIVERED", "FAILED", "DROPPED", "QUEUED"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(webhooks.iter().map(row));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let heading = ["ID", "TOPIC", "REQUEST", "DELIVERED", "FAILED", "DROPPED", "QUEUED"];
+    listing::print(
+        format,
+        ("webhooks", "no webhooks"),
+        webhooks,
+        |webhook| json("Webhook", webhook),
+        heading,
+        row,
+    )
 }
 
 fn row(webhook: &pb::Webhook) -> Vec<String> {
@@ -220,40 +203,24 @@ async fn switch(
     Ok(())
 }
 
-#[derive(Serialize)]
-struct Deliveries {
-    deliveries: Vec<Box<RawValue>>,
-}
-
 async fn deliveries(transport: &Transport, id: String, failed: bool, format: Format) -> Result<(), Failure> {
     let states: Vec<i32> = failed.then_some(pb::DeliveryState::Failed.into()).into_iter().collect();
     // All that are kept fit on one page.
     let request = pb::ListDeliveriesRequest { id, states, page_size: PAGE, page_token: String::new() };
     let deliveries = transport.webhooks().list_deliveries(request).await?.into_inner().deliveries;
-    match format {
-        Format::Json => {
-            let deliveries = deliveries.iter().map(|one| json("WebhookDelivery", one)).collect();
-            output::json_line(&Deliveries { deliveries })?;
-        }
-        Format::Text if deliveries.is_empty() => output::line("no deliveries")?,
-        Format::Text => {
-            let heading = ["ID", "QUEUED", "TOPIC", "STATE", "ATTEMPTS", "STATUS", "ERROR"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(deliveries.iter().map(|delivery| {
-                vec![
-                    delivery.id.clone(),
-                    output::time(delivery.queued_at.as_ref()),
-                    delivery.topic.clone(),
-                    short(delivery.state().as_str_name(), "DELIVERY_STATE_"),
-                    delivery.attempts.to_string(),
-                    delivery.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
-                    delivery.error.clone(),
-                ]
-            }));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let heading = ["ID", "QUEUED", "TOPIC", "STATE", "ATTEMPTS", "STATUS", "ERROR"];
+    let shown = |delivery: &pb::WebhookDelivery| json("WebhookDelivery", delivery);
+    listing::print(format, ("deliveries", "no deliveries"), &deliveries, shown, heading, |delivery| {
+        vec![
+            delivery.id.clone(),
+            output::time(delivery.queued_at.as_ref()),
+            delivery.topic.clone(),
+            short(delivery.state().as_str_name(), "DELIVERY_STATE_"),
+            delivery.attempts.to_string(),
+            delivery.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
+            delivery.error.clone(),
+        ]
+    })
 }
 
 async fn test(
