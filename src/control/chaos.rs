@@ -83,7 +83,7 @@ impl Control {
         &self,
         request: pb::ApplyProfileRequest,
     ) -> Result<pb::ListRulesResponse, ControlError> {
-        required("name", &request.name)?;
+        Fields::require(&[("name", &request.name)])?;
         let rules = self.chaos()?.apply_profile(&request.name).map_err(|error| match error {
             ChaosError::Bad(fields) => {
                 let of_name = |field: BadField| BadField { path: "name".to_owned(), ..field };
@@ -117,7 +117,7 @@ impl Control {
     }
 
     pub async fn get_rule(&self, request: pb::GetRuleRequest) -> Result<pb::ChaosRule, ControlError> {
-        required("id", &request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         self.chaos()?.rule(&request.id).map(shown).map_err(refused)
     }
 
@@ -137,13 +137,13 @@ impl Control {
     }
 
     pub async fn update_rule(&self, request: pb::UpdateRuleRequest) -> Result<pb::ChaosRule, ControlError> {
-        required("id", &request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         let spec = checked(request.rule)?;
         self.chaos()?.update(&request.id, spec).map(shown).map_err(refused)
     }
 
     pub async fn delete_rule(&self, request: pb::DeleteRuleRequest) -> Result<(), ControlError> {
-        required("id", &request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         self.chaos()?.delete(&request.id).map_err(refused)
     }
 
@@ -278,12 +278,6 @@ impl Control {
         // A text is whole between any two calls.
         self.inner.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn required(path: &str, text: &str) -> Result<(), ControlError> {
-    let mut fields = Fields::new();
-    fields.required(path, text);
-    fields.finish()
 }
 
 fn refused(error: ChaosError) -> ControlError {

@@ -36,6 +36,15 @@ impl Fields {
         }
     }
 
+    /// For requests of which there is nothing else to check: paths, and texts that may not be empty.
+    pub fn require(texts: &[(&str, &str)]) -> Result<(), ControlError> {
+        let mut fields = Self::new();
+        for (path, text) in texts {
+            fields.required(path, text);
+        }
+        fields.finish()
+    }
+
     pub fn topic(&mut self, path: &str, text: &str) -> Option<TopicName> {
         self.keep(path, TopicName::parse(text))
     }

@@ -32,7 +32,7 @@ impl Control {
     }
 
     pub async fn get_mock(&self, request: pb::GetMockRequest) -> Result<pb::Mock, ControlError> {
-        required(&request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         self.mocks()?.get(&request.id).map(shown).map_err(refused)
     }
 
@@ -52,13 +52,13 @@ impl Control {
     }
 
     pub async fn update_mock(&self, request: pb::UpdateMockRequest) -> Result<pb::Mock, ControlError> {
-        required(&request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         let spec = checked(request.mock)?;
         self.mocks()?.update(&request.id, spec).map(shown).map_err(refused)
     }
 
     pub async fn delete_mock(&self, request: pb::DeleteMockRequest) -> Result<(), ControlError> {
-        required(&request.id)?;
+        Fields::require(&[("id", &request.id)])?;
         self.mocks()?.delete(&request.id).map_err(refused)
     }
 
@@ -110,12 +110,6 @@ impl Control {
         self.server()?;
         Ok(&self.parts().mocks)
     }
-}
-
-fn required(id: &str) -> Result<(), ControlError> {
-    let mut fields = Fields::new();
-    fields.required("id", id);
-    fields.finish()
 }
 
 fn refused(error: MockError) -> ControlError {

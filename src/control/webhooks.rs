@@ -28,7 +28,7 @@ impl Control {
     }
 
     pub async fn get_webhook(&self, request: pb::GetWebhookRequest) -> Result<pb::Webhook, ControlError> {
-        required(&[("id", &request.id)])?;
+        Fields::require(&[("id", &request.id)])?;
         self.webhooks()?.get(&request.id).map(shown).map_err(refused)
     }
 
@@ -51,13 +51,13 @@ impl Control {
         &self,
         request: pb::UpdateWebhookRequest,
     ) -> Result<pb::Webhook, ControlError> {
-        required(&[("id", &request.id)])?;
+        Fields::require(&[("id", &request.id)])?;
         let spec = checked(request.webhook)?;
         self.webhooks()?.update(&request.id, spec).map(shown).map_err(refused)
     }
 
     pub async fn delete_webhook(&self, request: pb::DeleteWebhookRequest) -> Result<(), ControlError> {
-        required(&[("id", &request.id)])?;
+        Fields::require(&[("id", &request.id)])?;
         self.webhooks()?.delete(&request.id).map_err(refused)
     }
 
@@ -85,7 +85,7 @@ impl Control {
         &self,
         request: pb::RedeliverRequest,
     ) -> Result<pb::WebhookDelivery, ControlError> {
-        required(&[("id", &request.id), ("delivery", &request.delivery)])?;
+        Fields::require(&[("id", &request.id), ("delivery", &request.delivery)])?;
         self.webhooks()?.redeliver(&request.id, &request.delivery).map(shown_delivery).map_err(refused)
     }
 
@@ -120,14 +120,6 @@ impl Control {
 fn test_topic(filter: &str) -> String {
     let is_topic = TopicName::parse(filter).is_ok() && !filter.contains("{{");
     if is_topic { filter.to_owned() } else { "test".to_owned() }
-}
-
-fn required(texts: &[(&str, &str)]) -> Result<(), ControlError> {
-    let mut fields = Fields::new();
-    for (path, text) in texts {
-        fields.required(path, text);
-    }
-    fields.finish()
 }
 
 fn refused(error: WebhookError) -> ControlError {
