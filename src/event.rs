@@ -74,10 +74,10 @@ impl EventBus {
     }
 
     /// Tells those who watch faults; like [`emit`](Self::emit).
-    pub fn emit_fault(&self, fault: &Journaled) {
+    pub fn emit_fault(&self, fault: &Arc<Journaled>) {
         if self.faults.receiver_count() > 0 {
             // See there.
-            let _ = self.faults.send(Arc::new(fault.clone()));
+            let _ = self.faults.send(Arc::clone(fault));
         }
     }
 

@@ -309,21 +309,19 @@ impl Relay {
 
     /// Where `direction` is: the client's as it was received, the server's as it was passed on.
     pub fn begun(&self, direction: Direction) -> Begun {
-        let part = |bytes: &[u8]| match bytes {
-            [] => Begun::Nothing,
-            bytes => Begun::Bytes(Bytes::copy_from_slice(bytes)),
-        };
         match (self.place(direction), direction) {
             (Place::Inside { left, .. }, _) => Begun::Left(*left),
             (Place::Blind, _) => Begun::Unknown,
-            (Place::Boundary { held, passed }, Direction::ServerToClient) => part(&held[..*passed]),
-            (Place::Boundary { held, .. }, Direction::ClientToServer) if self.early.is_empty() => part(held),
+            (Place::Boundary { held, passed }, Direction::ServerToClient) => Begun::behind(&held[..*passed]),
+            (Place::Boundary { held, .. }, Direction::ClientToServer) if self.early.is_empty() => {
+                Begun::behind(held)
+            }
             (Place::Boundary { .. }, Direction::ClientToServer) => {
                 let mut rest = &self.early[..];
                 while let Start::Whole(size) = start_of(rest) {
                     rest = &rest[size..];
                 }
-                part(rest)
+                Begun::behind(rest)
             }
         }
     }

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::Capabilities;
 use crate::packet::{
     ControlPacket, Frame, Properties, Property, ProtocolVersion, PublishRef, ReasonCode, Suback, TopicName,
-    Unsuback, fixed_header_len,
+    Unsuback, fixed_header_len, put_variable,
 };
 
 /// `changes` are positions and what is there by exclusive or; those behind the end change nothing.
@@ -31,12 +31,7 @@ pub(super) fn truncated(packet: &Bytes, count: u32, reframe: bool) -> Bytes {
     let body = &body[..body.len().saturating_sub(count)];
     let mut bytes = BytesMut::with_capacity(header + body.len());
     bytes.put_u8(packet[0]);
-    let mut left = body.len();
-    while left > 0x7F {
-        bytes.put_u8(left as u8 | 0x80);
-        left >>= 7;
-    }
-    bytes.put_u8(left as u8);
+    put_variable(body.len(), |byte| bytes.put_u8(byte));
     bytes.extend_from_slice(body);
     bytes.freeze()
 }

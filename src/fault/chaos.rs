@@ -101,12 +101,15 @@ pub struct ChaosOptions {
     pub limits: ChaosLimits,
 }
 
+/// See [`ChaosHooks::on_fault`].
+pub type OnFault = Box<dyn Fn(&Arc<Journaled>) + Send + Sync>;
+
 /// Who is told. Both are called with no lock held, on the thread of whoever caused it.
 pub struct ChaosHooks {
     /// Rules, the script, the seed or the switch changed.
     pub on_change: Box<dyn Fn() + Send + Sync>,
     /// A fault was noted.
-    pub on_fault: Box<dyn Fn(&Journaled) + Send + Sync>,
+    pub on_fault: OnFault,
 }
 
 /// Why chaos stays as it is.

@@ -84,12 +84,12 @@ impl Journal {
         // Bytes are slices of what was read, and would keep all of that.
         let fault = FaultInjected { received: None, sent: None, ..fault.clone() };
         let journaled = Arc::new(Journaled { number: self.noted, fault, connection, at });
-        self.bytes += journaled.size();
+        self.bytes += journaled.fault.size();
         self.faults.push_back(Arc::clone(&journaled));
         while (self.faults.len() > self.limit || self.bytes > BYTES_MAX)
             && let Some(first) = self.faults.pop_front()
         {
-            self.bytes -= first.size();
+            self.bytes -= first.fault.size();
         }
         journaled
     }
@@ -145,13 +145,6 @@ impl Journal {
 
     fn of_id(&self, id: &str) -> u64 {
         self.figures.get(id).into_iter().flat_map(BTreeMap::values).sum()
-    }
-}
-
-impl Journaled {
-    fn size(&self) -> usize {
-        let FaultInjected { rule, action, detail, client_identifier, topic, .. } = &self.fault;
-        [rule, action, detail, client_identifier, topic].map(String::len).iter().sum()
     }
 }
 

@@ -287,10 +287,9 @@ impl Lanes {
     /// What is due by now, in the order of its time.
     pub fn next_due(&mut self, now: Instant) -> Option<Step> {
         if self.aside.iter().any(|aside| aside.deadline <= now) {
-            let (due, left) =
+            let (due, left): (VecDeque<_>, _) =
                 std::mem::take(&mut self.aside).into_iter().partition(|aside| aside.deadline <= now);
             self.aside = left;
-            let due: VecDeque<Aside> = due;
             for aside in due {
                 self.return_aside(now, aside);
             }
@@ -385,10 +384,9 @@ impl Lanes {
         if self.aside.is_empty() {
             return;
         }
-        let (kept, first) =
+        let (kept, first): (_, VecDeque<_>) =
             std::mem::take(&mut self.aside).into_iter().partition(|aside| aside.key.may_be_overtaken_by(key));
         self.aside = kept;
-        let first: VecDeque<Aside> = first;
         for aside in first {
             self.return_aside(now, aside);
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     packet::{
-        Aliases, Begun, Connack, ControlPacket, Disconnect, Frame, PacketType, PlainAck, Properties,
+        Aliases, Begun, Connack, Connect, ControlPacket, Disconnect, Frame, PacketType, PlainAck, Properties,
         ProtocolVersion, PublishHead, PublishRef, ReasonCode, alias_of,
     },
     recording::{Direction, FaultInjected},
@@ -261,10 +261,9 @@ impl Line {
         }
         let is_between =
             |stream: &Stream| stream.cutter.is_between_packets() && stream.lanes.is_between_packets();
-        let protocol = self.client.as_ref().map(|client| client.protocol);
         let is_within = is_part && direction == Direction::ServerToClient;
         if mode == DisconnectMode::Mqtt5
-            && protocol == Some(ProtocolVersion::V5)
+            && self.protocol() == ProtocolVersion::V5
             && !is_within
             && is_between(&self.down)
         {
@@ -310,8 +309,7 @@ impl Line {
         if stream.has_ended && !stream.is_cut && !stream.is_done && !is_hidden {
             stream.is_done = true;
             let rest = stream.cutter.take_rest();
-            let vanishes = self.is_black(now);
-            self.pass_raw(now, direction, rest, vanishes);
+            self.pass_unread(now, direction, rest);
             self.stream(direction).lanes.end(now);
         }
     }
@@ -324,9 +322,7 @@ impl Line {
             Some(client) => PacketType::parse(first, client.protocol).is_err(),
             None if direction == Direction::ClientToServer && first == CONNECT => false,
             None => {
-                // Whatever it is, it is not MQTT.
-                self.up.cutter.go_blind();
-                self.down.cutter.go_blind();
+                self.go_blind();
                 false
             }
         }
@@ -335,7 +331,7 @@ impl Line {
     /// Takes the beginning of a packet that is not held until it is whole.
     fn begin(&mut self, now: Instant, direction: Direction, bytes: Bytes, size: usize) {
         let vanishes = self.is_black(now);
-        let protocol = self.client.as_ref().map_or(ProtocolVersion::V311, |client| client.protocol);
+        let protocol = self.protocol();
         let stream = self.stream(direction);
         stream.swallows = vanishes;
         let is_publish = bytes[0] >> 4 == PacketType::Publish as u8;
@@ -348,6 +344,12 @@ impl Line {
         };
         let whole = [&head[..], &bytes[count..]].concat();
         self.pass_raw(now, direction, whole.into(), vanishes);
+    }
+
+    /// Passes on what cannot be read, unless nothing gets through.
+    fn pass_unread(&mut self, now: Instant, direction: Direction, bytes: Bytes) {
+        let vanishes = self.is_black(now);
+        self.pass_raw(now, direction, bytes, vanishes);
     }
 
     /// Passes on what is no packet, or too long to be held.
@@ -367,16 +369,10 @@ impl Line {
 
     fn packet(&mut self, now: Instant, direction: Direction, bytes: Bytes) {
         if self.client.is_none() && !self.identify(direction, &bytes) {
-            // Whatever it is, it is not MQTT.
-            self.up.cutter.go_blind();
-            self.down.cutter.go_blind();
-            let vanishes = self.is_black(now);
-            return self.pass_raw(now, direction, bytes, vanishes);
+            self.go_blind();
+            return self.pass_unread(now, direction, bytes);
         }
-        let Some(read) = self.read(direction, &bytes) else {
-            let vanishes = self.is_black(now);
-            return self.pass_raw(now, direction, bytes, vanishes);
-        };
+        let Some(read) = self.read(direction, &bytes) else { return self.pass_unread(now, direction, bytes) };
         if direction == Direction::ClientToServer {
             self.outputs.push_back(LineOutput::Report { direction, bytes: bytes.clone(), is_packet: true });
         }
@@ -411,10 +407,7 @@ impl Line {
         if direction != Direction::ClientToServer || bytes.first() != Some(&CONNECT) {
             return false;
         }
-        // It says itself of which version it is.
-        let Ok(ControlPacket::Connect(connect)) = ControlPacket::decode(bytes, ProtocolVersion::V311) else {
-            return false;
-        };
+        let Some(connect) = Connect::read(bytes) else { return false };
         let identifier = connect.client_identifier.as_str().to_owned();
         let protocol = connect.protocol;
         self.client =
@@ -425,7 +418,7 @@ impl Line {
 
     /// What a packet is; `None` if it cannot be read.
     fn read(&mut self, direction: Direction, bytes: &Bytes) -> Option<Read> {
-        let protocol = self.client.as_ref().map_or(ProtocolVersion::V311, |client| client.protocol);
+        let protocol = self.protocol();
         let kind = PacketType::parse(*bytes.first()?, protocol).ok()?;
         let mut read = Read::new(kind);
         if kind != PacketType::Publish {
@@ -458,7 +451,7 @@ impl Line {
         decisions: &[Decision],
         nth: u64,
     ) -> Fate {
-        let protocol = self.client.as_ref().map_or(ProtocolVersion::V311, |client| client.protocol);
+        let protocol = self.protocol();
         let mut fate = Fate::new(bytes.clone(), read);
         let leaves_order = |decision: &Decision| {
             decision.effect.ends_packet()
@@ -546,7 +539,7 @@ impl Line {
 
     /// Answers a CONNECT in the server's place.
     fn refuse(&mut self, now: Instant, code: ReasonCode) {
-        let protocol = self.client.as_ref().map_or(ProtocolVersion::V311, |client| client.protocol);
+        let protocol = self.protocol();
         let connack = Connack { session_present: false, reason_code: code, properties: Properties::new() };
         let mut items = Vec::new();
         if let Ok(frame) = Frame::encode(ControlPacket::Connack(connack), protocol) {
@@ -555,6 +548,17 @@ impl Line {
         items.push(Item::Cut(Cut::refused()));
         self.up.is_cut = true;
         self.down.lanes.put(now, Journey::default(), items, &Overtaking::default());
+    }
+
+    /// Whatever passes, it is not MQTT.
+    fn go_blind(&mut self) {
+        self.up.cutter.go_blind();
+        self.down.cutter.go_blind();
+    }
+
+    /// Of the client's CONNECT; before that it makes no difference.
+    fn protocol(&self) -> ProtocolVersion {
+        self.client.as_ref().map_or(ProtocolVersion::V311, |client| client.protocol)
     }
 
     fn stream(&mut self, direction: Direction) -> &mut Stream {

@@ -144,8 +144,8 @@ fn read_direction(name: &str) -> Result<Direction, String> {
 
 fn read_type(name: &str) -> Result<PacketType, String> {
     let name = name.trim().to_uppercase();
-    let found = PacketType::ALL.into_iter().find(|packet| packet.name() == name);
-    found.ok_or_else(|| unknown("packet type", &name, PacketType::ALL.map(PacketType::name)))
+    let unknown = || unknown("packet type", &name, PacketType::ALL.map(PacketType::name));
+    PacketType::from_name(&name).ok_or_else(unknown)
 }
 
 fn read_filter(filter: &str) -> Result<TopicFilter, String> {

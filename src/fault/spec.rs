@@ -57,7 +57,7 @@ impl Default for ChaosSpec {
 pub struct SlowSubscriberSpec {
     #[serde(skip_serializing_if = "is_true")]
     pub enabled: bool,
-    /// Milliseconds from one message to the next.
+    /// Milliseconds that each message takes, one after the other.
     pub delay_ms: f64,
     /// Topic Filters; none: all topics.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
@@ -120,8 +120,8 @@ pub struct MatchSpec {
     pub qos: Vec<u8>,
 }
 
-/// Which of the packets that match; all that is given has to hold. Counts are of the packets of one client in one
-/// direction.
+/// Which of the packets that match; all that is given has to hold. Counts are of the packets of one client, by
+/// direction and type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct WhenSpec {
@@ -348,7 +348,7 @@ pub struct SliceSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct SlowSubscriberActionSpec {
-    /// Milliseconds from one message to the next.
+    /// Milliseconds that each message takes, one after the other.
     pub delay_ms: f64,
 }
 

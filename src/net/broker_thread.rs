@@ -42,7 +42,7 @@ use crate::{
     broker::{Broker, BrokerEvent, Closing, Options, Output},
     interceptor::Interception,
     metrics::Metrics,
-    packet::{ControlPacket, ProtocolVersion, ReasonCode},
+    packet::{Connect, ReasonCode},
     recording::CloseCause,
     session::{ConnectionId, Peer},
     tap::{Tap, Way},
@@ -526,8 +526,7 @@ impl Shell {
 
     /// Forgets the Session of the client that sent `connect`.
     pub(super) fn lose_session(&self, connect: &Bytes) {
-        // It says itself of which version it is.
-        if let Ok(ControlPacket::Connect(connect)) = ControlPacket::decode(connect, ProtocolVersion::V311) {
+        if let Some(connect) = Connect::read(connect) {
             let client_identifier = connect.client_identifier.as_str();
             self.broker.borrow_mut().discard_session(self.now(), client_identifier);
             self.settle();

@@ -1,6 +1,6 @@
 //! Word of the chaos of a server, for those that move bytes.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ impl ChaosWatch {
     pub fn start(
         options: ChaosOptions,
         held_bytes_max: usize,
-        on_fault: impl Fn(&Journaled) + Send + Sync + 'static,
+        on_fault: impl Fn(&Arc<Journaled>) + Send + Sync + 'static,
     ) -> (Chaos, Self) {
         let (tell, changed) = watch::channel(());
         let hooks = ChaosHooks {

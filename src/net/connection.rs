@@ -173,16 +173,15 @@ impl Link {
         is_emptied: bool,
     ) {
         let mut kept = self.outgoing.borrow_mut();
-        if self.has_line() {
-            *kept = None;
-        } else if tap.is_observed() {
+        // A line reports by itself; until it was put in, nothing is kept.
+        if tap.is_observed() && !self.has_line() {
             let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
             while let Some(bytes) = outgoing.next_packet() {
                 trace!(connection = %self.id, len = bytes.len(), "sent");
                 tap.packet(now, self.id, Direction::ServerToClient, bytes);
             }
-        } else if !is_emptied {
+        } else if !is_emptied && !self.has_line() {
             // An observer may come while the rest of a packet is waiting.
             let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
@@ -384,14 +383,10 @@ fn follow_chaos(shell: &Rc<Shell>, link: &Link, reading: &mut Reading) {
 
 /// Has chaos see what passes between the client and the broker from here on.
 fn put_line(shell: &Rc<Shell>, link: &Link, reading: &mut Reading) {
-    let begun = |bytes: &[u8]| match bytes {
-        [] => Begun::Nothing,
-        bytes => Begun::Bytes(Bytes::copy_from_slice(bytes)),
-    };
-    let from_server = link.outgoing.take().map_or(Begun::Nothing, |outgoing| begun(&outgoing.bytes));
+    let from_server = link.outgoing.take().map_or(Begun::Nothing, |outgoing| Begun::behind(&outgoing.bytes));
     let splice = Splice {
         identity: shell.tap.identity(link.id),
-        from_client: begun(reading.frames.buffer()),
+        from_client: Begun::behind(reading.frames.buffer()),
         from_server,
     };
     let host = Rc::clone(shell);

@@ -52,7 +52,7 @@ use crate::{
     interceptor::Interception,
     metrics::Metrics,
     packet::{
-        ControlPacket, Disconnect, Frame, FrameReader, Properties, Property, ProtocolVersion, QoS,
+        Connect, ControlPacket, Disconnect, Frame, FrameReader, Properties, Property, ProtocolVersion, QoS,
         ReasonCode, SubscriptionOptions,
     },
     recording::{CloseCause, Direction},
@@ -1194,9 +1194,7 @@ async fn lose_session(shared: Arc<Shared>, connect: Bytes) {
 }
 
 async fn try_lose_session(shared: &Shared, connect: &Bytes) -> io::Result<()> {
-    // It says itself of which version it is.
-    let Ok(ControlPacket::Connect(mut connect)) = ControlPacket::decode(connect, ProtocolVersion::V311)
-    else {
+    let Some(mut connect) = Connect::read(connect) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let protocol = connect.protocol;

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{PropertyIdentifier, PropertyValue, ProtocolVersion, PublishRef, TopicName};
+use super::{PropertyIdentifier, PropertyValue, ProtocolVersion, PublishRef, TopicName, put_variable};
 
 /// What aliases stand for, and which of them the receiver does not know.
 #[derive(Debug, Default)]
@@ -127,6 +127,7 @@ pub fn alias_of(publish: &PublishRef<'_>) -> Option<u16> {
 }
 
 /// How long the fixed header at the start of `bytes` is, if all of it is there.
+#[inline]
 pub fn fixed_header_len(bytes: &[u8]) -> usize {
     2 + bytes.iter().skip(1).take_while(|byte| **byte > 0x7F).count()
 }
@@ -160,12 +161,7 @@ fn with_remaining(head: &[u8], more: usize, topic: &[u8]) -> Bytes {
     let remaining = rest.len() + topic.len() + more;
     let mut bytes = BytesMut::with_capacity(5 + rest.len() + topic.len());
     bytes.put_u8(fixed[0]);
-    let mut left = remaining;
-    while left > 0x7F {
-        bytes.put_u8(left as u8 | 0x80);
-        left >>= 7;
-    }
-    bytes.put_u8(left as u8);
+    put_variable(remaining, |byte| bytes.put_u8(byte));
     if topic.is_empty() {
         bytes.extend_from_slice(rest);
     } else {

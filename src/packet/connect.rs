@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    DecodeError, EncodeError, PacketType, Properties, ProtocolVersion, QoS, TopicName, Utf8String,
+    ControlPacket, DecodeError, EncodeError, PacketType, Properties, ProtocolVersion, QoS, TopicName,
+    Utf8String,
     property::Place,
     reader::{self, Reader},
     writer::Writer,
@@ -36,6 +37,14 @@ const PASSWORD: u8 = 1 << 6;
 const USERNAME: u8 = 1 << 7;
 
 impl Connect {
+    /// Decodes `frame`, which says itself of which version it is; `None` if it is no CONNECT, or not a valid one.
+    pub fn read(frame: &Bytes) -> Option<Box<Self>> {
+        match ControlPacket::decode(frame, ProtocolVersion::V311) {
+            Ok(ControlPacket::Connect(connect)) => Some(connect),
+            _ => None,
+        }
+    }
+
     /// The version that `frame`, a CONNECT, asks for, whether or not the rest of it is valid.
     pub(super) fn peek_protocol(frame: &[u8]) -> Result<ProtocolVersion, DecodeError> {
         read_protocol(&mut reader::open(frame)?)

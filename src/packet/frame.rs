@@ -48,6 +48,16 @@ pub enum Begun {
     Unknown,
 }
 
+impl Begun {
+    /// Behind `bytes`, which a packet begins with if there are any.
+    pub fn behind(bytes: &[u8]) -> Self {
+        match bytes {
+            [] => Self::Nothing,
+            bytes => Self::Bytes(Bytes::copy_from_slice(bytes)),
+        }
+    }
+}
+
 /// Cuts what a peer sends into frames, whatever pieces it arrives in.
 ///
 /// The first packet of a connection is CONNECT; until one came, or

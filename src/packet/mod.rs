@@ -44,6 +44,7 @@ pub use subscribe::{
 pub use text::BadText;
 pub use topic::{BadFilter, BadTopic, TopicFilter, TopicName};
 pub use version::{BadVersion, ProtocolVersion};
+pub use writer::put_variable;
 
 use bytes::{Bytes, BytesMut};
 

@@ -41,6 +41,11 @@ impl PacketType {
         Self::Auth,
     ];
 
+    /// The type that [`name`](Self::name) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|packet| packet.name() == name)
+    }
+
     /// The name the standard prints, in capitals: `PUBLISH`.
     pub const fn name(self) -> &'static str {
         match self {

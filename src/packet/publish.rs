@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     BadTopic, DecodeError, EncodeError, PacketType, Properties, Property, PropertyIdentifier, PropertyValue,
-    ProtocolVersion, TopicName,
+    ProtocolVersion, TopicName, fixed_header_len,
     property::{Place, TOPIC_ALIAS, read_properties},
     reader,
     writer::{VARIABLE_MAX, Writer, variable_len},
@@ -217,8 +217,7 @@ impl<'a> PublishRef<'a> {
     /// Where in `frame`, which this was decoded from, the Packet Identifier is, or would be.
     #[inline]
     pub fn identifier_at(&self, frame: &[u8]) -> usize {
-        let more = frame.iter().skip(1).take_while(|byte| **byte > 0x7F).count();
-        2 + more + 2 + self.topic.len()
+        fixed_header_len(frame) + 2 + self.topic.len()
     }
 
     /// The owned packet, sharing `frame`, which this was decoded from.

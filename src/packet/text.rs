@@ -46,10 +46,7 @@ impl ControlPacket {
     pub fn parse_text(line: &str, protocol: ProtocolVersion) -> Result<Self, BadText> {
         let line = line.trim();
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let packet = PacketType::ALL
-            .into_iter()
-            .find(|packet| packet.name() == name)
-            .ok_or_else(|| BadText::Name(name.to_owned()))?;
+        let packet = PacketType::from_name(name).ok_or_else(|| BadText::Name(name.to_owned()))?;
         let words = &mut Words { packet, rest };
         let parsed = match packet {
             PacketType::Connect => Self::Connect(Box::new(parse_connect(words, protocol)?)),

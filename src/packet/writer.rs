@@ -37,12 +37,7 @@ pub(super) trait Writer {
         if value > VARIABLE_MAX {
             return self.refuse(EncodeError::ValueTooLarge { field, value });
         }
-        let mut rest = value;
-        while rest > 0x7F {
-            self.u8(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.u8(rest as u8);
+        put_variable(value as usize, |byte| self.u8(byte));
     }
 
     /// Binary Data or a UTF-8 Encoded String [sections 1.5.6 and 1.5.4].
@@ -97,6 +92,16 @@ impl Writer for Size {
     fn refuse(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);
     }
+}
+
+/// Hands on the bytes of a Variable Byte Integer.
+#[inline]
+pub fn put_variable(mut value: usize, mut put: impl FnMut(u8)) {
+    while value > 0x7F {
+        put(value as u8 | 0x80);
+        value >>= 7;
+    }
+    put(value as u8);
 }
 
 /// How many bytes a Variable Byte Integer takes.

@@ -566,9 +566,7 @@ fn base64(member: &'static str, text: Option<&str>) -> Result<Option<Bytes>, Bad
 fn fault(fields: &EventFields<'_>) -> Result<FaultInjected, Bad> {
     let packet_type = match fields.packet_type.as_deref() {
         None => PacketType::Publish,
-        Some(name) => PacketType::ALL
-            .into_iter()
-            .find(|kind| kind.name() == name)
+        Some(name) => PacketType::from_name(name)
             .ok_or_else(|| Bad::Member("type", format!("unknown type {name:?}")))?,
     };
     Ok(FaultInjected {
