@@ -28,6 +28,7 @@
 //! moves bytes, [`control`] holds the operations that [`gateway`] offers as gRPC and REST, and [`cli`]
 //! as commands.
 
+pub mod amount;
 pub mod auth;
 pub mod broker;
 pub mod cli;

@@ -32,7 +32,7 @@ use crate::{
         PropertyIdentifier, PropertyValue, ProtocolVersion, PublishHead, PublishRef, QoS, ReasonCode,
         Subscription, SubscriptionOptions, alias_of,
     },
-    recording::Direction,
+    recording::{Direction, PublishStart},
     session::{ConnectionId, Payload, SHARED_PAYLOAD},
 };
 
@@ -205,6 +205,8 @@ enum Keep {
     Nothing,
     /// All of it, to be reported when it is whole.
     Copy(BytesMut),
+    /// The start of a PUBLISH whose topic is not there yet: it is reported with it, so that the pieces tell what they are.
+    Head(BytesMut),
     /// Each piece is reported by itself.
     Pieces,
 }
@@ -406,7 +408,7 @@ impl Relay {
     fn finish_packet(&mut self, direction: Direction, is_observed: bool, reports: &mut Vec<Report>) -> Bytes {
         let (part, passed) = match std::mem::replace(self.place_mut(direction), Place::Blind) {
             Place::Boundary { held, passed } => (held, passed),
-            Place::Inside { keep: Keep::Copy(copy), .. } => {
+            Place::Inside { keep: Keep::Copy(copy) | Keep::Head(copy), .. } => {
                 let passed = copy.len();
                 (copy, passed)
             }
@@ -598,8 +600,7 @@ impl Relay {
                 self.count(direction, held[0]);
                 let (left, len) = (size - held.len(), held.len());
                 let keep = if size > self.limits.record {
-                    reports.push(Report::Raw { direction, bytes: Bytes::copy_from_slice(&held) });
-                    Keep::Pieces
+                    begin_pieces(direction, held.clone(), reports)
                 } else {
                     Keep::Copy(held.clone())
                 };
@@ -675,7 +676,7 @@ impl Relay {
         let left = left - piece.len();
         let keep = match keep {
             // Nobody looks any more.
-            Keep::Copy(_) | Keep::Pieces if care == Care::Little => Keep::Nothing,
+            Keep::Copy(_) | Keep::Head(_) | Keep::Pieces if care == Care::Little => Keep::Nothing,
             Keep::Copy(mut copy) => {
                 copy.extend_from_slice(piece);
                 if left == 0 {
@@ -688,6 +689,16 @@ impl Relay {
                     Keep::Nothing
                 } else {
                     Keep::Copy(copy)
+                }
+            }
+            Keep::Head(mut head) => {
+                head.extend_from_slice(piece);
+                match left {
+                    0 => {
+                        reports.push(Report::Raw { direction, bytes: head.freeze() });
+                        Keep::Nothing
+                    }
+                    _ => begin_pieces(direction, head, reports),
                 }
             }
             Keep::Pieces => {
@@ -1064,6 +1075,15 @@ fn append(held: &mut BytesMut, input: &[u8]) {
     } else {
         held.extend_from_slice(input);
     }
+}
+
+/// Reports the first piece of a long packet, as soon as it tells what the packet is about.
+fn begin_pieces(direction: Direction, start: BytesMut, reports: &mut Vec<Report>) -> Keep {
+    if start[0] >> 4 == PUBLISH && PublishStart::of(&start).is_none() {
+        return Keep::Head(start);
+    }
+    reports.push(Report::Raw { direction, bytes: start.freeze() });
+    Keep::Pieces
 }
 
 fn join(first: &[u8], second: &[u8]) -> Bytes {

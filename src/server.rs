@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     broker::{self, BrokerEvent, DropReason},
-    config::{Config, ListenConfig, MqttConfig},
+    config::{Config, ListenConfig, MqttConfig, RingConfig},
     control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer, fault_families},
     event::{EventBus, What},
     fault::{Chaos, ChaosOptions},
@@ -27,7 +27,8 @@ use crate::{
         reserve_descriptors, spawn_broker, spawn_proxy,
     },
     packet::ReasonCode,
-    recording::MockFired,
+    recorder::{FlightOptions, FlightRecorder, Trigger},
+    recording::{MockFired, RecordingSpec},
     store::StoreOptions,
     tap::Tap,
 };
@@ -124,8 +125,7 @@ impl Server {
         }
         let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
         let gate = Gate::default();
-        // Its last 80 bits are random.
-        let seed = config.mqtt.seed.unwrap_or_else(|| ulid::Ulid::new().0 as u64);
+        let seed = config.mqtt.seed.unwrap_or_else(drawn_seed);
         let asking = make_asking(&config, seed, &tap, &metrics, &events);
         let (chaos, chaos_watch) = make_chaos(&config, seed, &metrics, &events);
         let parts = Parts {
@@ -147,7 +147,7 @@ impl Server {
         let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
             match (mqtt, addresses.mqtt) {
                 (Mqtt::Broker(broker), Some(address)) => {
-                    Arc::new(BrokerServer::new(broker.clone(), MqttUrl::of_listener(address)))
+                    Arc::new(BrokerServer::new(broker.clone(), MqttUrl::of_listener(address), tap.clone()))
                 }
                 (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
                 (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone())),
@@ -162,6 +162,12 @@ impl Server {
             };
             tokio::spawn(asking.mocks.clone().answer(stop.clone(), publish));
         }
+        // Whoever connects is served later, so it misses nobody.
+        let flight = server.as_ref().zip(config.recorder.ring.as_ref());
+        let flight = flight.map(|(server, ring)| {
+            let spec = RecordingSpec::new(server.source());
+            Arc::new(FlightRecorder::start(&tap, &spec, flight_options(ring)))
+        });
         let control = Control::new(ControlParts {
             server,
             tap,
@@ -170,14 +176,18 @@ impl Server {
             store: StoreOptions {
                 flush_interval: config.store.flush_interval,
                 recorder_memory: config.recorder.memory_bytes,
+                retention: config.store.retention,
                 ..StoreOptions::new(&config.store.path)
             },
+            on_overload: config.recorder.on_overload,
+            flight,
             addresses,
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
             chaos,
             stop,
         });
+        tokio::spawn(control.clone().follow_triggers());
         let is_exposed =
             [addresses.http, addresses.grpc].into_iter().flatten().any(|address| !address.ip().is_loopback());
         let access = Access { token: config.api_token, any_host: is_exposed };
@@ -284,6 +294,21 @@ struct Parts<'a> {
     events: &'a EventBus,
     asking: &'a Asking,
     chaos: &'a ChaosWatch,
+}
+
+fn flight_options(ring: &RingConfig) -> FlightOptions {
+    FlightOptions {
+        limits: ring.limits,
+        // They are good: the settings were checked.
+        triggers: ring.triggers.iter().filter_map(|spec| Trigger::new(spec).ok()).collect(),
+        cooldown: ring.cooldown,
+    }
+}
+
+/// Below 2^53, so that every program that reads JSON keeps all of its digits.
+fn drawn_seed() -> u64 {
+    // The last 80 bits are random.
+    ulid::Ulid::new().0 as u64 >> 11
 }
 
 /// Mocks and webhooks of the settings.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use crate::{
     packet::ProtocolVersion,
-    recording::{CloseCause, ConnectionInfo, Direction, FaultInjected, MockFired},
+    recording::{CloseCause, ConnectionInfo, Direction, FaultInjected, InForce, MockFired},
     session::ConnectionId,
 };
 
@@ -52,6 +52,8 @@ pub enum Observed {
     Mock(Box<MockFired>),
     /// Chaos did something to a packet of the connection.
     Fault(Box<FaultInjected>),
+    /// The server itself retained a message, or forgot one; of no connection.
+    InForce(Box<InForce>),
 }
 
 /// Resolves once an observer has room again, or has made durable what it was told.
@@ -79,6 +81,11 @@ pub trait Observer: Send + Sync {
 
     /// Whether this observer has no room and producers have to wait in [`Tap::ready`].
     fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Whether producers may have to wait in [`Tap::ready`] now, even where this observer is not full.
+    fn is_strict(&self) -> bool {
         false
     }
 
@@ -201,7 +208,7 @@ impl Tap {
         direction: Direction,
         packets: impl Iterator<Item = &'a Bytes> + Clone,
     ) {
-        if self.is_observed() {
+        if self.is_observed() && packets.clone().next().is_some() {
             for attached in self.shared.observers().iter() {
                 attached.observer.observe_packets(at, connection, direction, &mut packets.clone());
             }
@@ -220,6 +227,16 @@ impl Tap {
     pub fn mock(&self, at: Instant, fired: impl FnOnce() -> MockFired) {
         if self.is_observed() {
             let what = Observed::Mock(Box::new(fired()));
+            self.shared.report(&Observation { at, connection: ConnectionId(0), what });
+        }
+    }
+
+    /// The server itself retained a message, as no packet says.
+    pub fn in_force(&self, at: Instant, in_force: impl FnOnce() -> Option<InForce>) {
+        if self.is_observed()
+            && let Some(in_force) = in_force()
+        {
+            let what = Observed::InForce(Box::new(in_force));
             self.shared.report(&Observation { at, connection: ConnectionId(0), what });
         }
     }
@@ -244,6 +261,13 @@ impl Tap {
     /// Whether an observer has no room: [`ready`](Self::ready) would wait.
     pub fn is_full(&self) -> bool {
         self.is_observed() && self.shared.observers().iter().any(|attached| attached.observer.is_full())
+    }
+
+    /// Whether whoever reports now has to await [`ready`](Self::ready) before it passes anything on. Where not, it may pass
+    /// on what it reads together, and ask again before it reads more.
+    pub fn holds_up(&self) -> bool {
+        let holds_up = |attached: &Attached| attached.observer.is_strict() || attached.observer.is_full();
+        self.is_observed() && self.shared.observers().iter().any(holds_up)
     }
 
     /// Returns at once unless an observer that must not lose is full, or has to make what was
@@ -343,6 +367,7 @@ mod tests {
                 Observed::Close(cause) => format!("close {cause:?}"),
                 Observed::Mock(fired) => format!("mock {}", fired.mock),
                 Observed::Fault(fault) => format!("fault {}", fault.action),
+                Observed::InForce(_) => "in force".to_owned(),
             };
             self.0.lock().unwrap().push(format!("{} {what}", observation.connection));
         }

@@ -71,6 +71,11 @@ impl Retained {
         self.bytes
     }
 
+    /// In the order of their topics' levels.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<StoredMessage>> {
+        self.messages.values().map(|entry| &entry.message)
+    }
+
     /// What `topic` has retained.
     pub fn get(&mut self, topic: &[u8]) -> Option<&StoredMessage> {
         self.set_key(topic);

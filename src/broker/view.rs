@@ -1,10 +1,10 @@
 //! What an operator sees of the broker.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     packet::{ProtocolVersion, SubscriptionOptions},
-    session::{ConnectionId, Peer},
+    session::{ConnectionId, Peer, StoredMessage},
 };
 
 use super::Broker;
@@ -119,6 +119,11 @@ impl Broker {
             (&one.client_identifier, &one.filter).cmp(&(&other.client_identifier, &other.filter))
         });
         views
+    }
+
+    /// Retained messages that have not expired, by topic.
+    pub fn retained_messages(&self, now: Instant) -> impl Iterator<Item = Arc<StoredMessage>> {
+        self.retained.iter().filter(move |message| !message.is_expired(now)).cloned()
     }
 
     pub fn stats(&self) -> BrokerStats {

@@ -13,7 +13,7 @@ pub enum Exit {
     Passed,
     /// A mismatch, a refused or an unacknowledged message.
     Failed,
-    /// Wrong arguments or settings.
+    /// Wrong arguments or settings, or an output that can't be written.
     Usage,
     /// No server or target, or it refused.
     Unreachable,
@@ -84,9 +84,10 @@ impl From<ConfigError> for Failure {
     }
 }
 
+/// What commands do by themselves is write their output: what is read has an error that names it.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Exit::Failed, error)
+        Self::new(Exit::Usage, error)
     }
 }
 
@@ -104,6 +105,7 @@ fn of_status(status: &Status) -> Exit {
         // Nothing is damaged, and nothing to wait for: another store or --server helps.
         ("STORE_LOCKED", _) => Exit::Usage,
         ("NO_SERVER", _) => Exit::Unreachable,
+        ("NOTHING_MEANT", _) => Exit::Nothing,
         (_, Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::OutOfRange) => Exit::Usage,
         (_, Code::FailedPrecondition) => Exit::Usage,
         (_, Code::Unavailable | Code::DeadlineExceeded) => Exit::Unreachable,
@@ -131,9 +133,11 @@ fn status_text(status: &Status) -> String {
     match details.error_info().map_or("", |info| info.reason.as_str()) {
         "STORE_UNAVAILABLE" => text += " (store.path is its folder)",
         "STORE_LOCKED" => {
-            text += "; if that is a server, talk to it with --server ADDR; if not, use a store of your own: \
+            text += "; if that is a server, talk to it with --server ADDR (`mqtt record` without --upstream and --listen \
+                     records what passes it); if not, use a store of your own: \
                      --store FOLDER with serve and mqtt record, MOCKFORGE_STORE_PATH=FOLDER with every command";
         }
+        "RECORDING_ACTIVE" => text += "; `mockforge recordings stop` ends it",
         "RECORDING_EXISTS" => {
             text += "; choose another name, or delete that one with `mockforge recordings rm`";
         }
@@ -190,6 +194,7 @@ mod tests {
             ("STORE_DAMAGED", Exit::Damaged),
             ("STORE_LOCKED", Exit::Usage),
             ("NO_SERVER", Exit::Unreachable),
+            ("NOTHING_MEANT", Exit::Nothing),
         ] {
             let details = ErrorDetails::with_error_info(
                 reason,

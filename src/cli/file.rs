@@ -6,69 +6,170 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Written under a temporary name beside its place; [`finish`](Self::finish) renames it. Dropped
-/// unfinished, it leaves nothing behind.
+/// A regular file is written under a temporary name beside its place; [`finish`](Self::finish) renames it. Dropped
+/// unfinished, it leaves nothing behind. What is no regular file, such as a pipe or `/dev/null`, is written to as it is,
+/// and `-` is standard output.
 pub struct NewFile {
     path: PathBuf,
-    temporary: PathBuf,
-    file: Option<BufWriter<File>>,
+    /// For a regular file.
+    temporary: Option<Temporary>,
+    out: Option<BufWriter<Out>>,
+}
+
+enum Out {
+    File(File),
+    StandardOutput(io::Stdout),
+}
+
+/// Where a file is until it is whole.
+struct Temporary {
+    path: PathBuf,
+    /// What it becomes: a link leads to it.
+    target: PathBuf,
 }
 
 impl NewFile {
     /// # Errors
-    /// If the folder can't be written to; the text names `path`.
+    /// If `path` can't be written to; the text names it.
     pub fn create(path: &Path) -> io::Result<Self> {
-        // What ends in `/` or `..` has no name, and a folder would only be in the way at the end.
-        let name = path.file_name().filter(|_| !path.is_dir());
-        let name =
-            name.ok_or_else(|| named(path, io::Error::other("that is a folder, not a file to write")))?;
-        let mut temporary = name.to_owned();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(temporary);
-        let file = File::create(&temporary).map_err(|error| named(path, error))?;
-        Ok(Self { path: path.to_owned(), temporary, file: Some(BufWriter::new(file)) })
+        refuse_folder(path)?;
+        let (temporary, out) = Self::open(path).map_err(|error| named(path, error))?;
+        Ok(Self { path: path.to_owned(), temporary, out: Some(BufWriter::new(out)) })
+    }
+
+    /// Whether [`create`](Self::create) can succeed, as far as that shows without touching what is there: a pipe that
+    /// is opened has begun, for its reader.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn check(path: &Path) -> io::Result<()> {
+        refuse_folder(path)?;
+        if is_standard_output(path) || is_special(path) {
+            return Ok(());
+        }
+        let (temporary, _) = Self::open(path).map_err(|error| named(path, error))?;
+        temporary.map_or(Ok(()), |temporary| fs::remove_file(temporary.path))
+    }
+
+    fn open(path: &Path) -> io::Result<(Option<Temporary>, Out)> {
+        if is_standard_output(path) {
+            return Ok((None, Out::StandardOutput(io::stdout())));
+        }
+        if is_special(path) {
+            return Ok((None, Out::File(File::options().write(true).open(path)?)));
+        }
+        let target = followed(path)?;
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = target.with_file_name(name);
+        let file = File::create(&temporary)?;
+        Ok((Some(Temporary { path: temporary, target }), Out::File(file)))
     }
 
     /// # Errors
     /// If the rest can't be written; the text names the file.
     pub fn finish(mut self) -> io::Result<()> {
-        let finish = |file: BufWriter<File>| {
-            file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-            fs::rename(&self.temporary, &self.path)
-        };
-        match self.file.take().map_or(Ok(()), finish) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = fs::remove_file(&self.temporary);
-                Err(named(&self.path, error))
+        let finish = |mut out: BufWriter<Out>| {
+            out.flush()?;
+            match (out.get_ref(), &self.temporary) {
+                (Out::File(file), Some(Temporary { path, target })) => {
+                    file.sync_all()?;
+                    fs::rename(path, target)
+                }
+                _ => Ok(()),
             }
+        };
+        let finished = self.out.take().map_or(Ok(()), finish);
+        if finished.is_err() {
+            self.remove();
+        }
+        finished.map_err(|error| named(&self.path, error))
+    }
+
+    fn remove(&self) {
+        if let Some(temporary) = &self.temporary {
+            // The error before it is the one to tell, or nobody is left to be told.
+            let _ = fs::remove_file(&temporary.path);
         }
     }
 }
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = self.file.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        file.write(bytes).map_err(|error| named(&self.path, error))
+        let out = self.out.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        out.write(bytes).map_err(|error| named(&self.path, error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), Write::flush).map_err(|error| named(&self.path, error))
+        self.out.as_mut().map_or(Ok(()), Write::flush).map_err(|error| named(&self.path, error))
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
-            // Nobody is left to be told.
-            let _ = fs::remove_file(&self.temporary);
+        if self.out.take().is_some() {
+            self.remove();
         }
     }
 }
 
-fn named(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::StandardOutput(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::StandardOutput(out) => out.flush(),
+        }
+    }
+}
+
+/// Whether `path` means standard output, and no file of that name.
+pub fn is_standard_output(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn refuse_folder(path: &Path) -> io::Result<()> {
+    // What ends in `/` or `..` has no name, and a folder would only be in the way at the end.
+    match path.file_name().is_none() || path.is_dir() {
+        true => Err(named(path, io::Error::other("that is a folder, not a file to write"))),
+        false => Ok(()),
+    }
+}
+
+/// Whether there is something that a file must not take the place of.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+/// Links in a row; the system itself follows no more.
+const LINKS_MAX: usize = 40;
+
+/// Where `path` leads to, there or not: a link stays one.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // It is no link, or not there.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links lead on from it"))
+}
+
+/// The same error with the output in its text.
+pub fn named(path: &Path, error: io::Error) -> io::Error {
+    let text = match is_standard_output(path) {
+        true => format!("standard output: {error}"),
+        false => format!("{}: {error}", path.display()),
+    };
+    io::Error::new(error.kind(), text)
 }
 
 #[cfg(test)]
@@ -95,6 +196,55 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_leads_to_the_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [target, link, dangling] =
+            ["target.json", "link.json", "dangling.json"].map(|name| folder.path().join(name));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink("target.json", &link).unwrap();
+        std::os::unix::fs::symlink("new.json", &dangling).unwrap();
+        for (link, leads_to) in [(&link, "target.json"), (&dangling, "new.json")] {
+            NewFile::check(link).unwrap();
+            let mut file = NewFile::create(link).unwrap();
+            file.write_all(b"new").unwrap();
+            file.finish().unwrap();
+            assert_eq!(fs::read_link(link).unwrap(), Path::new(leads_to));
+            assert_eq!(fs::read_to_string(folder.path().join(leads_to)).unwrap(), "new");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+        std::os::unix::fs::symlink("round.json", folder.path().join("round.json")).unwrap();
+        let error = NewFile::create(&folder.path().join("round.json")).err().unwrap().to_string();
+        assert!(error.ends_with("round.json: too many links lead on from it"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.json");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        // Must not wait for the reader.
+        NewFile::check(&pipe).unwrap();
+        let reading = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        let mut file = NewFile::create(&pipe).unwrap();
+        file.write_all(b"whole").unwrap();
+        file.finish().unwrap();
+        assert_eq!(reading.join().unwrap(), "whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let link = folder.path().join("null.json");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let mut file = NewFile::create(&link).unwrap();
+        file.write_all(b"gone").unwrap();
+        file.finish().unwrap();
+        assert!(is_special(&link) && fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! A server, or a `Control` without one, in this process.
 
+use std::{
+    fs,
+    path::{self, Path},
+};
+
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     exit::{Exit, Failure},
+    place::Place,
     record,
     transport::Transport,
 };
@@ -131,23 +137,39 @@ pub fn name_port_flags(failure: Failure, flags: &str) -> Failure {
 }
 
 /// The running server that the settings name, else the store's folder, for what is in it.
-pub async fn find_or_store_alone(config: &Config) -> Result<Transport, Failure> {
+pub async fn find_or_store_alone(config: &Config) -> Result<(Transport, Place), Failure> {
     find_or_store(config, true).await
 }
 
 /// The same for adding to it: goes on with a new store where there is a damaged one.
-pub async fn find_or_store_to_add(config: &Config) -> Result<Transport, Failure> {
+pub async fn find_or_store_to_add(config: &Config) -> Result<(Transport, Place), Failure> {
     find_or_store(config, false).await
 }
 
-async fn find_or_store(config: &Config, for_reading: bool) -> Result<Transport, Failure> {
+async fn find_or_store(config: &Config, for_reading: bool) -> Result<(Transport, Place), Failure> {
+    let named = &config.store.path;
     match Transport::find(config).await? {
-        Some((transport, _)) => Ok(transport),
-        None => {
-            let store = StoreOptions { for_reading, ..store_options(config) };
-            Ok(Transport::alone(Control::new(ControlParts::alone(store))))
-        }
+        Some((_, info)) if names_another_store(named, &info.store_path) => eprintln!(
+            "mockforge: note: this is the store in {}, which the settings name; the server that runs has another, in {} \
+             (--server ADDR asks it)",
+            named.display(),
+            info.store_path
+        ),
+        Some((transport, info)) => return Ok((transport, Place::Server { store: info.store_path })),
+        None => {}
     }
+    let store = StoreOptions { for_reading, ..store_options(config) };
+    let folder = path::absolute(named).unwrap_or_else(|_| named.clone());
+    let place = if store.is_there() { Place::Folder(folder) } else { Place::Nowhere(folder) };
+    Ok((Transport::alone(Control::new(ControlParts::alone(store))), place))
+}
+
+/// Whether the settings name a store, and one that is not the server's.
+fn names_another_store(named: &Path, of_server: &str) -> bool {
+    let is_usual = named == Config::default().store.path;
+    let place = |path: &Path| fs::canonicalize(path).or_else(|_| path::absolute(path)).ok();
+    // A server that says nothing may have any.
+    !is_usual && !of_server.is_empty() && place(named) != place(Path::new(of_server))
 }
 
 /// A `Control` without a server. It opens the store once it is asked for something in it.
@@ -159,6 +181,27 @@ fn store_options(config: &Config) -> StoreOptions {
     StoreOptions {
         flush_interval: config.store.flush_interval,
         recorder_memory: config.recorder.memory_bytes,
+        retention: config.store.retention,
         ..StoreOptions::new(&config.store.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_the_settings_name_is_the_servers_or_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+        fs::create_dir(&here).unwrap();
+        let of_server = here.display().to_string();
+        // Without a word about it, the server's is meant.
+        assert!(!names_another_store(&Config::default().store.path, &of_server));
+        assert!(!names_another_store(&here, &of_server));
+        assert!(!names_another_store(&folder.path().join("here/../here"), &of_server));
+        assert!(names_another_store(&there, &of_server));
+        assert!(!names_another_store(&there, &there.display().to_string()));
+        assert!(!names_another_store(&there, ""));
     }
 }

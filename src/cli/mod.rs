@@ -4,12 +4,16 @@ mod broker;
 mod chaos;
 mod config;
 mod duration;
+mod edits;
+mod event_filter;
 mod exit;
 mod file;
 mod host;
+mod input;
 mod listing;
 mod mocks;
 mod output;
+mod place;
 mod progress;
 mod record;
 mod recordings;
@@ -18,7 +22,9 @@ mod report;
 mod serve;
 mod session_file;
 mod signal;
+mod size;
 mod summary;
+mod transfer;
 mod transport;
 mod webhooks;
 
@@ -27,15 +33,18 @@ use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
 pub use self::exit::{Exit, Failure};
-use self::{output::Format, signal::Signals, transport::Transport};
-use crate::config::{Config, ConfigFile, Flag, Sources};
+use self::{output::Format, place::Place, signal::Signals, transport::Transport};
+use crate::{
+    config::{Config, ConfigFile, Flag, Sources},
+    control::pb::ServerInfo,
+};
 
 /// Tests MQTT systems with real traffic: a test broker, a recording proxy and a replayer
 #[derive(Debug, clap::Parser)]
 #[command(name = "mockforge", version, propagate_version = true)]
 pub struct Arguments {
-    /// What is printed: text for people, JSON for programs
-    #[arg(short = 'o', long = "format", value_name = "FORMAT", global = true, default_value = "text", help_heading = GLOBAL)]
+    /// What is printed: text for people, json for programs
+    #[arg(short = 'o', long = "output-format", value_name = "FORMAT", global = true, default_value = "text", value_parser = output::parse_format, help_heading = GLOBAL)]
     format: Format,
     /// The settings file [default: mockforge.yaml here or in one of five parent folders]
     #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
@@ -100,6 +109,12 @@ enum Mqtt {
     Publish(broker::PublishArgs),
     /// Print messages of the running server as they come
     Subscribe(broker::SubscribeArgs),
+    /// They are not only of MQTT, and have commands of their own
+    #[command(hide = true)]
+    Recordings {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 /// Runs the one command that was typed. Logs go to standard error, results to standard output.
@@ -114,7 +129,8 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         tracing::warn!("{warning}");
     }
     let (format, server) = (arguments.format, arguments.server.as_deref());
-    let signals = Signals::install()?;
+    let refused = |error| Failure::new(Exit::Failed, error);
+    let signals = Signals::install().map_err(refused)?;
     match arguments.command {
         Command::Serve(_) if server.is_some() => {
             Err(Failure::usage("serve starts a server; --server is for talking to one"))
@@ -125,12 +141,13 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Mqtt(command) => mqtt(command, server, config, format, &signals).await,
         Command::Recordings(command) => {
-            let transport = match server {
-                Some(server) => Transport::connect(Some(server), &config).await?.0,
+            let (transport, place) = match server {
+                Some(_) => of_server(Transport::connect(server, &config).await?),
+                None if command.asks_server() => of_server(Transport::connect(None, &config).await?),
                 None if command.adds() => host::find_or_store_to_add(&config).await?,
                 None => host::find_or_store_alone(&config).await?,
             };
-            let outcome = recordings::run(command, &transport, format).await;
+            let outcome = recordings::run(command, &transport, &place, format, &signals).await;
             transport.close().await;
             outcome
         }
@@ -154,6 +171,10 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
 }
 
+fn of_server((transport, info): (Transport, ServerInfo)) -> (Transport, Place) {
+    (transport, Place::Server { store: info.store_path })
+}
+
 async fn mqtt(
     command: Mqtt,
     server: Option<&str>,
@@ -164,6 +185,10 @@ async fn mqtt(
     match command {
         Mqtt::Record(args) => return record::run(args, server, config, format, signals).await,
         Mqtt::Replay(args) => return replay::run(args, server, &config, format, signals).await,
+        Mqtt::Recordings { words } => {
+            let command = [&["mockforge", "recordings"].map(str::to_owned)[..], &words].concat().join(" ");
+            return Err(Failure::usage(format!("recordings have commands of their own: `{command}`")));
+        }
         _ => {}
     }
     let (transport, info) = Transport::connect(server, &config).await?;
@@ -173,7 +198,9 @@ async fn mqtt(
         Mqtt::Clients(args) => broker::clients(&transport, &args, format).await,
         Mqtt::Publish(args) => broker::publish(&transport, args, format).await,
         Mqtt::Subscribe(args) => broker::subscribe(&transport, args, format, signals).await,
-        Mqtt::Record(_) | Mqtt::Replay(_) => unreachable!("they find their servers themselves"),
+        Mqtt::Record(_) | Mqtt::Replay(_) | Mqtt::Recordings { .. } => {
+            unreachable!("they need no server, or find it")
+        }
     }
 }
 
@@ -273,10 +300,17 @@ mod tests {
             "mockforge mqtt replay --input a --target mqtts://b",
             "mockforge mqtt record --output a --duration 30",
             "mockforge mqtt publish a b --qos 3",
+            "mockforge recordings export a -o a.json",
             "mockforge nonsense",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn a_file_behind_o_is_told_from_a_format() {
+        let error = parse("mockforge recordings export a -o a.json").unwrap_err().to_string();
+        assert!(error.contains("expected text or json; the file to write is --output a.json"), "{error}");
     }
 
     #[test]
@@ -316,6 +350,10 @@ mod tests {
             (
                 "mockforge mqtt replay --input a --verify payload",
                 "--verify other than none is not supported by this version yet",
+            ),
+            (
+                "mockforge mqtt recordings show a --events",
+                "recordings have commands of their own: `mockforge recordings show a --events`",
             ),
             (
                 "mockforge mqtt replay --input a --server b",

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     sync::LazyLock,
 };
 
@@ -10,25 +11,59 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::file::{is_standard_output, named};
+pub use crate::amount::counted as count;
 use crate::{control::pb, gateway};
 
 /// What `-o` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     #[default]
     Text,
     Json,
 }
 
+/// # Errors
+/// What was expected, and what else may have been meant.
+pub fn parse_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        file if file.contains(['.', '/']) || is_standard_output(Path::new(file)) => {
+            Err(format!("expected text or json; the file to write is --output {file}"))
+        }
+        _ => Err("expected text or json".to_owned()),
+    }
+}
+
 /// Prints `text` and a line's end.
 ///
 /// # Errors
-/// If standard output is closed.
+/// If standard output can't be written to, or is closed.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_ref().as_bytes())?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
+    let mut write = || {
+        stdout.write_all(text.as_ref().as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    };
+    write().map_err(|error| named(Path::new("-"), error))
+}
+
+/// A line of text or JSON about the file at `path`: on standard error where the file itself goes to standard output.
+pub fn line_beside(path: &Path, text: impl AsRef<str>) -> io::Result<()> {
+    match is_standard_output(path) {
+        true => writeln!(io::stderr(), "{}", text.as_ref()),
+        false => line(text),
+    }
+}
+
+/// What to say when a file of `bytes` is written.
+pub fn wrote(path: &Path, size: u64) -> String {
+    match is_standard_output(path) {
+        true => format!("wrote {} to standard output", bytes(size)),
+        false => format!("wrote {} ({})", path.display(), bytes(size)),
+    }
 }
 
 /// Whether a person watches standard error; progress is drawn there.
@@ -59,8 +94,7 @@ pub fn json_line(value: &impl Serialize) -> io::Result<()> {
 /// Columns as wide as their widest cell, two spaces between; the first row is the heading. What clients chose may hold
 /// anything, so control characters are escaped and long cells cut.
 pub fn table(rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -77,7 +111,8 @@ pub fn table(rows: &[Vec<String>]) -> String {
 /// The widest cell, in characters.
 const CELL_MAX: usize = 160;
 
-fn shown(cell: &str) -> String {
+/// Text that clients chose, fit for one line of a terminal.
+pub fn cell(cell: &str) -> String {
     let mut text = String::with_capacity(cell.len().min(CELL_MAX));
     for (count, letter) in cell.chars().enumerate() {
         if count == CELL_MAX {
@@ -90,11 +125,6 @@ fn shown(cell: &str) -> String {
         }
     }
     text
-}
-
-/// `1 packet`, `2 packets`.
-pub fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// `812 B`, `56.2 KiB`.

@@ -7,36 +7,53 @@ use std::{
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use super::{
     broker::describe as describe_server,
     duration,
+    edits::RedactionArgs,
+    event_filter::{parse_share, parse_type},
     exit::{Exit, Failure},
     file::NewFile,
-    host::{Host, name_port_flags},
+    host::{self, Host, name_port_flags},
     output::{self, Format, json},
     progress::Progress,
-    recordings::export_to,
     signal::Signals,
+    transfer::{export_to, format_to_write, parse_format},
     transport::Transport,
 };
 use crate::{
     config::{Config, Flag},
     control::pb,
+    net::MqttUrl,
+    recording::{OnOverload, RecordingFormat},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
-    /// The file to write
+    /// The file to write; `-` is standard output
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// json, ndjson, mcap, pcapng or csv [default: as the file's name ends, else json]
+    #[arg(long = "format", value_name = "FORMAT", value_parser = parse_format)]
+    file_format: Option<RecordingFormat>,
     /// Start a proxy before this broker, mqtt://host:port
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// Start a broker (with --upstream: the proxy) on this address [default: mqtt.host and mqtt.port]
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_listen)]
     listen: Option<Listen>,
+    /// Record what this broker delivers, mqtt://[user[:password]@]host[:port], as a subscriber
+    #[arg(long, value_name = "URL", requires = "subscribe", conflicts_with_all = ["upstream", "listen"])]
+    broker: Option<String>,
+    /// What to subscribe to there; may be given more than once
+    #[arg(long, value_name = "FILTER", requires = "broker")]
+    subscribe: Vec<String>,
+    /// Highest QoS of what it delivers
+    #[arg(long, value_name = "QOS", requires = "broker", value_parser = clap::value_parser!(u32).range(0..=2))]
+    qos: Option<u32>,
     /// End by itself after this time, such as 30s
     #[arg(long, allow_hyphen_values = true, value_parser = duration::parse)]
     duration: Option<Duration>,
@@ -46,9 +63,23 @@ pub struct RecordArgs {
     /// Keep the passwords of CONNECT packets
     #[arg(long)]
     keep_credentials: bool,
-    /// Leave out PUBLISH packets of topics that match none of these filters
+    /// Leave out messages of topics that match none of these filters, and their acknowledgements
     #[arg(long = "topic", value_name = "FILTER")]
     topics: Vec<String>,
+    #[command(flatten)]
+    redaction: RedactionArgs,
+    /// Keep only clients whose identifier matches one of these; `*` stands for any characters, `?` for one
+    #[arg(long = "client", value_name = "PATTERN")]
+    clients: Vec<String>,
+    /// Keep only packets of these types, such as PUBLISH, and what it takes to read them
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = parse_type)]
+    types: Vec<pb::PacketType>,
+    /// Keep only this share of all clients, each whole, the same ones each time: 0.1 is a tenth
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    sample: Option<f64>,
+    /// What gives way when the disk is too slow [default: recorder.on_overload]
+    #[arg(long, value_name = "WHAT", value_parser = parse_on_overload)]
+    on_overload: Option<pb::OnOverload>,
     /// Folder of the recordings, for a server of its own
     #[arg(long, value_name = "FOLDER")]
     store: Option<String>,
@@ -100,7 +131,8 @@ pub async fn run(
         ));
     }
     // Better now than after an hour of traffic; nothing is left behind.
-    drop(NewFile::create(&args.output).map_err(|error| Failure::new(Exit::Usage, error))?);
+    format_to_write(&args.output, args.file_format)?;
+    NewFile::check(&args.output).map_err(|error| Failure::new(Exit::Usage, error))?;
 
     let found = match server {
         Some(server) => Some(Transport::connect(Some(server), &config).await?),
@@ -108,34 +140,69 @@ pub async fn run(
         None => Transport::find(&config).await?,
     };
     match found {
+        None if args.broker.is_some() => {
+            let transport = Transport::alone(host::alone(&config));
+            let keeper = Keeper::Us(&config.store.path);
+            let exit = subscribe(&args, &transport, keeper, format, signals).await;
+            transport.close().await;
+            exit
+        }
         Some((transport, info)) => {
-            eprintln!("recording what passes the running server\n{}", describe_server(&info));
-            let recording = start(&transport, request(&args)).await?;
-            watch_until_end(&args, &transport, &recording, std::future::pending(), signals)
+            if args.broker.is_none() {
+                eprintln!("recording what passes the running server\n{}", describe_server(&info));
+            }
+            let recording = start(&transport, request(&args)?).await?;
+            let watch = watch(&transport, &recording);
+            watch_until_end(&args, watch, &recording, std::future::pending(), signals)
                 .await
                 .map_err(|failure| kept_by_server(failure, &recording, &info, &args.output))?;
-            write(&args, &transport, &recording, format).await
+            write(&args, &transport, &recording, Keeper::Server, format).await
         }
         None => {
             let store = config.store.path.clone();
-            let started = Host::start_recording(alone(config), request(&args)).await;
+            let started = Host::start_recording(alone(config), request(&args)?).await;
             let (mut host, recording) =
                 started.map_err(|failure| name_port_flags(failure, "--listen HOST:PORT"))?;
             eprintln!("{}", describe_server(host.info()));
-            let watched = watch_until_end(&args, host.transport(), &recording, host.ended(), signals).await;
+            tokio::spawn(say_if_unreachable(args.upstream.clone()));
+            let watch = carry_on(&args, host.transport(), &recording);
+            let watched = watch_until_end(&args, watch, &recording, host.ended(), signals).await;
             // Traffic first, so that the recording holds all of it.
             host.stop_traffic().await;
             let exit = match watched {
-                Ok(()) => write(&args, host.transport(), &recording, format).await,
+                Ok(()) => write(&args, host.transport(), &recording, Keeper::Us(&store), format).await,
                 Err(failure) => Err(failure),
             };
             host.stop().await?;
-            if exit.is_ok() && format == Format::Text {
-                eprintln!("the recording is also kept in {}", store.display());
-            }
             exit
         }
     }
+}
+
+/// Records what another broker delivers, without a server.
+async fn subscribe(
+    args: &RecordArgs,
+    transport: &Transport,
+    keeper: Keeper<'_>,
+    format: Format,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    let recording = start(transport, request(args)?).await?;
+    let watch = watch(transport, &recording);
+    watch_until_end(args, watch, &recording, std::future::pending(), signals).await?;
+    write(args, transport, &recording, keeper, format).await
+}
+
+/// A proxy waits for its broker, and nothing else says so before the first client comes.
+async fn say_if_unreachable(upstream: Option<String>) {
+    let Some(url) = upstream.and_then(|upstream| upstream.parse::<MqttUrl>().ok()) else { return };
+    let connected = tokio::time::timeout(UPSTREAM_PATIENCE, TcpStream::connect((&*url.host, url.port))).await;
+    let why = match connected {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer in {} s", UPSTREAM_PATIENCE.as_secs()),
+    };
+    eprintln!("mockforge: warning: {url} cannot be reached yet: {why}");
 }
 
 /// A server for one recording: no control plane, so that it runs beside any other.
@@ -146,19 +213,44 @@ fn alone(mut config: Config) -> Config {
     config
 }
 
+/// Whose store the recording is in.
+#[derive(Clone, Copy)]
+enum Keeper<'a> {
+    Server,
+    /// The store's folder.
+    Us(&'a Path),
+}
+
 #[derive(Serialize)]
 struct Recorded<'a> {
     recording: Box<RawValue>,
-    output: &'a Path,
+    /// `None` where nothing was written.
+    output: Option<&'a Path>,
     bytes: u64,
 }
 
-fn request(args: &RecordArgs) -> pb::StartRecordingRequest {
-    pb::StartRecordingRequest {
+/// # Errors
+/// When the key of hashes can't be read.
+fn request(args: &RecordArgs) -> Result<pb::StartRecordingRequest, Failure> {
+    Ok(pb::StartRecordingRequest {
+        redaction: args.redaction.redaction()?,
         name: args.name.clone().unwrap_or_default(),
         topics: args.topics.clone(),
         keep_credentials: args.keep_credentials,
-    }
+        filter: Some(pb::EventFilter {
+            clients: args.clients.clone(),
+            types: args.types.iter().map(|kind| (*kind).into()).collect(),
+            sample: args.sample.unwrap_or_default(),
+            ..Default::default()
+        }),
+        on_overload: args.on_overload.unwrap_or_default().into(),
+        subscriber: args.broker.as_ref().map(|url| pb::SubscriberSource {
+            url: url.clone(),
+            filters: args.subscribe.clone(),
+            qos: args.qos,
+            client_id: String::new(),
+        }),
+    })
 }
 
 /// Says what became of a recording whose server went away, and how to get at it.
@@ -184,48 +276,84 @@ fn kept_by_server(
 /// Follows a recording until a signal, the duration or `ended`.
 async fn watch_until_end(
     args: &RecordArgs,
-    transport: &Transport,
+    watch: impl Future<Output = Result<(), Failure>>,
     recording: &pb::Recording,
     ended: impl Future<Output = ()>,
     signals: &Signals,
 ) -> Result<(), Failure> {
-    let until = match args.duration {
-        Some(duration) => format!("for {}", duration::show(duration)),
-        None => "until Ctrl-C".to_owned(),
-    };
-    eprintln!("recording {} {until}", recording.name);
+    eprintln!("recording {} {}", recording.name, until(args));
     tokio::select! {
         () = signals.asked() => {}
         () = ended => {}
         () = elapsed(args.duration) => {}
-        outcome = watch(transport, recording) => outcome?,
+        outcome = watch => outcome?,
     }
     Ok(())
 }
 
-/// Completes a recording and writes the file.
+fn until(args: &RecordArgs) -> String {
+    match args.duration {
+        Some(duration) => format!("for {}", duration::show(duration)),
+        None => "until Ctrl-C".to_owned(),
+    }
+}
+
+/// Watches a recording of our own traffic, which goes on when the recording fails.
+async fn carry_on(
+    args: &RecordArgs,
+    transport: &Transport,
+    recording: &pb::Recording,
+) -> Result<(), Failure> {
+    watch(transport, recording).await?;
+    eprintln!("recording {} has failed; traffic goes on {}", recording.name, until(args));
+    std::future::pending().await
+}
+
+/// Completes a recording and writes the file, unless there is nothing to write.
 async fn write(
     args: &RecordArgs,
     transport: &Transport,
     recording: &pb::Recording,
+    keeper: Keeper<'_>,
     format: Format,
 ) -> Result<Exit, Failure> {
     let recording = stop(transport, recording.id.clone())
         .await
         .map_err(|failure| failure.context(format!("recording {}", recording.name)))?;
-    let bytes = export_to(transport, recording.id.clone(), &args.output).await?;
-    match format {
-        Format::Json => output::json_line(&Recorded {
+    let verdict = verdict(&recording, args.allow_empty);
+    let bytes = match &verdict {
+        // What is there may be worth more. Bytes that are no packet may be what somebody looks for.
+        Err(failure) if failure.exit == Exit::Nothing && recording.bytes == 0 => None,
+        _ => Some(export_to(transport, recording.id.clone(), &args.output, args.file_format).await?),
+    };
+    let text = match format {
+        Format::Json => serde_json::to_string(&Recorded {
             recording: json("Recording", &recording),
-            output: &args.output,
-            bytes,
-        })?,
+            output: bytes.map(|_| &*args.output),
+            bytes: bytes.unwrap_or_default(),
+        })
+        .map_err(std::io::Error::from)?,
         Format::Text => {
-            output::line(describe(&recording))?;
-            output::line(format!("wrote {} ({})", args.output.display(), output::bytes(bytes)))?;
+            let wrote = bytes.map(|bytes| output::wrote(&args.output, bytes));
+            let lines = [vec![describe(&recording)], recording.notes.clone(), wrote.into_iter().collect()];
+            lines.concat().join("\n")
         }
+    };
+    output::line_beside(&args.output, text)?;
+    match (keeper, bytes) {
+        (Keeper::Us(_), None) => {
+            let request = pb::DeleteRecordingRequest { id: recording.id.clone() };
+            transport.recordings().delete_recording(request).await?;
+        }
+        (Keeper::Us(store), Some(_)) if format == Format::Text => {
+            eprintln!("the recording is also kept in {}", store.display());
+        }
+        _ => {}
     }
-    verdict(&recording, args.allow_empty)
+    verdict.map_err(|failure| match bytes {
+        None => failure.context(format!("{} was not written", args.output.display())),
+        Some(_) => failure,
+    })
 }
 
 fn verdict(recording: &pb::Recording, allow_empty: bool) -> Result<Exit, Failure> {
@@ -237,10 +365,11 @@ fn verdict(recording: &pb::Recording, allow_empty: bool) -> Result<Exit, Failure
         return damaged("the recording has gaps");
     }
     if recording.packets == 0 && !allow_empty {
-        return Err(Failure::new(
-            Exit::Nothing,
-            anyhow::anyhow!("nothing was recorded: no packet passed (--allow-empty permits that)"),
-        ));
+        let what = match recording.bytes {
+            0 => "nothing was recorded: no packet passed",
+            _ => "no packet was recorded: what passed is encrypted, or not MQTT",
+        };
+        return Err(Failure::new(Exit::Nothing, anyhow::anyhow!("{what} (--allow-empty permits that)")));
     }
     Ok(Exit::Passed)
 }
@@ -251,6 +380,9 @@ async fn elapsed(duration: Option<Duration>) {
         None => std::future::pending().await,
     }
 }
+
+/// For a broker to take a connection.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two looks at the counts.
 const LOOK: Duration = Duration::from_millis(500);
@@ -300,7 +432,11 @@ pub async fn start(
     transport: &Transport,
     request: pb::StartRecordingRequest,
 ) -> Result<pb::Recording, Failure> {
-    Ok(transport.recordings().start_recording(request).await?.into_inner())
+    let recording = transport.recordings().start_recording(request).await?.into_inner();
+    for note in &recording.notes {
+        eprintln!("{note}");
+    }
+    Ok(recording)
 }
 
 /// Ends a recording; one that has ended already is answered as it is.
@@ -315,6 +451,14 @@ pub async fn stop(transport: &Transport, id: String) -> Result<pb::Recording, Fa
             Ok(transport.recordings().get_recording(pb::GetRecordingRequest { id }).await?.into_inner())
         }
         Err(status) => Err(status.into()),
+    }
+}
+
+fn parse_on_overload(text: &str) -> Result<pb::OnOverload, String> {
+    match OnOverload::from_name(text) {
+        Some(OnOverload::Block) => Ok(pb::OnOverload::Block),
+        Some(OnOverload::Drop) => Ok(pb::OnOverload::Drop),
+        None => Err("expected block or drop".to_owned()),
     }
 }
 

@@ -1,24 +1,29 @@
-//! `recordings ls | show | mocks | export | import | rm`.
+//! `recordings ls | show | tail | mocks | export | import | rm`, `snapshot | stop | mark` of a running server, and those that
+//! make new ones of them (`edits`).
 
 use std::{
     io::Write,
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
-use futures_util::stream;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
     broker::state,
-    duration,
+    duration, edits,
+    event_filter::EventFilterArgs,
     exit::{Exit, Failure},
-    file::NewFile,
+    file::{NewFile, is_standard_output},
     listing::{self, PAGE},
     output::{self, Format, json},
-    record::counts,
+    place::Place,
+    record::describe,
+    signal::Signals,
     summary,
+    transfer::{
+        ExportArgs, ImportArgs, export, import, say_if_nothing, say_nothing_matches, summary as summary_of,
+    },
     transport::Transport,
 };
 use crate::control::pb;
@@ -32,7 +37,49 @@ pub enum Command {
     Show {
         /// Id or name
         recording: String,
+        /// Print every event, a line each
+        #[arg(long)]
+        events: bool,
+        #[command(flatten)]
+        filter: EventFilterArgs,
     },
+    /// Write down what passed the running server last, which `serve --ring` keeps
+    Snapshot {
+        /// Its name [default: `flight-` and the time]
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        redaction: edits::RedactionArgs,
+    },
+    /// End a recording that the running server makes
+    Stop {
+        /// Id or name
+        recording: String,
+    },
+    /// Put a label into a recording that the running server makes, to find the place again
+    Mark {
+        /// Id or name
+        recording: String,
+        /// `recordings show` lists them
+        label: String,
+    },
+    /// Print the events of a recording that is being made, as they come
+    Tail {
+        /// Id or name
+        recording: String,
+        #[command(flatten)]
+        filter: EventFilterArgs,
+    },
+    /// Cut a part out of a recording, into a new one
+    Trim(edits::TrimArgs),
+    /// Make one recording of several
+    Merge(edits::MergeArgs),
+    /// Take out of a recording what must not be in it, into a new one
+    Redact(edits::RedactArgs),
+    /// Say whether recordings are as they were written (exit code 5 if not)
+    Check(edits::CheckArgs),
+    /// Say in what two recordings differ (exit code 1 if they do)
+    Compare(edits::CompareArgs),
     /// Write mocks that answer requests as they were answered in a recording
     ///
     /// Requests and answers are paired by Response Topic and Correlation Data, by a field that names the topic of the
@@ -41,7 +88,7 @@ pub enum Command {
     Mocks {
         /// Id or name
         recording: String,
-        /// The file; without it, standard output
+        /// The file; without it or as `-`, standard output
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
         /// The device to mock: only clients with such an identifier answer; `*` stands for any characters
@@ -52,21 +99,9 @@ pub enum Command {
         telemetry: bool,
     },
     /// Write a recording to a file
-    Export {
-        /// Id or name
-        recording: String,
-        /// The file; without it, standard output
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    Export(ExportArgs),
     /// Add a file to the recordings
-    Import {
-        /// The file, as `mqtt record` or `recordings export` write it
-        file: PathBuf,
-        /// Its name from now on; without it, the one in the file
-        #[arg(long)]
-        name: Option<String>,
-    },
+    Import(ImportArgs),
     /// Delete recordings for good
     Rm {
         /// Ids or names
@@ -76,23 +111,63 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether nothing but a running server will do.
+    pub fn asks_server(&self) -> bool {
+        matches!(self, Self::Snapshot { .. } | Self::Stop { .. } | Self::Mark { .. })
+    }
+
     /// Whether it has use for an empty store.
     pub fn adds(&self) -> bool {
-        matches!(self, Self::Import { .. })
+        matches!(self, Self::Import(_))
     }
 }
 
-pub async fn run(command: Command, transport: &Transport, format: Format) -> Result<Exit, Failure> {
+pub async fn run(
+    command: Command,
+    transport: &Transport,
+    place: &Place,
+    format: Format,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
     match command {
-        Command::Ls => list(transport, format).await?,
-        Command::Show { recording } => show(transport, recording, format).await?,
+        Command::Ls => list(transport, place, format).await?,
+        Command::Snapshot { name, redaction } => {
+            let (name, redaction) = (name.unwrap_or_default(), redaction.redaction()?);
+            let request = pb::SnapshotRecordingRequest { name, redaction };
+            snapshot(transport, request, format).await?;
+        }
+        Command::Stop { recording } => {
+            let request = pb::StopRecordingRequest { id: recording };
+            let recording = transport.recordings().stop_recording(request).await?.into_inner();
+            told(&recording, describe(&recording), format)?;
+        }
+        Command::Mark { recording, label } => {
+            let text = format!("marked {recording} {}", output::cell(&label));
+            let request = pb::MarkRecordingRequest { id: recording, label };
+            let recording = transport.recordings().mark_recording(request).await?.into_inner();
+            told(&recording, text, format)?;
+        }
+        Command::Show { recording, events: true, filter } => {
+            return events(transport, recording, filter.filter(), format).await;
+        }
+        Command::Show { recording, events: false, filter } => {
+            show(transport, recording, filter.filter(), format).await?;
+        }
+        Command::Tail { recording, filter } => {
+            return tail(transport, recording, filter.filter(), format, signals).await;
+        }
+        Command::Trim(args) => return edits::trim(args, transport, format).await,
+        Command::Merge(args) => return edits::merge(args, transport, format).await,
+        Command::Redact(args) => return edits::redact(args, transport, format).await,
+        Command::Check(args) => return edits::check(args, transport, place, format).await,
+        Command::Compare(args) => return edits::compare(args, transport, format).await,
         Command::Mocks { recording, output, client, telemetry } => {
             let client = client.unwrap_or_default();
             let request = pb::InferMocksRequest { id: recording, client, telemetry };
             return mocks(transport, request, output, format).await;
         }
-        Command::Export { recording, output } => return export(transport, recording, output, format).await,
-        Command::Import { file, name } => import(transport, &file, name, format).await?,
+        Command::Export(args) => return export(transport, args, format).await,
+        Command::Import(args) => import(transport, args, format, signals).await?,
         Command::Rm { recordings } => return remove(transport, recordings, format).await,
     }
     Ok(Exit::Passed)
@@ -104,15 +179,49 @@ struct Shown {
     summary: Box<RawValue>,
 }
 
-async fn list(transport: &Transport, format: Format) -> Result<(), Failure> {
-    let recordings = listing::every(async |page_token| {
+async fn snapshot(
+    transport: &Transport,
+    request: pb::SnapshotRecordingRequest,
+    format: Format,
+) -> Result<(), Failure> {
+    let recording = transport.recordings().snapshot_recording(request).await?.into_inner();
+    told(&recording, describe(&recording), format)
+}
+
+/// What became of a recording: its notes, and it or `text`.
+fn told(recording: &pb::Recording, text: String, format: Format) -> Result<(), Failure> {
+    for note in &recording.notes {
+        eprintln!("{note}");
+    }
+    match format {
+        Format::Json => output::json_line(&json("Recording", recording))?,
+        Format::Text => output::line(text)?,
+    }
+    Ok(())
+}
+
+/// Names of all recordings.
+pub async fn names(transport: &Transport, place: &Place) -> Result<Vec<String>, Failure> {
+    Ok(all(transport, place).await?.into_iter().map(|recording| recording.name).collect())
+}
+
+async fn all(transport: &Transport, place: &Place) -> Result<Vec<pb::Recording>, Failure> {
+    if matches!(place, Place::Nowhere(_)) {
+        return Ok(Vec::new());
+    }
+    listing::every(async |page_token| {
         let request = pb::ListRecordingsRequest { page_size: PAGE, page_token, ..Default::default() };
         let page = transport.recordings().list_recordings(request).await?.into_inner();
         Ok((page.recordings, page.next_page_token))
-    });
+    })
+    .await
+}
+
+async fn list(transport: &Transport, place: &Place, format: Format) -> Result<(), Failure> {
     let heading = ["NAME", "STATE", "SOURCE", "STARTED", "SPAN", "PACKETS", "CONNECTIONS", "BYTES", "ID"];
     let shown = |recording: &pb::Recording| json("Recording", recording);
-    listing::print(format, ("recordings", "no recordings"), &recordings.await?, shown, heading, row)
+    let none = format!("no recordings {place}");
+    listing::print(format, ("recordings", &none), &all(transport, place).await?, shown, heading, row)
 }
 
 fn row(recording: &pb::Recording) -> Vec<String> {
@@ -135,10 +244,19 @@ fn source(recording: &pb::Recording) -> String {
     if source.upstream.is_empty() { kind } else { format!("{kind} {}", source.upstream) }
 }
 
-async fn show(transport: &Transport, id: String, format: Format) -> Result<(), Failure> {
+async fn show(
+    transport: &Transport,
+    id: String,
+    filter: Option<pb::EventFilter>,
+    format: Format,
+) -> Result<(), Failure> {
+    let is_filtered = filter.is_some();
     let request = pb::GetRecordingRequest { id: id.clone() };
     let recording = transport.recordings().get_recording(request).await?.into_inner();
-    let summary = transport.recordings().get_summary(pb::GetSummaryRequest { id }).await?.into_inner();
+    let summary = summary_of(transport, &id, filter).await?;
+    if is_filtered {
+        say_if_nothing(&summary, &id);
+    }
     match format {
         Format::Json => output::json_line(&Shown {
             recording: json("Recording", &recording),
@@ -146,6 +264,9 @@ async fn show(transport: &Transport, id: String, format: Format) -> Result<(), F
         })?,
         Format::Text => {
             output::line(output::table(&facts(&recording)))?;
+            if is_filtered {
+                output::line("\nof this, what was asked for:")?;
+            }
             let text = summary::text(&summary);
             if !text.is_empty() {
                 output::line(format!("\n{text}"))?;
@@ -155,9 +276,113 @@ async fn show(transport: &Transport, id: String, format: Format) -> Result<(), F
     Ok(())
 }
 
+async fn events(
+    transport: &Transport,
+    id: String,
+    filter: Option<pb::EventFilter>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let is_filtered = filter.is_some();
+    let request = pb::ReadEventsRequest { id: id.clone(), filter };
+    let mut count: u64 = 0;
+    let mut events = transport.recordings().read_events(request).await?.into_inner();
+    let mut out = NewFile::create(Path::new("-"))?;
+    while let Some(event) = events.message().await? {
+        count += 1;
+        match format {
+            Format::Json => writeln!(out, "{}", json("RecordedEvent", &event))?,
+            Format::Text => writeln!(out, "{}", event_line(&event))?,
+        }
+    }
+    out.finish()?;
+    if is_filtered && count == 0 {
+        say_nothing_matches(&id);
+    }
+    Ok(Exit::Passed)
+}
+
+/// Says what became of a recording whose server went away while it was followed.
+fn server_ended(failure: Failure, id: &str) -> Failure {
+    if failure.exit != Exit::Unreachable {
+        return failure;
+    }
+    failure.context(format!(
+        "the server ended; recording {id} is in its store: COMPLETE if the server was told to end, else INTERRUPTED \
+         with what had been flushed"
+    ))
+}
+
+async fn tail(
+    transport: &Transport,
+    id: String,
+    filter: Option<pb::EventFilter>,
+    format: Format,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    let request = pb::TailEventsRequest { id: id.clone(), filter };
+    let answer = transport.recordings().tail_events(request).await.map_err(|status| {
+        let ended = status.code() == tonic::Code::FailedPrecondition;
+        let failure = Failure::from(status);
+        if ended {
+            let error = failure.error;
+            let hint = format!("`mockforge recordings show --events {id}` prints what is in it");
+            Failure::new(failure.exit, anyhow::anyhow!("{error:#}; {hint}"))
+        } else {
+            failure
+        }
+    });
+    let mut stream = answer?.into_inner();
+    loop {
+        let element = tokio::select! {
+            element = stream.message() => element.map_err(|status| server_ended(status.into(), &id))?,
+            () = signals.asked() => return Ok(Exit::Passed),
+        };
+        let Some(element) = element else { return Ok(Exit::Passed) };
+        use pb::tail_events_response::Element;
+        match (format, &element.element) {
+            (Format::Json, _) => output::json_line(&json("TailEventsResponse", &element))?,
+            (Format::Text, Some(Element::Event(event))) => output::line(event_line(event))?,
+            (Format::Text, Some(Element::Gap(gap))) => {
+                output::line(format!(
+                    "({} not shown: too many to follow)",
+                    output::count(gap.missed, "event")
+                ))?;
+            }
+            (Format::Text, None) => {}
+        }
+    }
+}
+
+/// `     7     1.203412  1 dev-1         → PUBLISH a/b "on"`: number, seconds, connection and client, which way, what.
+fn event_line(event: &pb::RecordedEvent) -> String {
+    use pb::recorded_event::Kind;
+    let direction = match &event.kind {
+        Some(Kind::Packet(packet)) => packet.direction(),
+        Some(Kind::Raw(raw)) => raw.direction(),
+        Some(Kind::Fault(fault)) => fault.direction(),
+        _ => pb::Direction::Unspecified,
+    };
+    let arrow = match direction {
+        pb::Direction::ClientToServer => "→",
+        pb::Direction::ServerToClient => "←",
+        pb::Direction::Unspecified => " ",
+    };
+    let whose = match (event.connection, event.client_id.as_str()) {
+        (0, _) => String::new(),
+        (number, "") => number.to_string(),
+        (number, client) => format!("{number} {}", output::cell(client)),
+    };
+    let seconds = duration::from_proto(event.at.as_ref()).as_secs_f64();
+    format!("{:>7} {seconds:>12.6}  {whose:<20} {arrow} {}", event.seq, event.text)
+}
+
 fn facts(recording: &pb::Recording) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    vec![
+    let gaps = match recording.gaps {
+        0 => "none".to_owned(),
+        gaps => format!("{gaps}: SOMETHING IS MISSING"),
+    };
+    let mut rows = vec![
         row("name", recording.name.clone()),
         row("id", recording.id.clone()),
         row("state", state(recording)),
@@ -166,11 +391,14 @@ fn facts(recording: &pb::Recording) -> Vec<Vec<String>> {
         row("span", duration::show(duration::from_proto(recording.duration.as_ref()))),
         row("events", recording.events.to_string()),
         row("packets", format!("{} ({})", recording.packets, output::bytes(recording.bytes))),
-        row("gaps", recording.gaps.to_string()),
+        row("connections", recording.connections.to_string()),
+        row("gaps", gaps),
         row("sha256", if recording.sha256.is_empty() { "-".to_owned() } else { recording.sha256.clone() }),
         row("seed", recording.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string())),
         row("made by", format!("mockforge {}", recording.tool_version)),
-    ]
+    ];
+    rows.extend(recording.edits.iter().map(|edit| row("edited", edit.clone())));
+    rows
 }
 
 async fn mocks(
@@ -190,6 +418,7 @@ async fn mocks(
     for note in &inferred.notes {
         eprintln!("{note}");
     }
+    let output = output.filter(|path| !is_standard_output(path));
     if let Some(path) = &output {
         let mut file = NewFile::create(path)?;
         file.write_all(inferred.yaml.as_bytes())?;
@@ -204,110 +433,6 @@ async fn mocks(
         }
     }
     Ok(Exit::Passed)
-}
-
-async fn export(
-    transport: &Transport,
-    id: String,
-    output: Option<PathBuf>,
-    format: Format,
-) -> Result<Exit, Failure> {
-    let Some(path) = output else {
-        write_export(transport, id, &mut std::io::stdout().lock()).await?;
-        return Ok(Exit::Passed);
-    };
-    let size = export_to(transport, id, &path).await?;
-    match format {
-        Format::Json => output::json_line(&serde_json::json!({"output": path, "bytes": size}))?,
-        Format::Text => output::line(format!("wrote {} ({})", path.display(), output::bytes(size)))?,
-    }
-    Ok(Exit::Passed)
-}
-
-/// Writes the recording to `path`, which appears when it is whole. Answers with its size in bytes.
-///
-/// # Errors
-/// When the recording can't be read or the file not be written; nothing is left behind then.
-pub async fn export_to(transport: &Transport, id: String, path: &Path) -> Result<u64, Failure> {
-    let mut file = NewFile::create(path).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let size = write_export(transport, id, &mut file).await?;
-    file.finish()?;
-    Ok(size)
-}
-
-async fn write_export(transport: &Transport, id: String, out: &mut impl Write) -> Result<u64, Failure> {
-    let request = pb::ExportRecordingRequest { id, format: pb::RecordingFormat::Json.into() };
-    let mut pieces = transport.recordings().export_recording(request).await?.into_inner();
-    let mut size = 0;
-    while let Some(piece) = pieces.message().await? {
-        out.write_all(&piece.data)?;
-        size += piece.data.len() as u64;
-    }
-    out.flush()?;
-    Ok(size)
-}
-
-/// Sent at a time.
-const PIECE: usize = 64 << 10;
-
-async fn import(
-    transport: &Transport,
-    path: &Path,
-    name: Option<String>,
-    format: Format,
-) -> Result<(), Failure> {
-    let unreadable = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    // A file that can't be read to its end must not become a recording of its beginning.
-    let (told, trouble) = std::sync::mpsc::channel();
-    let pieces = stream::unfold((file, told, name), |(mut file, told, name)| async move {
-        let mut piece = vec![0; PIECE];
-        match std::io::Read::read(&mut file, &mut piece) {
-            Ok(0) => None,
-            Ok(len) => {
-                piece.truncate(len);
-                let request = pb::ImportRecordingRequest {
-                    name: name.unwrap_or_default(),
-                    format: pb::RecordingFormat::Json.into(),
-                    file: Some(body(piece)),
-                };
-                Some((request, (file, told, None)))
-            }
-            Err(error) => {
-                // The receiver outlives the stream.
-                let _ = told.send(error);
-                None
-            }
-        }
-    });
-    let answer = transport.recordings().import_recording(pieces).await;
-    if let Ok(error) = trouble.try_recv() {
-        return Err(unreadable(error));
-    }
-    let recording =
-        answer.map_err(|status| Failure::from(status).context(path.display().to_string()))?.into_inner();
-    match format {
-        Format::Json => output::json_line(&json("Recording", &recording))?,
-        Format::Text if recording.already_there() => {
-            output::line(format!("{} is already there as {}", path.display(), recording.name))?;
-        }
-        Format::Text => output::line(format!(
-            "imported {} as {}: {}, {} in all",
-            path.display(),
-            recording.name,
-            counts(&recording),
-            output::count(recording.events, "event"),
-        ))?,
-    }
-    Ok(())
-}
-
-fn body(piece: Vec<u8>) -> pb::google::api::HttpBody {
-    pb::google::api::HttpBody {
-        content_type: "application/json".to_owned(),
-        data: Bytes::from(piece),
-        extensions: Vec::new(),
-    }
 }
 
 /// Goes on after one that can't be deleted, and ends as the worst did.

@@ -9,11 +9,13 @@ use super::{
     exit::{Exit, Failure},
     file::NewFile,
     host,
+    input::{Input, shown},
     output::{self, Format},
     progress::Progress,
     report::Report,
     session_file,
     signal::Signals,
+    transfer::parse_format,
     transport::Transport,
 };
 use crate::{
@@ -21,15 +23,21 @@ use crate::{
     control::{Control, ReplaySource, pb},
     net::{BadUrl, MqttUrl},
     packet::TopicFilter,
-    recording::player::{Repeat, Speed},
+    recording::{
+        RecordingFormat,
+        player::{Repeat, Speed},
+    },
 };
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("source").required(true).args(["input", "recording"])))]
 pub struct ReplayArgs {
-    /// The file to play, as `mqtt record` writes it
+    /// The file to play, of any format that `recordings import` takes; `-` is standard input
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// Of the file: json, ndjson, mcap, pcapng or csv [default: what its content says]
+    #[arg(long = "format", value_name = "FORMAT", value_parser = parse_format, requires = "input")]
+    file_format: Option<RecordingFormat>,
     /// Play a recording of the store (of the running server, if there is one) instead: id or name
     #[arg(long, value_name = "NAME")]
     recording: Option<String>,
@@ -84,7 +92,7 @@ pub struct ReplayArgs {
     /// Say what would be sent and how long it would take
     #[arg(long)]
     dry_run: bool,
-    /// Write what was played and how it went to this file, as JSON
+    /// Write what was played and how it went to this file, as JSON; `-` is standard output
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 }
@@ -136,7 +144,7 @@ impl ReplayArgs {
 
     /// What is played, as typed.
     fn name(&self) -> String {
-        let path = self.input.as_ref().map(|path| path.display().to_string());
+        let path = self.input.as_deref().map(shown);
         path.or_else(|| self.recording.clone()).unwrap_or_default()
     }
 
@@ -185,9 +193,9 @@ pub async fn run(
     args.check()?;
     if let Some(receipt) = &args.receipt {
         // Better now than after the replay; nothing is left behind.
-        drop(NewFile::create(receipt).map_err(|error| Failure::new(Exit::Usage, error))?);
+        NewFile::check(receipt).map_err(|error| Failure::new(Exit::Usage, error))?;
     }
-    let mut stage = Stage::new(&args, server, config).await?;
+    let mut stage = Stage::new(&args, server, config, signals).await?;
     let (name, spec) = (args.name(), args.request());
     let speed = spec.speed();
     let outcome = if args.dry_run {
@@ -200,16 +208,19 @@ pub async fn run(
     let report = outcome?;
     if let Some(path) = &args.receipt {
         let mut file = NewFile::create(path)?;
-        serde_json::to_writer_pretty(&mut file, &report.receipt(args.input.as_deref())?)
-            .map_err(std::io::Error::from)?;
+        let unreadable = |error| Failure::usage(format!("{}: {error}", args.name()));
+        let receipt = report.receipt(stage.input).map_err(unreadable)?;
+        serde_json::to_writer_pretty(&mut file, &receipt).map_err(std::io::Error::from)?;
         file.finish()?;
     }
-    match format {
-        Format::Json => output::json_line(&report)?,
-        Format::Text => match report.text() {
-            text if text.is_empty() => {}
-            text => output::line(text)?,
-        },
+    let text = match format {
+        Format::Json => serde_json::to_string(&report).map_err(std::io::Error::from)?,
+        Format::Text => report.text(),
+    };
+    match &args.receipt {
+        _ if text.is_empty() => {}
+        Some(receipt) => output::line_beside(receipt, text)?,
+        None => output::line(text)?,
     }
     report.verdict()
 }
@@ -219,23 +230,32 @@ struct Stage {
     transport: Transport,
     /// A file, which only our own can play.
     file: Option<(Control, ReplaySource)>,
+    /// That file.
+    input: Option<Input>,
 }
 
 impl Stage {
-    async fn new(args: &ReplayArgs, server: Option<&str>, config: &Config) -> Result<Self, Failure> {
+    async fn new(
+        args: &ReplayArgs,
+        server: Option<&str>,
+        config: &Config,
+        signals: &Signals,
+    ) -> Result<Self, Failure> {
         let Some(path) = &args.input else {
             let transport = match server {
                 Some(server) => Transport::connect(Some(server), config).await?.0,
-                None => host::find_or_store_alone(config).await?,
+                None => host::find_or_store_alone(config).await?.0,
             };
-            return Ok(Self { transport, file: None });
+            return Ok(Self { transport, file: None, input: None });
         };
         if server.is_some() {
             return Err(Failure::usage("--input is played by this process; with --server, say --recording"));
         }
-        let source = session_file::open(path)?;
+        let input = Input::open(path, signals).await?;
+        let source = session_file::of_input(path, input.clone(), args.file_format)?;
         let control = host::alone(config);
-        Ok(Self { transport: Transport::alone(control.clone()), file: Some((control, source)) })
+        let transport = Transport::alone(control.clone());
+        Ok(Self { transport, file: Some((control, source)), input: Some(input) })
     }
 
     async fn plan(&mut self, spec: pb::ReplaySpec) -> Result<pb::ReplayPlan, Failure> {

@@ -1,6 +1,6 @@
 //! How a replay went: for people, for programs, and as a receipt.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     duration,
     exit::{Exit, Failure},
+    input::Input,
     output,
 };
 use crate::{control::pb, net::replay::ReplayOutcome};
@@ -189,7 +190,7 @@ impl Report {
     ///
     /// # Errors
     /// If that file can't be read again.
-    pub fn receipt(&self, input: Option<&Path>) -> std::io::Result<Receipt<'_>> {
+    pub fn receipt(&self, input: Option<Input>) -> std::io::Result<Receipt<'_>> {
         Ok(Receipt {
             tool_version: env!("CARGO_PKG_VERSION"),
             finished_at: jiff::Timestamp::now().to_string(),
@@ -347,9 +348,9 @@ fn as_map<S: Serializer>(topics: &[(String, u64)], serializer: S) -> Result<S::O
     serializer.collect_map(topics.iter().map(|(topic, count)| (topic, count)))
 }
 
-fn sha256(path: &Path) -> std::io::Result<String> {
+fn sha256(mut file: Input) -> std::io::Result<String> {
     let mut hash = Sha256::new();
-    std::io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
+    std::io::copy(&mut file, &mut hash)?;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -504,7 +505,8 @@ mod tests {
     fn a_receipt_has_the_hash_of_the_file_and_the_report() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let report = report(pb::ReplayVerdict::Passed);
-        let receipt = serde_json::to_value(report.receipt(Some(file.path())).unwrap()).unwrap();
+        let receipt =
+            serde_json::to_value(report.receipt(Some(Input::new(file.reopen().unwrap()))).unwrap()).unwrap();
         // SHA-256 of nothing.
         assert_eq!(
             receipt["input_sha256"],

@@ -1,23 +1,29 @@
 //! `serve`: a broker or a proxy until it is told to end.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{error, info, warn};
 
 use super::{
     broker::describe,
+    duration,
+    edits::RedactionArgs,
     exit::{Exit, Failure},
     host::{Host, name_port_flags},
     output::{self, Format, json},
     record, session_file,
-    signal::{HangUp, Signals},
+    signal::{HangUp, Signals, UserSignal},
+    size,
+    transfer::say,
     transport::Transport,
 };
 use crate::{
     config::{Config, ConfigError, Flag},
     control::{Control, pb},
     fault::settings_rules,
+    recorder::Reason,
+    recording::{RecordingFormat, RingLimits},
 };
 
 #[derive(Debug, clap::Args)]
@@ -40,12 +46,21 @@ pub struct ServeArgs {
     /// Draw random values from this number, so that they are the same again
     #[arg(long, value_name = "N")]
     seed: Option<String>,
-    /// Inject the faults of a recording again, in place of what rules say: its name or id in the store, or a .json file
+    /// Inject the faults of a recording again, in place of what rules say: its name or id in the store, or a file
     #[arg(long, value_name = "RECORDING")]
     chaos_from: Option<String>,
     /// Record everything under this name until the server ends
     #[arg(long, value_name = "NAME")]
     record: Option<String>,
+    /// Keep what passed last in so much memory, such as 64MiB (at least 64KiB), to be written down when asked to: by `recordings snapshot`,
+    /// SIGUSR1, or what recorder.ring_triggers says
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    ring: Option<u64>,
+    /// How far back that goes at most [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    ring_duration: Option<Duration>,
+    #[command(flatten)]
+    redaction: RedactionArgs,
     /// Port of the HTTP interface; 0 takes a free one
     #[arg(long, value_name = "PORT")]
     http_port: Option<String>,
@@ -77,6 +92,12 @@ impl ServeArgs {
             ("mqtt.tls.enabled", "--mqtt-tls", switch(self.mqtt_tls)),
             ("mqtt.upstream", "--upstream", self.upstream.clone()),
             ("mqtt.seed", "--seed", self.seed.clone()),
+            ("recorder.ring_bytes", "--ring", self.ring.map(|size| size.to_string())),
+            (
+                "recorder.ring_duration_secs",
+                "--ring-duration",
+                self.ring_duration.map(|duration| duration.as_secs().to_string()),
+            ),
             ("http.port", "--http-port", self.http_port.clone()),
             ("http.host", "--http-host", self.http_host.clone()),
             ("grpc.port", "--grpc-port", self.grpc_port.clone()),
@@ -104,8 +125,14 @@ pub async fn run(
              MOCKFORGE_MQTT_ENABLED=true",
         ));
     }
+    if args.ring_duration.is_some() && config.recorder.ring.is_none() {
+        return Err(Failure::usage(
+            "--ring-duration is for --ring SIZE, or recorder.ring_bytes: neither is there",
+        ));
+    }
     let began_with = config.clone();
-    let started = Host::start(config, async |control: &Control| prepare(control, &args).await).await;
+    let ring = config.recorder.ring.as_ref().map(|ring| ring.limits);
+    let started = Host::start(config, async |control: &Control| prepare(control, &args, signals).await).await;
     let (mut host, Prepared { script, recording }) =
         started.map_err(|failure| name_port_flags(failure, PORT_FLAGS))?;
     match format {
@@ -122,14 +149,21 @@ pub async fn run(
             if let Some(recording) = &recording {
                 output::line(format!("recording {}", recording.name))?;
             }
+            if let Some(RingLimits { bytes, duration }) = ring {
+                let (size, duration) = (output::bytes(bytes as u64), duration::show(duration));
+                output::line(format!("keeping the last {duration}, up to {size}, for snapshots"))?;
+            }
         }
     }
-    let mut hang_up = HangUp::new()?;
+    let refused = |error| Failure::new(Exit::Failed, error);
+    let mut hang_up = HangUp::new().map_err(refused)?;
+    let mut user_signal = UserSignal::new().map_err(refused)?;
     loop {
         tokio::select! {
             () = signals.asked() => break,
             // Somebody asked for it over the API, or it failed.
             () = host.ended() => break,
+            () = user_signal.recv() => drop(tokio::spawn(snapshot(host.control().clone()))),
             () = hang_up.recv() => apply(&host, &began_with, read_again()),
         }
     }
@@ -143,6 +177,13 @@ pub async fn run(
     exit
 }
 
+async fn snapshot(control: Control) {
+    // What became of it is in the log.
+    if let Err(error) = control.snapshot(None, None, Reason::Said("SIGUSR1".to_owned())).await {
+        error!(%error, "no snapshot was written");
+    }
+}
+
 /// What is in force for the first client.
 struct Prepared {
     /// How many faults are injected again, and of which recording.
@@ -150,14 +191,26 @@ struct Prepared {
     recording: Option<pb::Recording>,
 }
 
-async fn prepare(control: &Control, args: &ServeArgs) -> Result<Prepared, Failure> {
+async fn prepare(control: &Control, args: &ServeArgs, signals: &Signals) -> Result<Prepared, Failure> {
     let script = match &args.chaos_from {
-        Some(from) => Some((load_script(control, from).await?, from.clone())),
+        Some(from) => Some((load_script(control, from, signals).await?, from.clone())),
         None => None,
     };
+    let redaction = args.redaction.redaction()?;
+    match (&redaction, control.has_ring()) {
+        (None, _) => {}
+        (Some(redaction), true) => {
+            let set = control.redact_snapshots(redaction.clone());
+            set.map_err(|error| Failure::from(Status::from(error)).context("--redact"))?;
+        }
+        (Some(_), false) if args.record.is_some() => {}
+        (Some(_), false) => {
+            return Err(Failure::usage("--redact is for --record and --ring, and neither is there"));
+        }
+    }
     let recording = match &args.record {
         Some(name) => {
-            let request = pb::StartRecordingRequest { name: name.clone(), ..Default::default() };
+            let request = pb::StartRecordingRequest { name: name.clone(), redaction, ..Default::default() };
             Some(record::start(&Transport::to_server(control), request).await?)
         }
         None => None,
@@ -165,10 +218,9 @@ async fn prepare(control: &Control, args: &ServeArgs) -> Result<Prepared, Failur
     Ok(Prepared { script, recording })
 }
 
-async fn load_script(control: &Control, from: &str) -> Result<u64, Failure> {
-    let is_file = Path::new(from).extension().is_some_and(|extension| extension == "json");
-    let loaded = match is_file {
-        true => control.load_script(session_file::open(Path::new(from))?).await,
+async fn load_script(control: &Control, from: &str, signals: &Signals) -> Result<u64, Failure> {
+    let loaded = match RecordingFormat::of_path(Path::new(from)).is_some() {
+        true => control.load_script(session_file::open(Path::new(from), None, signals).await?).await,
         false => control.load_stored_script(from).await,
     };
     loaded.map_err(|error| Failure::from(Status::from(error)).context(format!("--chaos-from {from}")))
@@ -212,7 +264,14 @@ fn chaos_rules(config: &Config) -> u64 {
 }
 
 async fn finish(host: &Host, recording: pb::Recording, format: Format) -> Result<Exit, Failure> {
+    let request = pb::GetRecordingRequest { id: recording.id.clone() };
+    let there = host.transport().recordings().get_recording(request).await;
+    if there.is_err_and(|status| status.code() == Code::NotFound) {
+        info!(name = %recording.name, "the recording was ended and deleted while the server ran");
+        return Ok(Exit::Passed);
+    }
     let recording = record::stop(host.transport(), recording.id).await?;
+    say(&recording.notes);
     if format == Format::Text {
         output::line(record::describe(&recording))?;
     }

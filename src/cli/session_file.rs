@@ -1,34 +1,47 @@
 //! A recording in a file, read in place: for replays that need neither store nor server.
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
+    sync::{Arc, Once},
 };
 
-use super::exit::{Exit, Failure};
+use super::{
+    exit::Failure,
+    input::{Input, shown},
+    signal::Signals,
+    transfer::{of_file, say},
+};
 use crate::{
     control::ReplaySource,
     net::replay::{EventSource, Events, EventsError},
-    recording::{
-        RecordingSource,
-        json::{JsonError, JsonErrorKind, JsonReader},
-    },
+    recording::{Event, FileError, FileEvents, ReadOptions, RecordingFile, RecordingFormat, RecordingSource},
 };
 
-/// The recording in the file, which is known to be whole afterwards.
+/// The recording in the file, which is known to be whole afterwards. `format` is what it says by
+/// itself if `None`.
 ///
 /// # Errors
-/// [`Exit::Usage`] for a file that can't be read or is of another version, [`Exit::Damaged`] for a
-/// broken one, with line and column.
-pub fn open(path: &Path) -> Result<ReplaySource, Failure> {
-    let file = File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    let reader = JsonReader::open(file).map_err(|error| failure(path, &error))?;
+/// [`Exit::Usage`](super::exit::Exit) for a file that can't be read or is of another version,
+/// [`Exit::Damaged`](super::exit::Exit) for a broken one, with its place.
+pub async fn open(
+    path: &Path,
+    format: Option<RecordingFormat>,
+    signals: &Signals,
+) -> Result<ReplaySource, Failure> {
+    of_input(path, Input::open(path, signals).await?, format)
+}
+
+/// As [`open`], of the file at `path` that is open already.
+pub fn of_input(path: &Path, file: Input, format: Option<RecordingFormat>) -> Result<ReplaySource, Failure> {
+    let options = ReadOptions { format, named: RecordingFormat::of_path(path), ..ReadOptions::default() };
+    let reader = RecordingFile::open(file.clone(), &options).map_err(|error| of_file(path, &error))?;
     let head = reader.head();
+    // Once is enough for a file that is sniffed.
+    let options = ReadOptions { format: Some(reader.format()), ..options };
     Ok(ReplaySource {
         id: String::new(),
-        name: path.display().to_string(),
-        events: events(path.to_owned()),
+        name: shown(path),
+        events: events(file, options),
         deliveries: head.source.as_ref().is_some_and(RecordingSource::is_subscriber),
         gaps: head.gaps,
         state: head.state,
@@ -36,20 +49,31 @@ pub fn open(path: &Path) -> Result<ReplaySource, Failure> {
 }
 
 /// Its events, as often as asked for.
-fn events(path: PathBuf) -> EventSource {
+fn events(file: Input, options: ReadOptions) -> EventSource {
+    let said = Arc::new(Once::new());
     Arc::new(move || {
-        let reader = JsonReader::open(File::open(&path)?)?;
-        let events = reader.into_events()?.map(|event| event.map_err(EventsError::from));
-        Ok(Box::new(events) as Events)
+        let events = RecordingFile::open(file.clone(), &options)?.into_events()?;
+        let noting = Noting { events, said: said.clone() };
+        Ok(Box::new(noting.map(|event| event.map_err(EventsError::from))) as Events)
     })
 }
 
-fn failure(path: &Path, error: &JsonError) -> Failure {
-    let exit = match error.kind {
-        JsonErrorKind::Io | JsonErrorKind::Unsupported => Exit::Usage,
-        JsonErrorKind::Truncated | JsonErrorKind::Invalid => Exit::Damaged,
-    };
-    Failure::new(exit, anyhow::anyhow!("{}: {error}", path.display()))
+/// Events whose notes are said when they have come to their end, the first time they are read.
+struct Noting {
+    events: FileEvents<Input>,
+    said: Arc<Once>,
+}
+
+impl Iterator for Noting {
+    type Item = Result<Event, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.events.next();
+        if next.is_none() {
+            self.said.call_once(|| say(&self.events.notes()));
+        }
+        next
+    }
 }
 
 #[cfg(test)]
@@ -57,42 +81,47 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::recording::RecordingState;
+    use crate::{cli::exit::Exit, recording::RecordingState};
 
-    fn check(text: &str, exit: Exit) -> String {
+    async fn opened(path: &Path) -> Result<ReplaySource, Failure> {
+        open(path, None, &Signals::install().unwrap()).await
+    }
+
+    async fn check(text: &str, exit: Exit) -> String {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        let failure = open(file.path()).err().unwrap();
+        let failure = opened(file.path()).await.err().unwrap();
         assert_eq!(failure.exit, exit, "{}", failure.error);
         failure.error.to_string()
     }
 
-    #[test]
-    fn a_damaged_file_is_exit_code_5_with_its_place() {
-        let text = check(r#"{"version": 1, "messages": [{"t_ms": 0, "#, Exit::Damaged);
+    #[tokio::test]
+    async fn a_damaged_file_is_exit_code_5_with_its_place() {
+        let text = check(r#"{"version": 1, "messages": [{"t_ms": 0, "#, Exit::Damaged).await;
         assert!(text.contains("line 1, column"), "{text}");
     }
 
-    #[test]
-    fn a_file_of_another_version_or_none_is_exit_code_2() {
-        check(r#"{"format": "mockforge.mqtt.session", "version": 99, "events": []}"#, Exit::Usage);
-        assert_eq!(open(Path::new("/nowhere.json")).err().unwrap().exit, Exit::Usage);
+    #[tokio::test]
+    async fn a_file_of_another_version_or_none_is_exit_code_2() {
+        check(r#"{"format": "mockforge.mqtt.session", "version": 99, "events": []}"#, Exit::Usage).await;
+        assert_eq!(opened(Path::new("/nowhere.json")).await.err().unwrap().exit, Exit::Usage);
     }
 
-    #[test]
-    fn gaps_and_state_are_taken_from_the_head() {
+    #[tokio::test]
+    async fn gaps_and_state_are_taken_from_the_head() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(br#"{"version": 1, "gaps": 2, "state": "interrupted", "messages": []}"#).unwrap();
-        let source = open(file.path()).unwrap();
+        let source = opened(file.path()).await.unwrap();
         assert_eq!((source.gaps, source.state), (2, Some(RecordingState::Interrupted)));
     }
 
-    #[test]
-    fn events_can_be_read_more_than_once() {
+    #[tokio::test]
+    async fn events_can_be_read_more_than_once() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(br#"{"version": 1, "messages": [{"t_ms": 0, "topic": "a/b", "payload": "on"}]}"#)
             .unwrap();
-        let source = events(file.path().to_owned());
+        let input = Input::open(file.path(), &Signals::install().unwrap()).await.unwrap();
+        let source = events(input, ReadOptions::default());
         let counts = [(); 2].map(|()| source().unwrap().filter(|event| event.is_ok()).count());
         assert_eq!(counts[0], counts[1]);
         assert!(counts[0] > 0);

@@ -1,5 +1,5 @@
 //! Ctrl-C and SIGTERM: the first asks a command to end, a second ends it at once. SIGHUP asks a server to read its settings
-//! again.
+//! again, SIGUSR1 to write down what its flight recorder has.
 
 use tokio::sync::watch;
 
@@ -35,6 +35,12 @@ impl Signals {
         Ok(Self { asked })
     }
 
+    /// As if the process had been asked to end.
+    #[cfg(test)]
+    pub fn given() -> Self {
+        Self { asked: watch::channel(true).1 }
+    }
+
     /// Completes once the process has been asked to end, however long ago.
     pub async fn asked(&self) {
         let mut asked = self.asked.clone();
@@ -53,6 +59,31 @@ impl HangUp {
     #[cfg(unix)]
     pub fn new() -> std::io::Result<Self> {
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Self)
+    }
+
+    #[cfg(not(unix))]
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self())
+    }
+
+    /// Completes when it comes.
+    pub async fn recv(&mut self) {
+        #[cfg(unix)]
+        self.0.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+    }
+}
+
+/// SIGUSR1, from its creation on; nothing where there is no such signal.
+pub struct UserSignal(#[cfg(unix)] tokio::signal::unix::Signal);
+
+impl UserSignal {
+    /// # Errors
+    /// If the operating system refuses the handler.
+    #[cfg(unix)]
+    pub fn new() -> std::io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1()).map(Self)
     }
 
     #[cfg(not(unix))]

@@ -24,8 +24,8 @@ use self::{
     document::{BadEntry, Content, Document},
     layer::Layer,
     setting::{
-        AFFECTED_TOPICS, CHAOS_RULES, Given, Kind, MOCKS, SLOW_SUBSCRIBER_DELAY, Support, TLS_ENABLED,
-        WEBHOOKS,
+        AFFECTED_TOPICS, CHAOS_RULES, Given, Kind, MOCKS, RING_TRIGGERS, SLOW_SUBSCRIBER_DELAY, Support,
+        TLS_ENABLED, WEBHOOKS,
     },
 };
 pub use self::{
@@ -41,8 +41,14 @@ use crate::{
     field::BadField,
     mock::{MockError, MockLimits, MockSpec, make_mocks},
     packet::QoS,
+    recorder::{Trigger, TriggerSpec},
+    recording::{OnOverload, RingLimits},
+    store::Retention,
     webhook::{MASK, WebhookSpec, check_webhooks, is_secret_name, masked_url},
 };
+
+/// The least that the flight recorder can do with, in bytes.
+const RING_MIN: usize = 64 << 10;
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +118,7 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// Zero: durable before a packet is passed on.
     pub flush_interval: Duration,
+    pub retention: Retention,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +126,17 @@ pub struct RecorderConfig {
     pub memory_bytes: usize,
     /// Longest packet that a proxy records whole, in bytes.
     pub packet_bytes: usize,
+    pub on_overload: OnOverload,
+    /// The flight recorder, if there is one.
+    pub ring: Option<RingConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RingConfig {
+    pub limits: RingLimits,
+    pub triggers: Vec<TriggerSpec>,
+    /// Between two triggers that fire.
+    pub cooldown: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -269,10 +287,19 @@ impl Config {
             store: StoreConfig {
                 path: checked.text("store.path").into(),
                 flush_interval: Duration::from_millis(checked.integer("store.flush_interval_ms")),
+                retention: Retention {
+                    bytes: Some(checked.integer("store.max_bytes")).filter(|&bytes| bytes > 0),
+                    age: Some(checked.integer("store.max_age_secs"))
+                        .filter(|&seconds| seconds > 0)
+                        .map(Duration::from_secs),
+                },
             },
             recorder: RecorderConfig {
                 memory_bytes: checked.integer("recorder.memory_bytes"),
                 packet_bytes: checked.integer("recorder.packet_bytes"),
+                on_overload: OnOverload::from_name(&checked.text("recorder.on_overload"))
+                    .expect("the table has it checked"),
+                ring: checked.ring()?,
             },
             log: LogConfig { level: checked.text("log.level") },
             file: None,
@@ -404,6 +431,34 @@ impl Checked {
 
     fn webhooks(&self, folder: &Path) -> Result<Vec<WebhookSpec>, ConfigError> {
         self.list(WEBHOOKS, |specs| check_webhooks(specs, &|path| read_file(folder, path)))
+    }
+
+    fn ring(&self) -> Result<Option<RingConfig>, ConfigError> {
+        let triggers = self.list(RING_TRIGGERS, |specs: &[TriggerSpec]| {
+            let wrong = specs.iter().enumerate();
+            let mut wrong = wrong.filter_map(|(position, spec)| Some((position, Trigger::new(spec).err()?)));
+            wrong.next().map_or(Ok(()), Err)
+        })?;
+        let bytes: usize = self.integer("recorder.ring_bytes");
+        if bytes == 0 {
+            return Ok(None);
+        }
+        if bytes < RING_MIN {
+            let key = "recorder.ring_bytes";
+            let origin = self.values[key].1.clone();
+            let reason = format!(
+                "{bytes} bytes are too few: at least {RING_MIN}, or 0 for none; --ring takes units, such as 64MiB"
+            );
+            return Err(ConfigError::Invalid { origin, key, reason });
+        }
+        Ok(Some(RingConfig {
+            limits: RingLimits {
+                bytes,
+                duration: Duration::from_secs(self.integer("recorder.ring_duration_secs")),
+            },
+            triggers,
+            cooldown: Duration::from_secs(self.integer("recorder.ring_cooldown_secs")),
+        }))
     }
 
     fn chaos(&self) -> Result<ChaosSpec, ConfigError> {

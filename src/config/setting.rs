@@ -3,7 +3,7 @@
 //! The file's keys, the environment's variables and `config show` all come from this one table.
 
 use super::{document::Document, file::parse_list};
-use crate::auth::UserList;
+use crate::{auth::UserList, recording::OnOverload};
 
 /// One key of the file, and the variable of the same path.
 #[derive(Debug)]
@@ -263,12 +263,20 @@ pub const SETTINGS: &[Setting] = &[
     full("insecure_api", Kind::Switch, "false", "let others reach the control plane without a token"),
     full("store.path", Kind::Text(check_not_empty), ".mockforge", "folder of the recordings; a relative one starts at the working directory"),
     full("store.flush_interval_ms", Kind::Integer { min: 0, max: 60_000 }, "250", "what kill -9 may cost; 0 stores each packet before it is passed on"),
-    full("recorder.memory_bytes", Kind::Integer { min: 1 << 20, max: 1 << 40 }, "67108864", "what a recording may hold unwritten before it slows the traffic down"),
+    full("store.max_bytes", Kind::Integer { min: 0, max: 1 << 50 }, "0", "bytes of recordings in the store, above which the oldest go; 0 is no limit"),
+    full("store.max_age_secs", Kind::Integer { min: 0, max: 10 * 366 * 86_400 }, "0", "recordings go so long after they were stored; 0 is never"),
+    full("recorder.memory_bytes", Kind::Integer { min: 1 << 20, max: 1 << 40 }, "67108864", "what a recording may hold unwritten before `on_overload` says what happens"),
     full("recorder.packet_bytes", Kind::Integer { min: 1 << 10, max: 268_435_460 }, "16777216", "longest packet that a proxy records whole; longer ones are recorded in raw pieces"),
+    full("recorder.on_overload", Kind::Text(check_on_overload), "block", "what gives way when `memory_bytes` are in use: `block` slows the traffic down, `drop` leaves out events and counts them"),
+    full("recorder.ring_bytes", Kind::Integer { min: 0, max: 1 << 40 }, "0", "memory for the flight recorder: what passed last, to be written down when asked to; 0 keeps nothing, else at least 65536"),
+    full("recorder.ring_duration_secs", Kind::Integer { min: 1, max: 86_400 }, "600", "how far back it goes at most"),
+    full(RING_TRIGGERS, Kind::List, "[]", "what makes it write by itself: errors, or messages"),
+    full("recorder.ring_cooldown_secs", Kind::Integer { min: 0, max: 86_400 }, "60", "least time between two of those"),
     full("log.level", Kind::Text(check_not_empty), "info", "error, warn, info, debug, trace, or a filter such as `info,mockforge::net=debug`"),
 ];
 
 pub const MOCKS: &str = "mqtt.mocks";
+pub const RING_TRIGGERS: &str = "recorder.ring_triggers";
 pub const WEBHOOKS: &str = "mqtt.webhooks";
 pub const CHAOS_RULES: &str = "mqtt.chaos.rules";
 pub const SLOW_SUBSCRIBER_DELAY: &str = "mqtt.chaos.slow_subscriber.delay_ms";
@@ -291,6 +299,13 @@ const fn refused(key: &'static str, kind: Kind, default: &'static str, about: &'
 
 fn check_not_empty(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn check_on_overload(text: &str) -> Result<(), String> {
+    match OnOverload::from_name(text) {
+        Some(_) => Ok(()),
+        None => Err(format!("expected block or drop, found \"{text}\"")),
+    }
 }
 
 fn check_users(users: &str) -> Result<(), String> {

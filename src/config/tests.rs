@@ -133,7 +133,9 @@ fn an_unknown_section_is_named_with_place_and_nearest() {
 fn an_unknown_key_like_none_lists_the_known() {
     check_error(
         "store:\n  zebra: 1\n",
-        expect![[r#"mockforge.yaml:2:3: unknown key "zebra" in store; known are path, flush_interval_ms"#]],
+        expect![[
+            r#"mockforge.yaml:2:3: unknown key "zebra" in store; known are path, flush_interval_ms, max_bytes, max_age_secs"#
+        ]],
     );
 }
 

@@ -1,5 +1,7 @@
 //! The rpcs of `Admin`: the server itself.
 
+use std::path::{self, Path, PathBuf};
+
 use super::{
     Control, ControlError, ControlStream,
     fields::Fields,
@@ -30,7 +32,7 @@ impl Control {
             started_at: Some(time::timestamp(self.started_at())),
             uptime: Some(time::duration(self.uptime())),
             pid: std::process::id(),
-            store_path: parts.store.path.display().to_string(),
+            store_path: absolute(&parts.store.path).display().to_string(),
             seed: parts.chaos.seed(),
         })
     }
@@ -74,4 +76,9 @@ impl Control {
         self.parts().stop.cancel();
         Ok(pb::ShutdownResponse {})
     }
+}
+
+/// Whoever asks may be in another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,14 +1,18 @@
 //! The own broker, as the control plane sees it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{ControlError, MqttServer, pb, server::Outcomes};
+use super::{
+    ControlError, MqttServer, in_force, pb,
+    server::{AtThatMoment, Outcomes},
+};
 use crate::{
     broker::{ClientView, SubscriptionView},
     net::{BrokerHandle, MqttUrl, Outgoing, Stopped},
     packet::ReasonCode,
     recording::RecordingSource,
     session::ApplicationMessage,
+    tap::Tap,
 };
 
 /// The broker of this process.
@@ -16,11 +20,19 @@ pub struct BrokerServer {
     broker: BrokerHandle,
     /// Where it listens; `Subscribe` connects there like any other subscriber.
     url: MqttUrl,
+    /// What is published here comes in no packet.
+    tap: Tap,
 }
 
 impl BrokerServer {
-    pub fn new(broker: BrokerHandle, url: MqttUrl) -> Self {
-        Self { broker, url }
+    pub fn new(broker: BrokerHandle, url: MqttUrl, tap: Tap) -> Self {
+        Self { broker, url, tap }
+    }
+}
+
+fn tell_retained(tap: &Tap, now: Instant, message: &ApplicationMessage, expiry: Option<u32>) {
+    if message.retain {
+        tap.in_force(now, || in_force::published(message, expiry));
     }
 }
 
@@ -41,7 +53,9 @@ impl MqttServer for BrokerServer {
         mut message: ApplicationMessage,
         expiry: Option<u32>,
     ) -> Result<pb::PublishResponse, ControlError> {
+        let tap = self.tap.clone();
         let run = self.broker.run(move |broker, now| {
+            tell_retained(&tap, now, &message, expiry);
             message.expires_at = expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
             broker.publish(now, message)
         });
@@ -50,8 +64,10 @@ impl MqttServer for BrokerServer {
 
     async fn publish_all(&self, messages: Vec<Outgoing>) -> Outcomes {
         let count = messages.len();
+        let tap = self.tap.clone();
         let run = self.broker.run(move |broker, now| {
             for (mut message, expiry) in messages {
+                tell_retained(&tap, now, &message, expiry);
                 message.expires_at = expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
                 broker.publish(now, message);
             }
@@ -70,6 +86,18 @@ impl MqttServer for BrokerServer {
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionView>, ControlError> {
         Ok(self.broker.run(|broker, _| broker.subscriptions()).await?)
+    }
+
+    async fn in_force(&self, then: AtThatMoment) -> Result<Vec<String>, ControlError> {
+        let run = self.broker.run(|broker, now| {
+            let mut states = in_force::subscriptions(broker.subscriptions());
+            states.extend(
+                broker.retained_messages(now).filter_map(|message| in_force::retained(&message, now)),
+            );
+            then(states);
+        });
+        run.await?;
+        Ok(Vec::new())
     }
 
     async fn disconnect(

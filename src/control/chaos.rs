@@ -27,7 +27,7 @@ use crate::{
     field::BadField,
     metrics::{Family, label},
     packet::PacketType,
-    recording::{ClientPattern, Direction, EventKind},
+    recording::{Direction, EventKind, NamePattern},
 };
 
 use pb::chaos_action::Action;
@@ -605,7 +605,7 @@ fn fault_filter(fields: &mut Fields, filter: Option<pb::FaultFilter>) -> FaultFi
     let filter = filter.unwrap_or_default();
     let said = |text: String| (!text.is_empty()).then_some(text);
     FaultFilter {
-        client: said(filter.client).map(ClientPattern::new),
+        client: said(filter.client).map(NamePattern::new),
         rule: said(filter.rule),
         action: said(filter.action),
         direction: fields.choice("filter.direction", filter.direction).map(|direction| match direction {

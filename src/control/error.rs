@@ -24,7 +24,7 @@ pub enum ControlError {
     Unsupported(&'static str),
     #[error("no client {client_id:?} {what}")]
     ClientNotFound { client_id: String, what: &'static str },
-    #[error("upstream {upstream}: {what}")]
+    #[error("{}", of_upstream(upstream, what))]
     UpstreamUnavailable { upstream: String, what: String },
     #[error("{0}")]
     RecordingNotFound(String),
@@ -34,8 +34,14 @@ pub enum ControlError {
     RecordingActive { name: String },
     #[error("recording {name:?} is not being made by this server")]
     RecordingEnded { name: String },
+    #[error("{0}")]
+    NothingMeant(String),
+    #[error("no flight recorder is running: start the server with --ring, or set recorder.ring_bytes")]
+    NoRing,
     #[error("the file is no recording: {0}")]
     BadFile(String),
+    #[error("the file cannot be read here: {0}")]
+    UnsupportedFile(String),
     #[error("the store can't be used: {0}")]
     Store(String),
     #[error("{0}")]
@@ -44,6 +50,8 @@ pub enum ControlError {
     StoreDamaged(String),
     #[error("{0}")]
     RecordingDamaged(String),
+    #[error("{0}")]
+    TooDifferent(String),
     #[error("no mock {id:?}")]
     MockNotFound { id: String },
     #[error("a mock {id:?} exists already")]
@@ -101,11 +109,14 @@ impl ControlError {
 
     pub fn code(&self) -> Code {
         match self {
-            Self::BadFields(_) | Self::BadFile(_) => Code::InvalidArgument,
+            Self::BadFields(_) | Self::BadFile(_) | Self::UnsupportedFile(_) => Code::InvalidArgument,
             Self::NoServer
+            | Self::NoRing
+            | Self::NothingMeant(_)
             | Self::RecordingActive { .. }
             | Self::RecordingEnded { .. }
             | Self::DeliveryNotKept { .. }
+            | Self::TooDifferent(_)
             | Self::NoScript(_) => Code::FailedPrecondition,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::ClientNotFound { .. }
@@ -147,7 +158,10 @@ impl ControlError {
             Self::RecordingExists { .. } => "RECORDING_EXISTS",
             Self::RecordingActive { .. } => "RECORDING_ACTIVE",
             Self::RecordingEnded { .. } => "RECORDING_ENDED",
+            Self::NothingMeant(_) => "NOTHING_MEANT",
+            Self::NoRing => "NO_RING",
             Self::BadFile(_) => "BAD_FILE",
+            Self::UnsupportedFile(_) => "UNSUPPORTED_FILE",
             Self::Store(_) => "STORE_UNAVAILABLE",
             Self::StoreLocked(_) => "STORE_LOCKED",
             Self::StoreDamaged(_) => "STORE_DAMAGED",
@@ -169,6 +183,7 @@ impl ControlError {
             Self::StateFull(_) => "STATE_FULL",
             Self::ReplayNotFound { .. } => "REPLAY_NOT_FOUND",
             Self::TooManyReplays { .. } => "TOO_MANY_REPLAYS",
+            Self::TooDifferent(_) => "TOO_DIFFERENT",
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -184,4 +199,9 @@ impl From<ControlError> for Status {
         }
         Self::with_error_details(error.code(), error.to_string(), details)
     }
+}
+
+/// With the upstream's name, once.
+fn of_upstream(upstream: &str, what: &str) -> String {
+    if what.contains(upstream) { what.to_owned() } else { format!("upstream {upstream}: {what}") }
 }

@@ -52,7 +52,10 @@ impl Fields {
     pub fn filters(&mut self, path: &str, texts: &[String]) -> Vec<TopicFilter> {
         let parsed = texts.iter().enumerate();
         parsed
-            .filter_map(|(index, text)| self.keep(format!("{path}[{index}]"), TopicFilter::parse(text)))
+            .filter_map(|(index, text)| {
+                let parsed = TopicFilter::parse(text).map_err(|error| format!("filter {text:?}: {error}"));
+                self.keep(format!("{path}[{index}]"), parsed)
+            })
             .collect()
     }
 

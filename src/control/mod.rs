@@ -7,8 +7,12 @@ mod admin;
 mod broker;
 mod broker_server;
 mod chaos;
+mod edits;
 mod error;
+mod event_filter;
+mod event_text;
 mod fields;
+mod in_force;
 mod lossy;
 mod mocks;
 mod page;
@@ -38,10 +42,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use broker_server::BrokerServer;
 pub use chaos::{fault_families, rule_message};
+pub use edits::changed_nothing;
 pub use error::{ControlError, ERROR_DOMAIN};
 pub use lossy::Entry;
 pub use mocks::mock_message;
 pub use proxy_server::ProxyServer;
+pub use recordings::export_progress;
 pub use replays::ReplaySource;
 pub use server::{Messages, MqttServer};
 pub use webhooks::webhook_message;
@@ -52,6 +58,8 @@ use crate::{
     fault::{Chaos, ChaosHooks, ChaosOptions},
     metrics::Metrics,
     net::{MockHandle, MockOptions, WebhookHandle},
+    recorder::FlightRecorder,
+    recording::OnOverload,
     store::{Store, StoreOptions},
     tap::Tap,
 };
@@ -75,6 +83,10 @@ pub struct ControlParts {
     pub events: EventBus,
     /// Opened when first needed.
     pub store: StoreOptions,
+    /// Where a request says nothing else.
+    pub on_overload: OnOverload,
+    /// Keeps the last minutes, if asked to.
+    pub flight: Option<Arc<FlightRecorder>>,
     pub addresses: Addresses,
     pub mocks: MockHandle,
     /// Of the server.
@@ -102,6 +114,8 @@ impl ControlParts {
             metrics: Arc::new(Metrics::new()),
             events: EventBus::new(),
             store,
+            on_overload: OnOverload::Block,
+            flight: None,
             addresses: Addresses::default(),
             mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),
             webhooks: None,

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    ControlError, MqttServer, pb,
-    server::{Outcomes, next_client_identifier},
+    ControlError, MqttServer, in_force, pb,
+    server::{AtThatMoment, Outcomes, next_client_identifier},
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
@@ -202,6 +202,16 @@ impl MqttServer for ProxyServer {
             subscription_identifier: one.subscription_identifier,
         });
         Ok(subscriptions.collect())
+    }
+
+    /// A relay passes messages on and keeps none, and sees subscriptions of those alone who are connected.
+    async fn in_force(&self, then: AtThatMoment) -> Result<Vec<String>, ControlError> {
+        then(in_force::subscriptions(self.subscriptions().await?));
+        Ok(vec![
+            "a proxy knows the subscriptions of connected clients; what the broker behind it has retained, and the \
+             subscriptions of clients that are away, are not in the recording's STATE"
+                .to_owned(),
+        ])
     }
 
     /// The Will is the upstream's to send: it sees the connection break, whatever is asked.

@@ -2,10 +2,13 @@
 
 use prost::Message;
 
-use super::{MESSAGE_MAX, fields::Fields, pb, properties, time};
+use super::{MESSAGE_MAX, event_text::event_text, pb, properties, time};
 use crate::{
-    packet::{ControlPacket, PacketType, TopicFilter, TopicName},
-    recording::{CloseCause, Connections, Direction, Event, EventKind, FaultInjected, Seen},
+    packet::{ControlPacket, PacketType},
+    recording::{
+        CloseCause, Direction, Event, EventFilter, EventKind, FaultInjected, InForce, Purpose, Seen, Sieve,
+        Sifted,
+    },
 };
 
 use pb::recorded_event::Kind;
@@ -13,75 +16,51 @@ use pb::recorded_event::Kind;
 /// Bytes of an event. A page or an element of a stream adds its own field and the next page's token to it.
 const EVENT_MAX: usize = MESSAGE_MAX - 1024;
 
-/// Which events of a recording are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct RecordedEventFilter {
-    topics: Vec<TopicFilter>,
-    types: Vec<pb::PacketType>,
-    connections: Vec<u32>,
-    direction: Option<pb::Direction>,
-}
-
-impl RecordedEventFilter {
-    pub fn checked(fields: &mut Fields, filter: Option<&pb::EventFilter>) -> Self {
-        let Some(filter) = filter else { return Self::default() };
-        Self {
-            topics: fields.filters("filter.topics", &filter.topics),
-            types: fields.choices("filter.types", &filter.types),
-            connections: filter.connections.clone(),
-            direction: fields.choice("filter.direction", filter.direction),
-        }
-    }
-
-    fn wants(&self, event: &Event, seen: Option<&Seen>) -> bool {
-        let (direction, kind) = match &event.kind {
-            EventKind::Packet { direction, bytes } => (Some(*direction), packet_type(bytes)),
-            EventKind::Raw { direction, .. } => (Some(*direction), None),
-            EventKind::Fault(fault) => (Some(fault.direction), Some(type_of(fault.packet_type))),
-            _ => (None, None),
-        };
-        let of_fault = match &event.kind {
-            EventKind::Fault(fault) if !self.topics.is_empty() => TopicName::parse(&fault.topic).ok(),
-            _ => None,
-        };
-        let topic = seen.and_then(|seen| seen.topic.as_ref()).or(of_fault.as_ref());
-        (self.connections.is_empty() || self.connections.contains(&event.connection))
-            && self.direction.is_none_or(|wanted| direction.is_some_and(|d| self::direction(d) == wanted))
-            && (self.types.is_empty() || kind.is_some_and(|kind| self.types.contains(&kind)))
-            && (self.topics.is_empty()
-                || topic.is_some_and(|topic| self.topics.iter().any(|filter| filter.matches(topic))))
-    }
-}
-
 /// Shows events in their order; has to see all of them, because what a packet means depends on those before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shower {
-    filter: RecordedEventFilter,
-    connections: Connections,
+    sieve: Sieve,
 }
 
 impl Shower {
-    pub fn new(filter: RecordedEventFilter) -> Self {
-        Self { filter, connections: Connections::new() }
+    /// Shows those that `filter` means.
+    pub fn new(filter: EventFilter) -> Self {
+        Self { sieve: Sieve::new(filter, Purpose::Look) }
     }
 
-    /// Follows `event` without showing it.
-    pub fn skip(&mut self, event: &Event) {
-        self.connections.follow(event);
+    /// Goes through all events beforehand, if that is needed to have each in its place.
+    ///
+    /// # Errors
+    /// Those of the events.
+    pub fn learn<E>(&mut self, events: impl IntoIterator<Item = Result<Event, E>>) -> Result<(), E> {
+        self.sieve.learn(events)
     }
 
-    /// The event as the API says it, if it is wanted. Fits into a message.
-    pub fn show(&mut self, event: &Event) -> Option<pb::RecordedEvent> {
-        let seen = self.connections.follow(event);
-        self.filter.wants(event, seen.as_ref()).then(|| {
-            fit(pb::RecordedEvent {
-                seq: event.seq,
-                at: Some(time::duration(event.at)),
-                connection: event.connection,
-                kind: Some(kind(&event.kind, seen)),
-            })
-        })
+    /// The wanted events whose turn is now that `event` has come, as the API says them. Each fits into a message.
+    pub fn show(&mut self, event: Event) -> impl Iterator<Item = pb::RecordedEvent> + use<> {
+        let number = event.connection;
+        // A CLOSE makes it forgotten.
+        let before = self.client(number);
+        let sifted = self.sieve.push(event);
+        let client = self.client(number).or(before).unwrap_or_default();
+        sifted.into_iter().map(move |sifted| shown(sifted, client.clone()))
     }
+
+    fn client(&self, number: u32) -> Option<String> {
+        self.sieve.connections().get(number)?.client().map(str::to_owned)
+    }
+}
+
+fn shown((event, seen): Sifted, client_id: String) -> pb::RecordedEvent {
+    let text = event_text(&event, seen.as_ref());
+    fit(pb::RecordedEvent {
+        client_id,
+        text,
+        seq: event.seq,
+        at: Some(time::duration(event.at)),
+        connection: event.connection,
+        kind: Some(kind(&event.kind, seen)),
+    })
 }
 
 /// Leaves the bytes out of an event that is too large for a message.
@@ -101,6 +80,14 @@ fn fit(mut event: pb::RecordedEvent) -> pb::RecordedEvent {
         Some(Kind::Raw(raw)) => {
             raw.raw.clear();
             raw.raw_omitted = true;
+        }
+        Some(Kind::State(state)) => {
+            state.raw.clear();
+            state.filters.clear();
+            state.raw_omitted = true;
+            if let Some(publish) = &mut state.publish {
+                publish.payload.clear();
+            }
         }
         Some(Kind::Fault(fault)) => {
             (fault.received, fault.sent) = (None, None);
@@ -147,7 +134,31 @@ fn kind(kind: &EventKind, seen: Option<Seen>) -> Kind {
             messages: fired.messages,
         }),
         EventKind::Fault(fault) => Kind::Fault(recorded_fault(fault)),
+        EventKind::State(in_force) => Kind::State(recorded_state(in_force)),
+        EventKind::Anchor(wall) => Kind::Anchor(time::timestamp_of_jiff(*wall)),
         EventKind::Gap { events, bytes } => Kind::Gap(pb::CaptureGap { events: *events, bytes: *bytes }),
+    }
+}
+
+fn recorded_state(in_force: &InForce) -> pb::RecordedState {
+    let decoded = in_force.decode();
+    let (publish, filters) = match decoded {
+        Some(ControlPacket::Publish(publish)) => {
+            let topic = publish.topic.clone();
+            (self::publish(Seen { packet: Ok(ControlPacket::Publish(publish)), topic }), Vec::new())
+        }
+        Some(ControlPacket::Subscribe(subscribe)) => {
+            let filters = subscribe.subscriptions.iter();
+            (None, filters.map(|subscription| subscription.filter.as_str().to_owned()).collect())
+        }
+        _ => (None, Vec::new()),
+    };
+    pb::RecordedState {
+        client_id: in_force.client_identifier.clone(),
+        raw: in_force.packet.clone(),
+        publish,
+        filters,
+        raw_omitted: false,
     }
 }
 
@@ -215,15 +226,16 @@ pub fn direction(direction: Direction) -> pb::Direction {
 mod tests {
     use super::*;
     use crate::{
+        control::{event_filter::event_filter, fields::Fields},
         packet::{Property, ProtocolVersion},
         recording::sample::{self, connect, from_client, text},
     };
 
     /// The last of `kinds` as it is shown.
     fn shown(kinds: impl IntoIterator<Item = EventKind>) -> pb::RecordedEvent {
-        let mut shower = Shower::new(RecordedEventFilter::default());
+        let mut shower = Shower::new(EventFilter::default());
         let kinds = kinds.into_iter().map(|kind| (0, 1, kind));
-        sample::events(kinds).iter().filter_map(|event| shower.show(event)).last().unwrap()
+        sample::events(kinds).into_iter().flat_map(|event| shower.show(event)).last().unwrap()
     }
 
     fn publish_of(payload: usize, properties: Vec<Property>) -> (bool, pb::RecordedPublish) {
@@ -270,10 +282,10 @@ mod tests {
     fn faults_pass_a_filter_as_their_packets_do() {
         let wants = |filter: pb::EventFilter, change: fn(&mut FaultInjected)| {
             let mut fields = Fields::new();
-            let filter = RecordedEventFilter::checked(&mut fields, Some(&filter));
+            let filter = event_filter(&mut fields, "filter", Some(&filter));
             fields.finish().unwrap();
-            let events = sample::events([(0, 1, fault(change))]);
-            Shower::new(filter).show(&events[0]).is_some()
+            let mut events = sample::events([(0, 1, fault(change))]);
+            Shower::new(filter).show(events.remove(0)).next().is_some()
         };
         let topics = || pb::EventFilter { topics: vec!["a/+".to_owned()], ..Default::default() };
         let types = |kind: pb::PacketType| pb::EventFilter { types: vec![kind.into()], ..Default::default() };

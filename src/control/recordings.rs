@@ -1,9 +1,12 @@
 //! The rpcs of `Recordings`: captures made, kept, and carried as files.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io::{self, Write as _},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -13,10 +16,13 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use super::{
     Control, ControlError, ControlStream, blocking,
+    edits::{redaction as redaction_of, report_lines},
+    event_filter::event_filter,
     fields::Fields,
     page::PageRequest,
     pb,
-    recorded_event::{RecordedEventFilter, Shower},
+    recorded_event::Shower,
+    server::next_client_identifier,
     summary::Summary,
     time,
 };
@@ -24,13 +30,20 @@ use crate::{
     event::What,
     metrics::Metrics,
     mock::infer::{Inference, InferenceOptions},
-    recorder::Recorder,
-    recording::{ClientPattern, RecordingInfo, RecordingSpec, RecordingState},
+    net::{MqttUrl, Subscriber, SubscriberError, SubscriberOptions},
+    recorder::{Prepared, Reason, Recorder, Snapshot},
+    recording::{
+        Event, EventFilter, NamePattern, OnOverload, Purpose, ReadOptions, RecordingFormat, RecordingInfo,
+        RecordingSource, RecordingSpec, RecordingState, Sieve, redact::Redaction,
+    },
     store::{Imported, Store, StoreError},
+    tap::Tap,
 };
 
 /// Bytes of a piece of an export.
 const PIECE: usize = 64 << 10;
+/// Events that wait for a slow reader of them.
+const EVENTS_MAX: usize = 64;
 /// Pieces that wait for a slow reader of an export.
 const PIECES_MAX: usize = 4;
 /// Encoded bytes of a page of events: below the 4 MiB that gRPC clients take unless told otherwise, with room to spare.
@@ -44,11 +57,18 @@ const LABEL_MAX: usize = 1000;
 #[derive(Default)]
 pub struct Recorders {
     by_id: Mutex<HashMap<String, Making>>,
+    /// What was noted of those that have ended, by id, the last one last.
+    noted: Mutex<VecDeque<(String, Vec<String>)>>,
 }
+
+/// Recordings whose notes are still told when they have ended: some dozen lines each.
+const NOTED_MAX: usize = 100;
 
 /// A recording that is being made.
 struct Making {
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
+    /// What it records, if that is not what passes the server.
+    subscriber: Option<Subscriber>,
     /// Events, bytes and gaps that the metrics have.
     counted: [u64; 3],
 }
@@ -71,6 +91,20 @@ impl Recorders {
         }
     }
 
+    /// Keeps the notes of a recording that has ended.
+    fn note(&self, id: &str, notes: &[String]) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.push_back((id.to_owned(), notes.to_vec()));
+        if noted.len() > NOTED_MAX {
+            noted.pop_front();
+        }
+    }
+
+    fn notes(&self, id: &str) -> Vec<String> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.iter().find(|(of, _)| of == id).map(|(_, notes)| notes.clone()).unwrap_or_default()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Making>> {
         // A map is whole between any two calls.
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,15 +114,20 @@ impl Recorders {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotFound { .. } => Self::RecordingNotFound(error.to_string()),
+            StoreError::NotFound { .. } | StoreError::Absent { .. } => {
+                Self::RecordingNotFound(error.to_string())
+            }
             StoreError::AlreadyExists { name } => Self::RecordingExists { name },
             StoreError::InvalidName { reason, .. } => Self::bad_field("name", reason),
             StoreError::StillRecording { name } => Self::RecordingActive { name },
             StoreError::Ended { name } => Self::RecordingEnded { name },
-            StoreError::Import(error) => Self::BadFile(error.to_string()),
+            StoreError::NothingMeant { .. } => Self::NothingMeant(error.to_string()),
+            StoreError::Import(error) if error.is_damage() => Self::BadFile(error.to_string()),
+            StoreError::Import(error) => Self::UnsupportedFile(error.to_string()),
             StoreError::Damaged { .. } => Self::RecordingDamaged(error.to_string()),
             StoreError::Locked { .. } => Self::StoreLocked(error.to_string()),
-            StoreError::MovedAside { .. } => Self::StoreDamaged(error.to_string()),
+            StoreError::MovedAside { .. } | StoreError::Corrupted(_) => Self::StoreDamaged(error.to_string()),
+            StoreError::TooDifferent(error) => Self::TooDifferent(error.to_string()),
             StoreError::Closed => Self::Stopping,
             error => Self::Store(error.to_string()),
         }
@@ -101,24 +140,127 @@ impl Control {
         request: pb::StartRecordingRequest,
     ) -> Result<pb::Recording, ControlError> {
         let mut fields = Fields::new();
-        let topics = fields.filters("topics", &request.topics);
         let name = checked_name(&mut fields, request.name);
+        let mut filter = event_filter(&mut fields, "filter", request.filter.as_ref());
+        filter.topics.extend(fields.filters("topics", &request.topics));
+        if !filter.connections.is_empty() {
+            fields.refuse("filter.connections", "of a recording that begins have no numbers yet");
+        }
+        let on_overload = fields.choice("on_overload", request.on_overload).map(on_overload);
+        let subscriber = request.subscriber.and_then(|source| subscriber(&mut fields, source));
+        let redaction = request.redaction.filter(|redaction| !redaction.rules.is_empty());
+        let redaction = redaction.map(|said| redaction_of(&mut fields, "redaction", said));
         fields.finish()?;
-        let source = self.server()?.source();
+        let source = match &subscriber {
+            Some(options) => RecordingSource::subscriber(options.url.to_string()),
+            None => self.server()?.source(),
+        };
         let spec = RecordingSpec {
             name,
-            source,
-            topics,
+            filter,
             keep_credentials: request.keep_credentials,
-            seed: Some(self.parts().chaos.seed()),
+            redaction,
+            seed: subscriber.is_none().then(|| self.parts().chaos.seed()),
+            on_overload: on_overload.unwrap_or(self.parts().on_overload),
+            ..RecordingSpec::new(source)
         };
-        let tap = self.parts().tap.clone();
-        let recorder = self.with_store(move |store| Ok(Recorder::start(store, &tap, spec)?)).await?;
-        let info = recorder.info();
+        let prepared = self.with_store(move |store| Ok(Prepared::begin(store, spec)?)).await?;
+        let (making, notes) = match subscriber {
+            None => self.record_server(prepared).await?,
+            Some(options) => (record_subscriber(prepared, options).await?, Vec::new()),
+        };
+        let info = making.recorder.info();
         tracing::info!(id = %info.id, name = %info.name, "recording started");
-        self.inner.recorders.lock().insert(info.id.clone(), Making { recorder, counted: [0; 3] });
+        for note in &notes {
+            tracing::info!(name = %info.name, "{note}");
+        }
+        self.inner.recorders.lock().insert(info.id.clone(), making);
         self.parts().events.emit(What::Recording(Box::new(info.clone())));
-        Ok(recording(info))
+        Ok(pb::Recording { notes, ..recording(info) })
+    }
+
+    /// Records from here on what passes the server, and what is in force now.
+    async fn record_server(&self, prepared: Prepared) -> Result<(Making, Vec<String>), ControlError> {
+        let tap = self.parts().tap.clone();
+        let (sender, attached) = tokio::sync::oneshot::channel();
+        let then = Box::new(move |in_force| {
+            // Whoever asked may have gone: the recording is an interrupted one then.
+            let _ = sender.send(prepared.attach(&tap, in_force));
+        });
+        let notes = self.server()?.in_force(then).await?;
+        let recorder = attached.await.map_err(|_| ControlError::Stopping)?;
+        Ok((Making { recorder: Arc::new(recorder), subscriber: None, counted: [0; 3] }, notes))
+    }
+
+    pub async fn snapshot_recording(
+        &self,
+        request: pb::SnapshotRecordingRequest,
+    ) -> Result<pb::Recording, ControlError> {
+        let mut fields = Fields::new();
+        let name = checked_name(&mut fields, request.name);
+        let redaction = request.redaction.filter(|redaction| !redaction.rules.is_empty());
+        let redaction = redaction.map(|said| redaction_of(&mut fields, "redaction", said));
+        fields.finish()?;
+        self.snapshot(name, redaction, Reason::Said("snapshot".to_owned())).await
+    }
+
+    /// Writes snapshots as triggers of the flight recorder fire, for as long as the server runs.
+    pub async fn follow_triggers(self) {
+        let Some(flight) = self.parts().flight.clone() else { return };
+        let stop = self.parts().stop.clone();
+        while let Some(why) = stop.run_until_cancelled(flight.fired()).await {
+            if let Err(error) = self.snapshot(None, None, why.clone()).await {
+                tracing::error!(%error, %why, "a trigger fired, and the snapshot could not be written");
+            }
+        }
+    }
+
+    /// Whether there is a flight recorder.
+    pub fn has_ring(&self) -> bool {
+        self.parts().flight.is_some()
+    }
+
+    /// Has every snapshot of the flight recorder redacted.
+    ///
+    /// # Errors
+    /// [`ControlError::NoRing`], and rules that are none.
+    pub fn redact_snapshots(&self, redaction: pb::Redaction) -> Result<(), ControlError> {
+        let flight = self.parts().flight.as_ref().ok_or(ControlError::NoRing)?;
+        let mut fields = Fields::new();
+        let redaction = redaction_of(&mut fields, "redaction", redaction);
+        fields.finish()?;
+        flight.redact_snapshots(redaction);
+        Ok(())
+    }
+
+    /// Writes down what the flight recorder has.
+    pub async fn snapshot(
+        &self,
+        name: Option<String>,
+        redaction: Option<Redaction>,
+        why: Reason,
+    ) -> Result<pb::Recording, ControlError> {
+        let flight = self.parts().flight.clone().ok_or(ControlError::NoRing)?;
+        let spec = RecordingSpec {
+            name,
+            redaction,
+            seed: Some(self.parts().chaos.seed()),
+            ..RecordingSpec::new(self.server()?.source())
+        };
+        let reason = why.clone();
+        let taken = self.with_store(move |store| Ok(flight.snapshot(store, spec, &reason)?)).await?;
+        let Snapshot { info, left_out, redacted, notes: of_window } = taken;
+        tracing::info!(id = %info.id, name = %info.name, events = info.events, %why, "snapshot written");
+        self.parts().events.emit(What::Recording(Box::new(info.clone())));
+        let mut notes = redacted.map(|report| report_lines(&report)).unwrap_or_default();
+        notes.extend(of_window);
+        if left_out > 0 {
+            notes.push(format!(
+                "of subscriptions and retained messages, {left_out} found no room in recorder.ring_bytes, and are not \
+                 in the recording's STATE"
+            ));
+        }
+        Ok(pb::Recording { notes, ..recording(info) })
     }
 
     pub async fn stop_recording(
@@ -128,7 +270,12 @@ impl Control {
         let info = self.find_recording(&request.id).await?;
         let making = self.inner.recorders.lock().remove(&info.id);
         let making = making.ok_or(ControlError::RecordingEnded { name: info.name })?;
-        self.complete(making).await.map(recording)
+        let recorder = making.recorder.clone();
+        let info = self.complete(making).await?;
+        let mut notes = recorder.redaction_report().map(|report| report_lines(&report)).unwrap_or_default();
+        notes.extend(recorder.notes());
+        self.inner.recorders.note(&info.id, &notes);
+        Ok(pb::Recording { notes, ..recording(info) })
     }
 
     pub async fn mark_recording(
@@ -152,18 +299,27 @@ impl Control {
         &self,
         request: pb::GetRecordingRequest,
     ) -> Result<pb::Recording, ControlError> {
-        self.find_recording(&request.id).await.map(recording)
+        let info = self.find_recording(&request.id).await?;
+        let notes = self.inner.recorders.notes(&info.id);
+        Ok(pb::Recording { notes, ..recording(info) })
     }
 
     pub async fn get_summary(
         &self,
         request: pb::GetSummaryRequest,
     ) -> Result<pb::RecordingSummary, ControlError> {
+        let mut fields = Fields::new();
+        let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
+        fields.finish()?;
         let info = self.find_recording(&request.id).await?;
         self.with_store(move |store| {
-            let mut summary = Summary::new();
+            let mut summary = Summary::new(&filter, info.duration);
+            let mut sieve = Sieve::new(filter, Purpose::Look);
+            sieve.learn(store.events(&info.id, 1)?)?;
             for event in store.events(&info.id, 1)? {
-                summary.add(&event?);
+                let event = event?;
+                let is_wanted = sieve.filter().is_everything() || !sieve.push(event.clone()).is_empty();
+                summary.add(&event, is_wanted);
             }
             Ok(summary.finish())
         })
@@ -176,7 +332,7 @@ impl Control {
     ) -> Result<pb::InferMocksResponse, ControlError> {
         let info = self.find_recording(&request.id).await?;
         let options = InferenceOptions {
-            responders: (!request.client.is_empty()).then(|| ClientPattern::new(request.client)),
+            responders: (!request.client.is_empty()).then(|| NamePattern::new(request.client)),
             started_at: Some(info.started_at),
             telemetry: request.telemetry,
         };
@@ -229,7 +385,7 @@ impl Control {
         request: pb::ListEventsRequest,
     ) -> Result<pb::ListEventsResponse, ControlError> {
         let mut fields = Fields::new();
-        let filter = RecordedEventFilter::checked(&mut fields, request.filter.as_ref());
+        let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
         let page = PageRequest::new(request.page_size, &request.page_token)?;
         let after = match page.after() {
             None => Some(0),
@@ -243,30 +399,64 @@ impl Control {
         .await
     }
 
+    pub async fn read_events(
+        &self,
+        request: pb::ReadEventsRequest,
+    ) -> Result<ControlStream<pb::RecordedEvent>, ControlError> {
+        let mut fields = Fields::new();
+        let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
+        fields.finish()?;
+        let info = self.find_recording(&request.id).await?;
+        let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+        let control = self.clone();
+        tokio::spawn(async move {
+            let events = sender.clone();
+            let read = move |store: &Store| {
+                let until = filter.until;
+                let mut shower = Shower::new(filter);
+                shower.learn(store.events(&info.id, 1)?)?;
+                for event in store.events(&info.id, 1)? {
+                    let event = event?;
+                    if until.is_some_and(|until| event.at >= until) {
+                        break;
+                    }
+                    for shown in shower.show(event) {
+                        if events.blocking_send(Ok(shown)).is_err() {
+                            // The reader has gone.
+                            return Ok(());
+                        }
+                    }
+                }
+                Ok(())
+            };
+            if let Err(error) = control.with_store(read).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver)))
+    }
+
     pub async fn tail_events(
         &self,
         request: pb::TailEventsRequest,
     ) -> Result<ControlStream<pb::TailEventsResponse>, ControlError> {
         let mut fields = Fields::new();
-        let filter = RecordedEventFilter::checked(&mut fields, request.filter.as_ref());
+        let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
         fields.finish()?;
         let info = self.find_recording(&request.id).await?;
         let tail = self.with_recorder(info, |recorder| recorder.tail())?;
         let tail = stream::unfold((tail, Shower::new(filter)), |(mut tail, mut shower)| async move {
-            loop {
-                let element = match tail.recv().await {
-                    Ok(event) => match shower.show(&event) {
-                        Some(event) => pb::tail_events_response::Element::Event(event),
-                        None => continue,
-                    },
-                    Err(RecvError::Lagged(missed)) => {
-                        pb::tail_events_response::Element::Gap(pb::Gap { missed })
-                    }
-                    Err(RecvError::Closed) => return None,
-                };
-                return Some((Ok(pb::TailEventsResponse { element: Some(element) }), (tail, shower)));
-            }
-        });
+            use pb::tail_events_response::Element;
+            let elements: Vec<_> = match tail.recv().await {
+                Ok(event) => shower.show(Event::clone(&event)).map(Element::Event).collect(),
+                Err(RecvError::Lagged(missed)) => vec![Element::Gap(pb::Gap { missed })],
+                Err(RecvError::Closed) => return None,
+            };
+            let answers =
+                elements.into_iter().map(|element| Ok(pb::TailEventsResponse { element: Some(element) }));
+            Some((stream::iter(answers), (tail, shower)))
+        })
+        .flatten();
         Ok(self.until_stopped(tail))
     }
 
@@ -275,32 +465,29 @@ impl Control {
         request: pb::ExportRecordingRequest,
     ) -> Result<ControlStream<pb::google::api::HttpBody>, ControlError> {
         let mut fields = Fields::new();
-        let _: Option<pb::RecordingFormat> = fields.choice("format", request.format);
+        let format = checked_format(&mut fields, request.format).unwrap_or(RecordingFormat::Json);
+        let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
         fields.finish()?;
         let info = self.find_recording(&request.id).await?;
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let control = self.clone();
         tokio::spawn(async move {
-            let pieces = sender.clone();
+            let mut out = PieceWriter::new(sender.clone(), format, &info);
+            let events = out.events.clone();
             let write = move |store: &Store| {
-                let mut out = PieceWriter { pieces, piece: BytesMut::with_capacity(PIECE) };
-                let written = store.export_json(&info.id, &mut out);
+                let went_through = |count| events.store(count, Ordering::Relaxed);
+                let written = store.export(&info.id, format, filter, &mut out, went_through);
                 // A reader that has gone needs no error.
                 if out.pieces.is_closed() {
-                    Ok(())
-                } else {
-                    written?;
-                    Ok(out.flush().map_err(gone)?)
+                    return Ok(());
                 }
+                out.finish(written?).map_err(gone)
             };
             if let Err(error) = control.with_store(write).await {
                 let _ = sender.send(Err(error)).await;
             }
         });
-        Ok(Box::pin(stream::unfold(receiver, |mut receiver| async move {
-            let piece: Result<Bytes, ControlError> = receiver.recv().await?;
-            Some((piece.map(json_body), receiver))
-        })))
+        Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver)))
     }
 
     /// `pieces` may fail on the way here; nothing is added then.
@@ -308,14 +495,15 @@ impl Control {
         &self,
         pieces: impl Stream<Item = Result<pb::ImportRecordingRequest, E>> + Send + Unpin,
     ) -> Result<pb::Recording, ControlError> {
-        let (name, file) = spool(pieces).await?;
-        let imported = self.with_store(move |store| Ok(store.import_json(file, name.as_deref())?)).await?;
-        let Imported { info, is_new } = imported;
+        let Spooled { name, options, file } = spool(pieces).await?;
+        let imported =
+            self.with_store(move |store| Ok(store.import(file, &options, name.as_deref())?)).await?;
+        let Imported { info, is_new, notes } = imported;
         if is_new {
             tracing::info!(id = %info.id, name = %info.name, events = info.events, "recording imported");
             self.parts().events.emit(What::Recording(Box::new(info.clone())));
         }
-        Ok(pb::Recording { already_there: Some(!is_new), ..recording(info) })
+        Ok(pb::Recording { already_there: Some(!is_new), notes, ..recording(info) })
     }
 
     /// Ends all that this process is recording.
@@ -330,7 +518,10 @@ impl Control {
     }
 
     async fn complete(&self, making: Making) -> Result<RecordingInfo, ControlError> {
-        let Making { recorder, mut counted } = making;
+        let Making { recorder, subscriber, mut counted } = making;
+        if let Some(subscriber) = subscriber {
+            subscriber.stop().await;
+        }
         // On a thread that may block: what it holds on the way can't change threads.
         let runtime = tokio::runtime::Handle::current();
         let info = blocking(move || Ok(runtime.block_on(recorder.stop())?)).await?;
@@ -367,12 +558,62 @@ impl Control {
     }
 }
 
-fn checked_name(fields: &mut Fields, name: String) -> Option<String> {
+/// Records what another broker delivers; nothing is left of the recording if that does not begin.
+async fn record_subscriber(prepared: Prepared, options: SubscriberOptions) -> Result<Making, ControlError> {
+    let broker = options.url.to_string();
+    let tap = Tap::new();
+    let recorder = Arc::new(prepared.attach(&tap, []));
+    let recording = Arc::downgrade(&recorder);
+    let on_loss = move || {
+        if let Some(recorder) = recording.upgrade() {
+            // Nobody knows what was sent meanwhile.
+            recorder.gap(0, 0);
+        }
+    };
+    match Subscriber::start(options, tap, on_loss).await {
+        Ok(subscriber) => Ok(Making { recorder, subscriber: Some(subscriber), counted: [0; 3] }),
+        Err(error) => {
+            blocking(move || Ok(recorder.abandon()?)).await?;
+            Err(match error {
+                SubscriberError::Refused { index, .. } => {
+                    ControlError::bad_field(format!("subscriber.filters[{index}]"), error)
+                }
+                SubscriberError::Client(error) => {
+                    ControlError::UpstreamUnavailable { upstream: broker, what: error.to_string() }
+                }
+            })
+        }
+    }
+}
+
+fn subscriber(fields: &mut Fields, source: pb::SubscriberSource) -> Option<SubscriberOptions> {
+    let filters = fields.filters("subscriber.filters", &source.filters);
+    if source.filters.is_empty() {
+        fields.refuse("subscriber.filters", "has at least one");
+    }
+    fields.required("subscriber.url", &source.url);
+    let qos = fields.qos("subscriber.qos", source.qos.unwrap_or(2));
+    let client_identifier = match source.client_id {
+        none if none.is_empty() => next_client_identifier("record"),
+        given => given,
+    };
+    let url = fields.keep("subscriber.url", source.url.parse::<MqttUrl>());
+    Some(SubscriberOptions { url: url?, filters, qos: qos?, client_identifier })
+}
+
+fn on_overload(choice: pb::OnOverload) -> OnOverload {
+    match choice {
+        pb::OnOverload::Drop => OnOverload::Drop,
+        pb::OnOverload::Block | pb::OnOverload::Unspecified => OnOverload::Block,
+    }
+}
+
+pub(super) fn checked_name(fields: &mut Fields, name: String) -> Option<String> {
     if name.chars().count() > NAME_MAX {
         fields.refuse("name", format_args!("has at most {NAME_MAX} characters"));
     }
     if name.contains(|c: char| c.is_control() || c == '/') {
-        fields.refuse("name", "holds no control characters and no '/'");
+        fields.refuse("name", "must not hold control characters or '/'");
     }
     (!name.is_empty()).then_some(name)
 }
@@ -380,19 +621,19 @@ fn checked_name(fields: &mut Fields, name: String) -> Option<String> {
 fn list_events(
     store: &Store,
     info: &RecordingInfo,
-    filter: RecordedEventFilter,
+    filter: EventFilter,
     after: u64,
     size: usize,
 ) -> Result<pb::ListEventsResponse, ControlError> {
     // What a packet means depends on those before it (protocol version, topic aliases), so all are read.
     let mut shower = Shower::new(filter);
+    shower.learn(store.events(&info.id, 1)?)?;
     let mut events: Vec<pb::RecordedEvent> = Vec::new();
     let mut bytes = PAGE_OVERHEAD;
     for event in store.events(&info.id, 1)? {
         let event = event?;
-        if event.seq <= after {
-            shower.skip(&event);
-        } else if let Some(shown) = shower.show(&event) {
+        let is_new = event.seq > after;
+        for shown in shower.show(event).filter(|_| is_new) {
             let len = shown.encoded_len();
             // The field's number and the length stand before it.
             bytes += 1 + prost::length_delimiter_len(len) + len;
@@ -407,18 +648,43 @@ fn list_events(
     Ok(pb::ListEventsResponse { events, next_page_token: String::new() })
 }
 
+/// The format of a file, if one is said.
+fn checked_format(fields: &mut Fields, format: i32) -> Option<RecordingFormat> {
+    Some(match fields.choice("format", format)? {
+        pb::RecordingFormat::Unspecified => return None,
+        pb::RecordingFormat::Json => RecordingFormat::Json,
+        pb::RecordingFormat::Ndjson => RecordingFormat::Ndjson,
+        pb::RecordingFormat::Mcap => RecordingFormat::Mcap,
+        pb::RecordingFormat::Pcapng => RecordingFormat::Pcapng,
+        pb::RecordingFormat::Csv => RecordingFormat::Csv,
+    })
+}
+
+/// A file that is here.
+struct Spooled {
+    name: Option<String>,
+    options: ReadOptions,
+    file: std::fs::File,
+}
+
 /// Takes the pieces of a file to a temporary one.
 async fn spool<E: std::fmt::Display>(
     mut pieces: impl Stream<Item = Result<pb::ImportRecordingRequest, E>> + Send + Unpin,
-) -> Result<(Option<String>, std::fs::File), ControlError> {
-    let mut name = None;
+) -> Result<Spooled, ControlError> {
+    let (mut name, mut options) = (None, ReadOptions::default());
     let mut first = true;
     let mut file = blocking(|| tempfile::tempfile().map_err(spooling)).await?;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| ControlError::BadFile(format!("it ended early: {error}")))?;
         if std::mem::take(&mut first) {
             let mut fields = Fields::new();
-            let _: Option<pb::RecordingFormat> = fields.choice("format", piece.format);
+            options.format = checked_format(&mut fields, piece.format);
+            options.recover = piece.recover;
+            options.keep_credentials = piece.keep_credentials;
+            for (index, port) in piece.ports.into_iter().enumerate() {
+                let port = u16::try_from(port).ok().filter(|port| *port != 0).ok_or("is 1 to 65535");
+                options.ports.extend(fields.keep(format!("ports[{index}]"), port));
+            }
             name = checked_name(&mut fields, piece.name);
             fields.finish()?;
         }
@@ -431,7 +697,7 @@ async fn spool<E: std::fmt::Display>(
         io::Seek::rewind(&mut file).map_err(spooling)?;
         Ok(file)
     });
-    Ok((name, file.await?))
+    Ok(Spooled { name, options, file: file.await? })
 }
 
 fn spooling(error: io::Error) -> ControlError {
@@ -444,8 +710,52 @@ fn gone(error: io::Error) -> ControlError {
 
 /// Cuts what is written into pieces and sends them, waiting for the reader.
 struct PieceWriter {
-    pieces: mpsc::Sender<Result<Bytes, ControlError>>,
+    pieces: mpsc::Sender<Result<pb::google::api::HttpBody, ControlError>>,
     piece: BytesMut,
+    content_type: &'static str,
+    file_name: String,
+    /// Of the recording, that were gone through.
+    events: Arc<AtomicU64>,
+    events_total: u64,
+}
+
+impl PieceWriter {
+    fn new(
+        pieces: mpsc::Sender<Result<pb::google::api::HttpBody, ControlError>>,
+        format: RecordingFormat,
+        info: &RecordingInfo,
+    ) -> Self {
+        Self {
+            pieces,
+            piece: BytesMut::with_capacity(PIECE),
+            content_type: format.media_type(),
+            file_name: format!("{}.{}", info.name, format.name()),
+            events: Arc::default(),
+            events_total: info.events,
+        }
+    }
+
+    /// Sends what is left, and then what the file lacks.
+    fn finish(mut self, notes: Vec<String>) -> io::Result<()> {
+        io::Write::flush(&mut self)?;
+        self.events.store(self.events_total, Ordering::Relaxed);
+        self.send(Bytes::new(), notes)
+    }
+
+    fn send(&self, data: Bytes, notes: Vec<String>) -> io::Result<()> {
+        let progress = pb::ExportProgress {
+            file_name: self.file_name.clone(),
+            events: self.events.load(Ordering::Relaxed),
+            events_total: self.events_total,
+            notes,
+        };
+        let extension =
+            prost_types::Any { type_url: EXPORT_PROGRESS.to_owned(), value: progress.encode_to_vec() };
+        let content_type = self.content_type.to_owned();
+        let piece = pb::google::api::HttpBody { content_type, data, extensions: vec![extension] };
+        let sent = self.pieces.blocking_send(Ok(piece));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader has gone"))
+    }
 }
 
 impl io::Write for PieceWriter {
@@ -463,14 +773,17 @@ impl io::Write for PieceWriter {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
-        let sent = self.pieces.blocking_send(Ok(piece));
-        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader has gone"))
+        self.send(piece, Vec::new())
     }
 }
 
-fn json_body(data: Bytes) -> pb::google::api::HttpBody {
-    pb::google::api::HttpBody { content_type: "application/json".to_owned(), data, extensions: Vec::new() }
+/// How far the export is that `piece` is of.
+pub fn export_progress(piece: &pb::google::api::HttpBody) -> Option<pb::ExportProgress> {
+    let extension = piece.extensions.iter().find(|extension| extension.type_url == EXPORT_PROGRESS)?;
+    pb::ExportProgress::decode(extension.value.as_slice()).ok()
 }
+
+const EXPORT_PROGRESS: &str = "type.googleapis.com/mockforge.mqtt.v1.ExportProgress";
 
 /// A recording as the API says it.
 pub fn recording(info: RecordingInfo) -> pb::Recording {
@@ -499,6 +812,8 @@ pub fn recording(info: RecordingInfo) -> pb::Recording {
         sha256: info.sha256.unwrap_or_default(),
         tool_version: info.tool_version,
         already_there: None,
+        notes: Vec::new(),
+        edits: info.edits,
         seed: info.seed,
     }
 }
@@ -568,7 +883,8 @@ mod tests {
     async fn pages_of_large_packets_end_early_and_show_every_event_once() {
         let large = (0..400).map(|n| from_client(publish(Some("t"), &[n as u8; 60_000], Vec::new())));
         let (control, _folder) = control(start().into_iter().chain(large));
-        let summary = control.get_summary(pb::GetSummaryRequest { id: "r".to_owned() }).await.unwrap();
+        let summary =
+            control.get_summary(pb::GetSummaryRequest { id: "r".to_owned(), filter: None }).await.unwrap();
         assert_eq!((summary.topics[0].client_to_server, summary.topics[0].payload_bytes), (400, 24_000_000));
         assert_eq!(summary.connections[0].packets, 401);
 
@@ -614,8 +930,27 @@ mod tests {
                 (false, false, Some(10)),
             ]
         );
-        let summary = control.get_summary(pb::GetSummaryRequest { id: "r".to_owned() }).await.unwrap();
+        let summary =
+            control.get_summary(pb::GetSummaryRequest { id: "r".to_owned(), filter: None }).await.unwrap();
         assert_eq!((summary.topics[0].payload_bytes, summary.raw), (25_000_010, 1));
+        control.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_beyond_the_recordings_end_is_refused_and_names_the_field() {
+        let (control, _folder) = control(start());
+        let trim = |seconds| {
+            let start = Some(prost_types::Duration { seconds, nanos: 0 });
+            let filter = Some(pb::EventFilter { start, ..Default::default() });
+            control.trim_recording(pb::TrimRecordingRequest {
+                id: "r".to_owned(),
+                filter,
+                name: String::new(),
+            })
+        };
+        let refused = trim(600).await.unwrap_err();
+        assert_eq!(refused.to_string(), "filter.start: 600 s is beyond the recording's end, 0.001 s");
+        trim(0).await.unwrap();
         control.close().await;
     }
 
@@ -638,7 +973,7 @@ mod tests {
             }
         }
         assert_eq!(events, 403);
-        let request = pb::GetSummaryRequest { id: "r".to_owned() };
+        let request = pb::GetSummaryRequest { id: "r".to_owned(), filter: None };
         let summary = client.get_summary(request).await.unwrap().into_inner();
         assert_eq!(summary.topics[0].client_to_server, 401);
         control.close().await;

@@ -20,8 +20,8 @@ use crate::{
         },
     },
     recording::{
-        RecordingInfo, RecordingState,
-        player::{ClientPattern, Pace, Repeat, Selection, Speed, plan},
+        NamePattern, RecordingInfo, RecordingState,
+        player::{Pace, Repeat, Selection, Speed, plan},
     },
     store::Store,
 };
@@ -382,7 +382,7 @@ fn checked_selection(fields: &mut Fields, selection: &pb::ReplaySelection) -> Se
     Selection {
         topics: fields.filters(&path("topics"), &selection.topics),
         exclude_topics: fields.filters(&path("exclude_topics"), &selection.exclude_topics),
-        clients: selection.clients.iter().map(|text| ClientPattern::new(text.as_str())).collect(),
+        clients: selection.clients.iter().map(|text| NamePattern::new(text.as_str())).collect(),
         start,
         until,
         duration: fields.duration(&path("duration"), selection.duration.as_ref()),
@@ -404,6 +404,7 @@ fn planned(source: &ReplaySource, checked: CheckedReplay) -> Result<pb::ReplayPl
     let plan = plan((source.events)().map_err(unreadable)?, selection, pace).map_err(unreadable)?;
     let errors: Vec<_> = gaps_error(source.gaps, plan.missing).into_iter().collect();
     let mut warnings = source.warnings();
+    warnings.extend(plan.left_out_warning());
     warnings.extend(expiry_warning(&plan, speed));
     // As the replay would end, if all goes well.
     let outcome = if !errors.is_empty() {

@@ -16,9 +16,12 @@ use crate::{
     packet::{
         Properties, Publish, QoS, ReasonCode, RetainHandling, Subscription, SubscriptionOptions, TopicFilter,
     },
-    recording::RecordingSource,
+    recording::{InForce, RecordingSource},
     session::ApplicationMessage,
 };
+
+/// What is done at the moment that what is in force is of.
+pub type AtThatMoment = Box<dyn FnOnce(Vec<InForce>) + Send>;
 
 /// Messages of a subscription, until the server stops.
 pub type Messages = Pin<Box<dyn Stream<Item = Entry<pb::Message>> + Send>>;
@@ -49,6 +52,10 @@ pub trait MqttServer: Send + Sync {
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError>;
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionView>, ControlError>;
+
+    /// Calls `then` with the subscriptions and retained messages that are in force, before anything
+    /// that its caller attaches to is told of what comes after. Answers with what cannot be known, for people.
+    async fn in_force(&self, then: AtThatMoment) -> Result<Vec<String>, ControlError>;
 
     /// Closes a client's connection; whether there was one.
     async fn disconnect(

@@ -14,16 +14,20 @@ use prost::Message;
 use super::{
     pb,
     recorded_event::{close_cause, packet_type},
+    time,
 };
 use crate::{
-    packet::{ControlPacket, Publish},
-    recording::{Connection, Connections, Direction, Event, EventKind, FaultInjected, Seen},
+    packet::{ControlPacket, Publish, ReasonCode, TopicName},
+    recording::{Connection, Connections, Direction, Event, EventFilter, EventKind, FaultInjected, Seen},
 };
 
 const CONNECTIONS_MAX: usize = 1000;
 const TOPICS_MAX: usize = 1000;
 const MARKS_MAX: usize = 100;
 const ACTIONS_MAX: usize = 100;
+const ERRORS_MAX: usize = 100;
+/// Of the traffic: as many as a line on a terminal shows.
+const INTERVALS: usize = 60;
 /// Encoded bytes of each list, so that all of them fit into the 4 MiB that gRPC clients take unless told otherwise.
 const LIST_BYTES_MAX: usize = 1 << 20;
 /// Topics that are counted.
@@ -52,8 +56,22 @@ pub struct Summary {
     marks_left_out: u64,
     gaps: u64,
     missing: pb::CaptureGap,
-    /// Offset of the last event.
+    qos: BTreeMap<u32, Counts>,
+    errors: BTreeMap<(pb::PacketType, ReasonCode), u64>,
+    unreadable: u64,
+    traffic: Traffic,
+    /// Where what is counted begins.
+    start: Duration,
+    /// Offset of the last event that is counted.
+    last_at: Duration,
+}
+
+/// Packets over time.
+#[derive(Debug, Default)]
+struct Traffic {
+    start: Duration,
     span: Duration,
+    packets: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,28 +81,45 @@ struct Counts {
 }
 
 impl Summary {
-    pub fn new() -> Self {
-        Self::default()
+    /// Of the part of a recording, so long, that `filter` means.
+    pub fn new(filter: &EventFilter, duration: Duration) -> Self {
+        let start = filter.start.unwrap_or_default().min(duration);
+        let end = filter.until.unwrap_or(duration).clamp(start, duration);
+        let traffic = Traffic { start, span: end - start, packets: Vec::new() };
+        Self { start, last_at: start, traffic, ..Self::default() }
     }
 
-    pub fn add(&mut self, event: &Event) {
-        self.span = event.at;
+    /// Takes the next event, which is counted if it is wanted.
+    pub fn add(&mut self, event: &Event, is_wanted: bool) {
         let seen = self.connections.follow(event);
+        if is_wanted {
+            self.last_at = event.at;
+            if event.connection != 0 {
+                self.packets.entry(event.connection).or_default();
+            }
+            self.count(event, seen);
+        }
+        if matches!(event.kind, EventKind::Close(_)) {
+            self.end(event.connection);
+        }
+    }
+
+    fn count(&mut self, event: &Event, seen: Option<Seen>) {
         match &event.kind {
-            EventKind::Open(_) => {}
+            EventKind::Open(_) | EventKind::Close(_) => {}
             EventKind::Packet { direction, bytes } => {
                 *self.packets.entry(event.connection).or_default() += 1;
+                self.traffic.add(event.at);
                 let kind = packet_type(bytes).unwrap_or_default();
                 self.packet_types.entry(kind).or_default().add(*direction);
-                if let Some(Seen { packet: Ok(ControlPacket::Publish(publish)), topic }) = &seen {
-                    let topic = topic.as_ref().map_or("", |topic| topic.as_str());
-                    self.topics.add(topic, *direction, publish);
+                match seen {
+                    Some(Seen { packet: Ok(packet), topic }) => self.packet(kind, *direction, packet, topic),
+                    _ => self.unreadable += 1,
                 }
             }
             EventKind::Raw { .. } => self.raw += 1,
-            EventKind::Close(_) => self.end(event.connection),
             EventKind::Mark(label) => self.mark(label),
-            EventKind::Mock(_) => {}
+            EventKind::Mock(_) | EventKind::State(_) | EventKind::Anchor(_) => {}
             EventKind::Fault(fault) => self.fault(fault),
             EventKind::Gap { events, bytes } => {
                 self.gaps += 1;
@@ -94,9 +129,26 @@ impl Summary {
         }
     }
 
+    fn packet(
+        &mut self,
+        kind: pb::PacketType,
+        direction: Direction,
+        packet: ControlPacket,
+        topic: Option<TopicName>,
+    ) {
+        if let ControlPacket::Publish(publish) = &packet {
+            let topic = topic.as_ref().map_or("", |topic| topic.as_str());
+            self.topics.add(topic, direction, publish);
+            self.qos.entry(publish.qos as u32).or_default().add(direction);
+        }
+        for code in reason_codes(&packet).iter().filter(|code| code.is_error()) {
+            *self.errors.entry((kind, *code)).or_default() += 1;
+        }
+    }
+
     fn end(&mut self, number: u32) {
-        let packets = self.packets.remove(&number).unwrap_or_default();
-        if let Some(connection) = self.connections.get(number) {
+        let packets = self.packets.remove(&number);
+        if let (Some(connection), Some(packets)) = (self.connections.get(number), packets) {
             self.ended.push(connection_summary(number, connection, packets));
         }
         self.connections.forget_client(number);
@@ -131,14 +183,14 @@ impl Summary {
 
     pub fn finish(self) -> pb::RecordingSummary {
         let mut connections = self.ended;
-        connections.extend(self.connections.into_sorted().into_iter().map(|(number, connection)| {
-            let packets = self.packets.get(&number).copied().unwrap_or_default();
-            connection_summary(number, &connection, packets)
+        connections.extend(self.connections.into_sorted().into_iter().filter_map(|(number, connection)| {
+            let packets = self.packets.get(&number)?;
+            Some(connection_summary(number, &connection, *packets))
         }));
         let connections_left_out = self.connections_left_out + keep_most(&mut connections);
         connections.sort_by_key(|connection| connection.number);
         let untold_messages = self.topics.untold;
-        let (topics, topics_left_out) = self.topics.finish(self.span);
+        let (topics, topics_left_out) = self.topics.finish(self.last_at - self.start);
         let packet_types = self.packet_types.into_iter().map(|(kind, counts)| pb::PacketTypeSummary {
             r#type: kind.into(),
             client_to_server: counts.client_to_server,
@@ -149,6 +201,20 @@ impl Summary {
             client_to_server: counts.client_to_server,
             server_to_client: counts.server_to_client,
         });
+        let qos = self.qos.into_iter().map(|(qos, counts)| pb::QosSummary {
+            qos,
+            client_to_server: counts.client_to_server,
+            server_to_client: counts.server_to_client,
+        });
+        let errors = self.errors.into_iter().map(|((kind, code), count)| pb::ErrorSummary {
+            r#type: kind.into(),
+            reason_code: code.0.into(),
+            reason: code.name().to_owned(),
+            count,
+        });
+        let mut errors: Vec<_> = errors.collect();
+        errors.sort_by_key(|error| Reverse(error.count));
+        errors.truncate(ERRORS_MAX);
         pb::RecordingSummary {
             connections,
             connections_left_out,
@@ -162,8 +228,45 @@ impl Summary {
             gaps: self.gaps,
             missing: (self.gaps > 0).then_some(self.missing),
             faults: faults.collect(),
+            qos: qos.collect(),
+            errors,
+            unreadable: self.unreadable,
+            traffic: self.traffic.finish(),
             faults_left_out: self.faults_left_out,
         }
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, at: Duration) {
+        self.packets.resize(INTERVALS, 0);
+        let after = at.saturating_sub(self.start).as_nanos();
+        let interval = after * INTERVALS as u128 / self.span.as_nanos().max(1);
+        // What came in the last instant is of the last interval, and so is what came to a recording that goes on.
+        self.packets[(interval as usize).min(INTERVALS - 1)] += 1;
+    }
+
+    fn finish(self) -> Option<pb::TrafficSummary> {
+        (!self.packets.is_empty()).then(|| pb::TrafficSummary {
+            start: Some(time::duration(self.start)),
+            step: Some(time::duration(self.span / INTERVALS as u32)),
+            packets: self.packets,
+        })
+    }
+}
+
+fn reason_codes(packet: &ControlPacket) -> &[ReasonCode] {
+    match packet {
+        ControlPacket::Connack(connack) => std::slice::from_ref(&connack.reason_code),
+        ControlPacket::Puback(ack)
+        | ControlPacket::Pubrec(ack)
+        | ControlPacket::Pubrel(ack)
+        | ControlPacket::Pubcomp(ack) => std::slice::from_ref(&ack.reason_code),
+        ControlPacket::Suback(suback) => &suback.reason_codes,
+        ControlPacket::Unsuback(unsuback) => &unsuback.reason_codes,
+        ControlPacket::Disconnect(disconnect) => std::slice::from_ref(&disconnect.reason_code),
+        ControlPacket::Auth(auth) => std::slice::from_ref(&auth.reason_code),
+        _ => &[],
     }
 }
 
@@ -287,8 +390,10 @@ mod tests {
 
     /// Each kind with its offset in microseconds and its connection.
     fn summary(kinds: impl IntoIterator<Item = (u64, u32, EventKind)>) -> pb::RecordingSummary {
-        let mut summary = Summary::new();
-        events(kinds).iter().for_each(|event| summary.add(event));
+        let events = events(kinds);
+        let duration = events.last().map(|event| event.at).unwrap_or_default();
+        let mut summary = Summary::new(&EventFilter::default(), duration);
+        events.iter().for_each(|event| summary.add(event, true));
         summary.finish()
     }
 
@@ -371,9 +476,57 @@ mod tests {
                 pb::FaultSummary { action: "drop".to_owned(), client_to_server: 1, server_to_client: 0 },
                 pb::FaultSummary { action: "latency".to_owned(), client_to_server: 0, server_to_client: 2 },
             ],
+            qos: vec![
+                pb::QosSummary { qos: 0, client_to_server: 2, server_to_client: 0 },
+                pb::QosSummary { qos: 1, client_to_server: 0, server_to_client: 1 },
+            ],
+            traffic: Some(pb::TrafficSummary {
+                start: Some(prost_types::Duration::default()),
+                step: Some(prost_types::Duration { seconds: 0, nanos: 8_333_333 }),
+                packets: [5].into_iter().chain([0; 59]).collect(),
+            }),
             ..Default::default()
         };
         assert_eq!(summary, expected);
+    }
+
+    #[test]
+    fn errors_traffic_and_what_cannot_be_read_are_counted() {
+        let ack = |code: u8| {
+            let packet = ControlPacket::Puback(crate::packet::Ack {
+                packet_identifier: crate::packet::PacketIdentifier::MIN,
+                reason_code: ReasonCode(code),
+                properties: crate::packet::Properties::new(),
+            });
+            sample::packet(Direction::ServerToClient, V5, packet)
+        };
+        let unread = |bytes: &'static [u8]| {
+            let direction = Direction::ClientToServer;
+            EventKind::Packet { direction, bytes: bytes.into() }
+        };
+        let summary = summary([
+            (0, 1, connect("dev", V5)),
+            (1_000_000, 1, ack(0x87)),
+            (1_500_000, 1, ack(0x10)),
+            (30_000_000, 1, ack(0x97)),
+            (45_000_000, 1, unread(b"\x30\x01\0")),
+            (59_000_000, 1, ack(0x97)),
+            (60_000_000, 1, ack(0)),
+        ]);
+        let error = |reason_code: ReasonCode, count| pb::ErrorSummary {
+            r#type: pb::PacketType::Puback.into(),
+            reason_code: reason_code.0.into(),
+            reason: reason_code.name().to_owned(),
+            count,
+        };
+        assert_eq!(
+            summary.errors,
+            [error(ReasonCode::QUOTA_EXCEEDED, 2), error(ReasonCode::NOT_AUTHORIZED, 1)]
+        );
+        assert_eq!(summary.unreadable, 1);
+        let packets = summary.traffic.unwrap().packets;
+        let busy: Vec<_> = packets.iter().enumerate().filter(|(_, packets)| **packets > 0).collect();
+        assert_eq!(busy, [(0, &1), (1, &2), (30, &1), (45, &1), (59, &2)]);
     }
 
     #[test]

@@ -27,8 +27,8 @@ use crate::{
     mock::MockEvent,
     packet::{self, ControlPacket, PacketIdentifier, ReasonCode, TopicFilter, TopicName},
     recording::{
-        ClientPattern, CloseCause, ConnectionInfo, Connections, Direction, Event as RecordedEvent,
-        EventKind as RecordedKind, FaultInjected, Seen,
+        CloseCause, ConnectionInfo, Connections, Direction, Event as RecordedEvent,
+        EventKind as RecordedKind, FaultInjected, NamePattern, Seen,
     },
     session::ConnectionId,
     tap::{Attachment, Observation, Observed, Observer},
@@ -46,7 +46,7 @@ pub struct EventFilter {
     /// Empty: all.
     kinds: Vec<EventKind>,
     topics: Vec<TopicFilter>,
-    clients: Vec<ClientPattern>,
+    clients: Vec<NamePattern>,
     types: Vec<PacketType>,
     raw: bool,
 }
@@ -56,7 +56,7 @@ impl EventFilter {
         Self {
             kinds: fields.choices("kinds", &request.kinds),
             topics: fields.filters("topics", &request.topics),
-            clients: request.clients.iter().map(|text| ClientPattern::new(text.as_str())).collect(),
+            clients: request.clients.iter().map(|text| NamePattern::new(text.as_str())).collect(),
             types: fields.choices("types", &request.types),
             raw: request.include_raw,
         }
@@ -179,6 +179,8 @@ impl Observer for Copier {
                 let size = fault.size();
                 (Observed::Fault(fault), size)
             }
+            // Nobody asks for it.
+            Observed::InForce(_) => return,
             what => (what.clone(), 0),
         };
         let observation = Observation { at: observation.at, connection: observation.connection, what };
@@ -309,7 +311,7 @@ impl Follower {
             }
             Observed::Close(cause) => RecordedKind::Close(*cause),
             // The bus tells it.
-            Observed::Mock(_) => return Vec::new(),
+            Observed::Mock(_) | Observed::InForce(_) => return Vec::new(),
             Observed::Fault(fault) => {
                 let event = Event::Fault(fault_event(id, fault));
                 return if self.filter.wants(&event) { vec![event] } else { Vec::new() };
@@ -318,7 +320,7 @@ impl Follower {
         let event = RecordedEvent { seq: 0, at: Duration::ZERO, connection: number(id), kind };
         let seen = self.known.follow(&event);
         let mut events = match &observation.what {
-            Observed::Mock(_) | Observed::Fault(_) => Vec::new(),
+            Observed::Mock(_) | Observed::Fault(_) | Observed::InForce(_) => Vec::new(),
             Observed::Open(info) => self.opened(id, info),
             Observed::Close(cause) => self.closed(id, *cause),
             Observed::Raw { direction, bytes } => vec![Event::Packet(pb::PacketEvent {

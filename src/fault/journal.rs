@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     packet::PacketType,
-    recording::{ClientPattern, Direction, FaultInjected},
+    recording::{Direction, FaultInjected, NamePattern},
 };
 
 /// What the journal's texts may take together, whatever the number of faults: identifiers and topics may have 64 KiB each.
@@ -38,7 +38,7 @@ pub struct Journaled {
 pub struct FaultFilter {
     pub rule: Option<String>,
     pub action: Option<String>,
-    pub client: Option<ClientPattern>,
+    pub client: Option<NamePattern>,
     pub direction: Option<Direction>,
     pub packet_type: Option<PacketType>,
 }

@@ -12,7 +12,7 @@ use crate::{
     likeness::unknown,
     mock::check_id,
     packet::{PacketType, ProtocolVersion, QoS, TopicFilter},
-    recording::{ClientPattern, Direction},
+    recording::{Direction, NamePattern},
 };
 
 /// As many as a rule may have of each: patterns, filters, actions.
@@ -27,7 +27,7 @@ pub struct Rule {
     spec: RuleSpec,
     id: Arc<str>,
     /// None: every client.
-    clients: Vec<ClientPattern>,
+    clients: Vec<NamePattern>,
     /// None: every topic, and packets without.
     topics: Vec<TopicFilter>,
     /// None: every one, and packets without.
@@ -79,7 +79,7 @@ impl Rule {
         let types = fit(&mut checks, &spec, direction, &types, &actions);
         let made = types.map(|types| Self {
             id: spec.id.as_str().into(),
-            clients: spec.matches.client.iter().map(ClientPattern::new).collect(),
+            clients: spec.matches.client.iter().map(NamePattern::new).collect(),
             topics,
             qos,
             types,

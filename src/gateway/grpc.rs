@@ -172,6 +172,13 @@ impl pb::recordings_server::Recordings for Control {
         unary(Control::start_recording(self, request.into_inner())).await
     }
 
+    async fn snapshot_recording(
+        &self,
+        request: Request<pb::SnapshotRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::snapshot_recording(self, request.into_inner())).await
+    }
+
     async fn stop_recording(
         &self,
         request: Request<pb::StopRecordingRequest>,
@@ -228,6 +235,15 @@ impl pb::recordings_server::Recordings for Control {
         unary(Control::list_events(self, request.into_inner())).await
     }
 
+    type ReadEventsStream = Answers<pb::RecordedEvent>;
+
+    async fn read_events(
+        &self,
+        request: Request<pb::ReadEventsRequest>,
+    ) -> Result<Response<Self::ReadEventsStream>, Status> {
+        streaming(Control::read_events(self, request.into_inner())).await
+    }
+
     type TailEventsStream = Answers<pb::TailEventsResponse>;
 
     async fn tail_events(
@@ -251,6 +267,41 @@ impl pb::recordings_server::Recordings for Control {
         request: Request<Streaming<pb::ImportRecordingRequest>>,
     ) -> Result<Response<pb::Recording>, Status> {
         unary(Control::import_recording(self, request.into_inner())).await
+    }
+
+    async fn trim_recording(
+        &self,
+        request: Request<pb::TrimRecordingRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::trim_recording(self, request.into_inner())).await
+    }
+
+    async fn merge_recordings(
+        &self,
+        request: Request<pb::MergeRecordingsRequest>,
+    ) -> Result<Response<pb::Recording>, Status> {
+        unary(Control::merge_recordings(self, request.into_inner())).await
+    }
+
+    async fn redact_recording(
+        &self,
+        request: Request<pb::RedactRecordingRequest>,
+    ) -> Result<Response<pb::RedactRecordingResponse>, Status> {
+        unary(Control::redact_recording(self, request.into_inner())).await
+    }
+
+    async fn check_recording(
+        &self,
+        request: Request<pb::CheckRecordingRequest>,
+    ) -> Result<Response<pb::CheckRecordingResponse>, Status> {
+        unary(Control::check_recording(self, request.into_inner())).await
+    }
+
+    async fn compare_recordings(
+        &self,
+        request: Request<pb::CompareRecordingsRequest>,
+    ) -> Result<Response<pb::CompareRecordingsResponse>, Status> {
+        unary(Control::compare_recordings(self, request.into_inner())).await
     }
 }
 

@@ -13,8 +13,8 @@ use base64::{
 use bytes::Bytes;
 use jiff::SignedDuration;
 use prost_reflect::{
-    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage,
-    SerializeOptions, Value,
+    DynamicMessage, EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
+    ReflectMessage, SerializeOptions, Value,
 };
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -272,10 +272,10 @@ fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Resul
         Kind::Double => Value::F64(number(text).ok_or_else(|| expected("a number"))?),
         #[allow(clippy::cast_possible_truncation, reason = "the field has no more digits")]
         Kind::Float => Value::F32(number(text).ok_or_else(|| expected("a number"))? as f32),
-        Kind::Enum(kind) => Value::EnumNumber(enum_number(kind, text).ok_or_else(|| {
-            let names: Vec<_> = kind.values().map(|value| value.name().to_owned()).collect();
-            expected(&format!("one of {}", names.join(", ")))
-        })?),
+        Kind::Enum(kind) => Value::EnumNumber(
+            enum_number(kind, text)
+                .ok_or_else(|| expected(&format!("one of {}", names_of(kind).join(", "))))?,
+        ),
         Kind::Message(kind) if is_well_known(kind) => {
             let mut json = serde_json::Deserializer::from_str(text);
             let message = DynamicMessage::deserialize(kind.clone(), &mut json)
@@ -349,13 +349,29 @@ fn number(text: &str) -> Option<f64> {
 
 fn enum_number(kind: &EnumDescriptor, text: &str) -> Option<i32> {
     let number = match from_json::<String>(text) {
-        Some(name) => match kind.get_value_by_name(&name) {
+        Some(name) => match kind.get_value_by_name(&name).or_else(|| by_short_name(kind, &name)) {
             Some(value) => return Some(value.number()),
             None => name.parse().ok()?,
         },
         None => integer(text)?.try_into().ok()?,
     };
     kind.get_value(number).map(|value| value.number())
+}
+
+/// What may be said for a value, without the one that says nothing.
+fn names_of(kind: &EnumDescriptor) -> Vec<String> {
+    let prefix =
+        kind.get_value(0).and_then(|value| Some(value.name().strip_suffix("UNSPECIFIED")?.to_owned()));
+    let names = kind.values().filter(|value| value.number() != 0 || prefix.is_none());
+    let short = |name: &str| name.strip_prefix(prefix.as_deref()?).map(str::to_ascii_lowercase);
+    names.map(|value| short(value.name()).unwrap_or_else(|| value.name().to_owned())).collect()
+}
+
+/// `csv` for `RECORDING_FORMAT_CSV`: what stands before UNSPECIFIED may be left out, in any case.
+fn by_short_name(kind: &EnumDescriptor, name: &str) -> Option<EnumValueDescriptor> {
+    let unspecified = kind.get_value(0)?;
+    let prefix = unspecified.name().strip_suffix("UNSPECIFIED")?;
+    kind.get_value_by_name(&format!("{prefix}{}", name.to_ascii_uppercase()))
 }
 
 /// Both alphabets, padding optional, as proto3 takes it.
@@ -658,6 +674,13 @@ mod tests {
             error("page_size", "many"),
             r#"page_size: expected an integer from 0 to 4294967295, got "many""#
         );
+    }
+
+    #[test]
+    fn an_enum_is_told_by_its_short_names() {
+        let mut request = message("ExportRecordingRequest");
+        let error = read_parameter(&mut request, "format", "xml").unwrap_err().to_string();
+        assert!(error.contains("expected one of json, ndjson, mcap, pcapng, csv, got"), "{error}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::ready, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tonic::{Status, client::Grpc, service::Routes};
 
@@ -26,7 +27,7 @@ use super::{
     json,
     status::{Refusal, status_json},
 };
-use crate::control::MESSAGE_MAX;
+use crate::control::{MESSAGE_MAX, export_progress, pb};
 
 /// The REST twin of gRPC routes.
 #[derive(Clone)]
@@ -241,11 +242,34 @@ async fn download(mut answers: Answers) -> Result<Response, Refusal> {
     let first = answers.next().await.transpose()?;
     let kind = first.as_ref().and_then(text).and_then(|kind| HeaderValue::try_from(kind).ok());
     let kind = kind.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let name = first.as_ref().and_then(file_name);
     let pieces = stream::iter(first.map(Ok)).chain(answers).map(|piece| {
         piece.map(|mut message| match message.take_field_by_name("data") {
             Some(Value::Bytes(bytes)) => bytes,
             _ => Bytes::new(),
         })
     });
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces)).into_response())
+    let mut response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces)).into_response();
+    if let Some(name) = name {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition(&name));
+    }
+    Ok(response)
+}
+
+/// What a file may be called, from the description of a download's first piece.
+fn file_name(piece: &DynamicMessage) -> Option<String> {
+    let piece = pb::google::api::HttpBody::decode(piece.encode_to_vec().as_slice()).ok()?;
+    Some(export_progress(&piece)?.file_name)
+}
+
+/// Names may hold any letters: those that old clients cannot read are replaced, and the others get all.
+fn disposition(name: &str) -> HeaderValue {
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ';
+    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let mut text = format!("attachment; filename=\"{plain}\"");
+    if plain != name {
+        let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+        text += &format!("; filename*=UTF-8''{encoded}");
+    }
+    HeaderValue::try_from(text).expect("what is no plain letter is encoded")
 }

@@ -99,11 +99,13 @@ impl Server {
         metrics.attach_families(Box::new(move || fault_families(&asked)));
         let url = format!("mqtt://{mqtt}").parse().unwrap();
         let control = Control::new(ControlParts {
-            server: Some(std::sync::Arc::new(BrokerServer::new(broker, url))),
+            server: Some(std::sync::Arc::new(BrokerServer::new(broker, url, tap.clone()))),
             tap: tap.clone(),
             metrics,
             events: events.clone(),
             store: StoreOptions::new(folder.path()),
+            on_overload: crate::recording::OnOverload::Block,
+            flight: None,
             addresses: Addresses { mqtt: Some(mqtt), http: None, grpc: None },
             stop: CancellationToken::new(),
             mocks: asking.mocks,
@@ -392,6 +394,31 @@ async fn a_recording_is_made_listed_exported_imported_and_replayed() {
     let (status, reason, message) =
         server.refusal("POST", "/__mockforge/recordings:import?name=bad", file[..200].to_owned()).await;
     assert_eq!((status, reason.as_str()), (400, "BAD_FILE"), "{message}");
+    for (format, kind) in [
+        ("ndjson", "application/x-ndjson"),
+        ("mcap", "application/octet-stream"),
+        ("pcapng", "application/vnd.tcpdump.pcap"),
+        ("csv", "text/csv; charset=utf-8"),
+    ] {
+        let path = format!("/__mockforge/recordings/orders:export?format={format}&filter.topics=t/%23");
+        let exported = server.send("GET", &path, "").await;
+        assert_eq!(exported.headers()["content-type"], kind);
+        let name = format!("attachment; filename=\"orders.{format}\"");
+        assert_eq!(exported.headers()["content-disposition"], name.as_str());
+        let file = exported.into_body().collect().await.unwrap().to_bytes();
+        let path = "/__mockforge/recordings:import?name=carried&recover=true";
+        let imported = server.ok("POST", path, file).await;
+        assert_eq!(imported["name"], "carried", "{imported}");
+        server.ok("DELETE", "/__mockforge/recordings/carried", "").await;
+    }
+    let path = "/__mockforge/recordings:import?format=csv&ports=70000";
+    let (status, _, message) = server.refusal("POST", path, "1,a,b").await;
+    assert_eq!((status, message.as_str()), (400, "ports[0]: is 1 to 65535"));
+    let (status, reason, _) = server.refusal("POST", "/__mockforge/recordings:import", "PK\x03\x04").await;
+    assert_eq!((status, reason.as_str()), (400, "UNSUPPORTED_FILE"));
+    let (status, _, message) =
+        server.refusal("GET", "/__mockforge/recordings/orders:export?format=yaml", "").await;
+    assert_eq!(status, 400, "{message}");
     let listed = server.ok("GET", "/__mockforge/recordings?page_size=1", "").await;
     assert_eq!((&listed["total_size"], &listed["recordings"][0]["name"]), (&json!(2), &json!("orders")));
 

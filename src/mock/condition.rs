@@ -5,12 +5,12 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use super::{NthSpec, OneOrMore, State, TestSpec, WhenSpec, subject::Subject};
-use crate::{field::Checks, likeness::plain, packet::QoS, recording::ClientPattern};
+use crate::{field::Checks, likeness::plain, packet::QoS, recording::NamePattern};
 
 /// Conditions that were checked; none of them always holds.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
-    client: Option<ClientPattern>,
+    client: Option<NamePattern>,
     qos: Vec<QoS>,
     retain: Option<bool>,
     payload: Vec<(JsonPath, Test)>,
@@ -24,7 +24,7 @@ impl Condition {
     pub fn new(spec: &WhenSpec) -> Result<Self, Checks> {
         let mut checks = Checks::default();
         let mut condition = Self {
-            client: spec.client.as_ref().map(ClientPattern::new),
+            client: spec.client.as_ref().map(NamePattern::new),
             retain: spec.retain,
             nth: spec.nth,
             ..Self::default()

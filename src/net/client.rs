@@ -33,6 +33,11 @@ use crate::packet::{
     PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS, ReasonCode, Suback, Subscribe,
     Subscription, TopicFilter, Unsuback, Unsubscribe, Utf8String, Will,
 };
+use crate::{
+    recording::Direction,
+    session::ConnectionId,
+    tap::{Tap, Way},
+};
 
 /// Received messages that wait to be taken before reading stops.
 const MESSAGES_WAITING: usize = 1024;
@@ -157,6 +162,26 @@ pub trait Sink: Send + Sync {
     fn ended(&self, tag: u64, outcome: Outcome);
 }
 
+/// Where a client reports what it sends and receives, as the point that traffic passes does.
+#[derive(Clone)]
+pub struct Reporting {
+    pub tap: Tap,
+    pub connection: ConnectionId,
+}
+
+impl Reporting {
+    fn sent(&self, bytes: &[u8]) {
+        if self.tap.is_observed() {
+            let bytes = Bytes::copy_from_slice(bytes);
+            self.tap.packet(Instant::now(), self.connection, Direction::ClientToServer, bytes);
+        }
+    }
+
+    fn received(&self, bytes: Bytes) {
+        self.tap.packet(Instant::now(), self.connection, Direction::ServerToClient, bytes);
+    }
+}
+
 /// A connection to a broker. Dropping it closes the connection without DISCONNECT.
 pub struct Client {
     publisher: Publisher,
@@ -199,6 +224,7 @@ struct Link {
     write: OwnedWriteHalf,
     state: Mutex<State>,
     sink: Option<Arc<dyn Sink>>,
+    reporting: Option<Reporting>,
     /// There is something for the writing task to do.
     to_write: Notify,
     /// Acks came, bytes left, a ping was answered, or the connection ended.
@@ -247,18 +273,35 @@ impl Client {
     /// [`ClientError::Unreachable`] when there is no connection, or no answer, in time;
     /// [`ClientError::Refused`] with the server's Reason Code.
     pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
-        Self::connect_with(options, None).await
+        Self::connect_with(options, None, None).await
+    }
+
+    /// As [`connect`](Self::connect), reporting every packet. The connection is reported as opened; whoever
+    /// asked says how it ended, also where an error is the answer.
+    pub async fn connect_reporting(
+        options: ClientOptions,
+        reporting: Reporting,
+    ) -> Result<Self, ClientError> {
+        Self::connect_with(options, None, Some(reporting)).await
     }
 
     /// As [`connect`](Self::connect), with a sink for [`Publisher::try_publish`].
-    pub async fn connect_with(
+    pub async fn connect_to_publish(
+        options: ClientOptions,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Self, ClientError> {
+        Self::connect_with(options, Some(sink), None).await
+    }
+
+    async fn connect_with(
         options: ClientOptions,
         sink: Option<Arc<dyn Sink>>,
+        reporting: Option<Reporting>,
     ) -> Result<Self, ClientError> {
         let target = options.url.to_string();
         let unreachable = |error| ClientError::Unreachable { target: target.clone(), error: Arc::new(error) };
-        match timeout(options.connect_timeout, handshake(&options, &target)).await {
-            Ok(connected) => connected.map(|connected| connected.start(options.protocol, target, sink)),
+        match timeout(options.connect_timeout, handshake(&options, &target, reporting.as_ref())).await {
+            Ok(connected) => Ok(connected?.start(options.protocol, target, sink, reporting)),
             Err(_) => Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
         }
     }
@@ -554,6 +597,9 @@ impl Link {
         let had_waiting = !state.out.is_empty();
         let before = state.out.len();
         packet.encode(self.protocol, &mut state.out)?;
+        if let Some(reporting) = &self.reporting {
+            reporting.sent(&state.out[before..]);
+        }
         state.offset += (state.out.len() - before) as u64;
         if had_waiting {
             return Ok(Sent::Waiting);
@@ -702,12 +748,24 @@ impl Link {
     ) {
         let error = loop {
             match frames.next_frame() {
-                Ok(Some(frame)) => match self.receive(frame.packet, &messages).await {
-                    Ok(()) => continue,
-                    Err(error) => break error,
-                },
+                Ok(Some(frame)) => {
+                    if let Some(reporting) = &self.reporting {
+                        reporting.received(frame.bytes);
+                        reporting.tap.ready().await;
+                    }
+                    match self.receive(frame.packet, &messages).await {
+                        Ok(()) => continue,
+                        Err(error) => break error,
+                    }
+                }
                 Ok(None) => {}
-                Err(error) => break ClientError::Malformed { target: self.target.clone(), error },
+                Err(error) => {
+                    if let Some(Reporting { tap, connection }) = &self.reporting {
+                        let rest = frames.take_rest();
+                        tap.raw(Instant::now(), *connection, Direction::ServerToClient, rest);
+                    }
+                    break ClientError::Malformed { target: self.target.clone(), error };
+                }
             }
             frames.buffer().reserve(8 << 10);
             match read.read_buf(frames.buffer()).await {
@@ -872,7 +930,13 @@ struct Connected {
 }
 
 impl Connected {
-    fn start(self, protocol: ProtocolVersion, target: String, sink: Option<Arc<dyn Sink>>) -> Client {
+    fn start(
+        self,
+        protocol: ProtocolVersion,
+        target: String,
+        sink: Option<Arc<dyn Sink>>,
+        reporting: Option<Reporting>,
+    ) -> Client {
         let (read, write) = self.stream.into_split();
         let link = Arc::new(Link {
             target,
@@ -881,6 +945,7 @@ impl Connected {
             write,
             state: Mutex::new(State::new()),
             sink,
+            reporting,
             to_write: Notify::new(),
             progress: Notify::new(),
         });
@@ -891,7 +956,11 @@ impl Connected {
     }
 }
 
-async fn handshake(options: &ClientOptions, target: &str) -> Result<Connected, ClientError> {
+async fn handshake(
+    options: &ClientOptions,
+    target: &str,
+    reporting: Option<&Reporting>,
+) -> Result<Connected, ClientError> {
     let unreachable = |error| ClientError::Unreachable { target: target.to_owned(), error: Arc::new(error) };
     let closed = || ClientError::Closed { target: target.to_owned() };
     let connect = connect_packet(options)?;
@@ -900,12 +969,22 @@ async fn handshake(options: &ClientOptions, target: &str) -> Result<Connected, C
     stream.set_nodelay(true).map_err(unreachable)?;
     let mut out = BytesMut::new();
     connect.encode(options.protocol, &mut out)?;
+    if let Some(reporting) = reporting {
+        let (Reporting { tap, connection }, peer) = (reporting, stream.local_addr().ok());
+        let way = Way { listener: None, transport: "tcp", upstream: Some(target.to_owned()) };
+        tap.open(Instant::now(), *connection, peer, Arc::new(way));
+        tap.identify(*connection, &options.client_identifier, options.protocol);
+        reporting.sent(&out);
+    }
     tokio::io::AsyncWriteExt::write_all(&mut stream, &out).await.map_err(|_| closed())?;
     let mut frames = FrameReader::new(PACKET_SIZE_MAX);
     frames.set_protocol(options.protocol);
     loop {
         match frames.next_frame() {
-            Ok(Some(Frame { packet: ControlPacket::Connack(connack), .. })) => {
+            Ok(Some(Frame { packet: ControlPacket::Connack(connack), bytes })) => {
+                if let Some(reporting) = reporting {
+                    reporting.received(bytes);
+                }
                 if connack.reason_code != ReasonCode::SUCCESS {
                     let (target, reason_code) = (target.to_owned(), connack.reason_code);
                     return Err(ClientError::Refused { target, reason_code });

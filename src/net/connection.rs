@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     time::timeout,
@@ -177,15 +178,14 @@ impl Link {
         if tap.is_observed() && !self.has_line() {
             let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
-            while let Some(bytes) = outgoing.next_packet() {
-                trace!(connection = %self.id, len = bytes.len(), "sent");
-                tap.packet(now, self.id, Direction::ServerToClient, bytes);
-            }
+            let packets = outgoing.take_packets();
+            trace!(connection = %self.id, packets = packets.len(), "sent");
+            tap.packets(now, self.id, Direction::ServerToClient, packets.iter());
         } else if !is_emptied && !self.has_line() {
             // An observer may come while the rest of a packet is waiting.
             let outgoing = kept.get_or_insert_default();
             outgoing.take(slices, count);
-            while outgoing.next_packet().is_some() {}
+            outgoing.take_packets();
         }
         if is_emptied {
             // The next byte begins a packet.
@@ -211,11 +211,19 @@ impl Outgoing {
         }
     }
 
-    fn next_packet(&mut self) -> Option<bytes::Bytes> {
-        match Frame::size(&self.bytes) {
-            Ok(Some(size)) if size <= self.bytes.len() => Some(self.bytes.split_to(size).freeze()),
-            _ => None,
+    /// The packets that are whole.
+    fn take_packets(&mut self) -> Reported {
+        let mut ends = SmallVec::<[usize; 16]>::new();
+        let mut end = 0;
+        while let Ok(Some(size)) = Frame::size(&self.bytes[end..])
+            && end + size <= self.bytes.len()
+        {
+            end += size;
+            ends.push(end);
         }
+        let whole = self.bytes.split_to(end).freeze();
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        starts.zip(&ends).map(|(start, &end)| whole.slice(start..end)).collect()
     }
 }
 
@@ -237,6 +245,19 @@ impl Serving {
     pub(super) fn new(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf) -> Self {
         let frames = FrameReader::new(shell.broker.borrow().limits().max_packet_size);
         Self { shell, link, reading: Some(Reading { half, frames, has_more: false }), aside: None }
+    }
+
+    /// Tells observers of packets that had begun when the connection ended, either way.
+    fn report_begun(&mut self) {
+        let Self { shell, link, reading, .. } = self;
+        // A line reports what passed it; without a reading, serving panicked.
+        let Some(reading) = reading.as_mut().filter(|_| !link.has_line()) else { return };
+        let from_client = reading.frames.take_rest();
+        let from_server = link.outgoing.take().map(|outgoing| outgoing.bytes.freeze()).unwrap_or_default();
+        let both = [(Direction::ClientToServer, from_client), (Direction::ServerToClient, from_server)];
+        for (direction, bytes) in both.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            shell.tap.raw(shell.now(), link.id, direction, bytes);
+        }
     }
 
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<CloseCause> {
@@ -290,6 +311,9 @@ impl Future for Serving {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let served = catch_unwind(AssertUnwindSafe(|| self.poll_end(context)));
+        if !matches!(served, Ok(Poll::Pending)) {
+            self.report_begun();
+        }
         let Self { shell, link, .. } = &*self;
         let cause = match served {
             Ok(poll) => ready!(poll),
@@ -316,7 +340,7 @@ struct Reading {
 
 /// What a connection's turn came to, when it does not simply wait for more.
 enum Turn {
-    /// So many bytes were read while somebody observes.
+    /// So many bytes were read while somebody observes who has to be waited for.
     Observed(usize),
     /// The peer ended the connection.
     Over(CloseCause),
@@ -359,7 +383,7 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
             }
         };
         let count = read.count;
-        if shell.tap.is_observed() && !link.has_line() {
+        if shell.tap.holds_up() && !link.has_line() {
             reading.frames.buffer().extend_from_slice(&read.chunk[..read.filled]);
             shell.scratch.borrow_mut().give_back(read.chunk);
             return Poll::Ready(Turn::Observed(count));
@@ -454,7 +478,8 @@ fn poll_read(shell: &Shell, reading: &mut Reading, context: &mut Context<'_>) ->
     Poll::Ready(Ok(Read { chunk, filled: count.saturating_sub(part), count }))
 }
 
-/// Hands the packets that are whole to the broker, from where they were read as far as they can be.
+/// Hands the packets that are whole to the broker, from where they were read as far as they can be. Observers that never
+/// have to be waited for are told of each before.
 #[inline(never)]
 fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let now = shell.now();
@@ -471,16 +496,31 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let mut broker = shell.broker.borrow_mut();
     reading.has_more = true;
     let was_identified = link.is_identified.get();
+    let tap = (shell.tap.is_observed() && !link.has_line()).then_some(&shell.tap);
+    // Nothing of what comes of them is written, or reported, before all of them are.
+    let mut reported = Reported::new();
     let sent_max = broker.packets_sent() + TURN_SENT;
     let mut packets = 0;
     while packets < TURN_PACKETS && broker.packets_sent() < sent_max {
         packets += 1;
+        let before = input.len();
         let taken = match reading.next(&mut input) {
             Ok(Some(Next::InPlace(bytes))) => {
                 let protocol = reading.protocol();
-                hand_on_in_place(shell, &mut broker, now, link, protocol, &chunk, bytes, &mut published)
+                hand_on_in_place(
+                    shell,
+                    &mut broker,
+                    now,
+                    link,
+                    protocol,
+                    &chunk,
+                    bytes,
+                    &mut published,
+                    tap.map(|_| &mut reported),
+                )
             }
-            Ok(Some(Next::Owned(packet))) => {
+            Ok(Some(Next::Owned(Frame { bytes, packet }))) => {
+                reported.extend(tap.map(|_| bytes));
                 note(shell, link, &packet, &mut published);
                 broker.handle_packet(now, link.id, packet);
                 Ok(())
@@ -493,12 +533,25 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
         };
         if let Err(error) = taken {
             reading.has_more = false;
+            if let Some(tap) = tap {
+                tap.packets(now, link.id, Direction::ClientToServer, reported.iter());
+                reported.clear();
+                // All from the packet on that is none.
+                let begun = reading.frames.take_rest();
+                let rest = if begun.is_empty() { &chunk[filled - before..filled] } else { input };
+                tap.raw(now, link.id, Direction::ClientToServer, [&begun, rest].concat().into());
+            }
             input = &[];
             refuse_malformed(&mut broker, now, link, reading, &error);
             break;
         }
     }
     drop(broker);
+    if let Some(tap) = tap {
+        tap.packets(now, link.id, Direction::ClientToServer, reported.iter());
+    }
+    // So that the chunk can be used again.
+    drop(reported);
     let left = input.len();
     if read.count > 0 {
         reading.keep(input);
@@ -514,6 +567,9 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     }
 }
 
+/// Packets of one read, for observers.
+type Reported = SmallVec<[Bytes; 16]>;
+
 /// Hands on the packet that is `bytes`, a part of `chunk`.
 #[inline]
 #[expect(clippy::too_many_arguments, reason = "what the loop around it has at hand")]
@@ -526,14 +582,22 @@ fn hand_on_in_place(
     chunk: &Bytes,
     bytes: &[u8],
     published: &mut [u64; 3],
+    reported: Option<&mut Reported>,
 ) -> Result<(), DecodeError> {
+    let report = || {
+        if let Some(reported) = reported {
+            reported.push(chunk.slice_ref(bytes));
+        }
+    };
     let is_publish = bytes[0] >> 4 == PacketType::Publish as u8;
     if is_publish && bytes.len() < SHARED_PAYLOAD {
         let publish = PublishRef::decode(bytes, protocol)?;
+        report();
         published[publish.qos as usize] += 1;
         broker.handle_publish_in_place(now, link.id, &publish, bytes);
         return Ok(());
     } else if let Some(ack) = PlainAck::read(bytes) {
+        report();
         trace!(connection = %link.id, packet = ack.packet.name(), "received");
         broker.handle_plain_ack(now, link.id, ack);
         return Ok(());
@@ -543,6 +607,7 @@ fn hand_on_in_place(
         // Just as long: somebody may keep it.
         _ => ControlPacket::decode_copied(bytes, protocol)?,
     };
+    report();
     note(shell, link, &packet, published);
     broker.handle_packet(now, link.id, packet);
     Ok(())
@@ -551,7 +616,7 @@ fn hand_on_in_place(
 /// A packet, or its bytes where they were read.
 enum Next<'a> {
     InPlace(&'a [u8]),
-    Owned(ControlPacket),
+    Owned(Frame),
 }
 
 impl Reading {
@@ -562,7 +627,7 @@ impl Reading {
             return Ok(self.frames.next_in_place(input)?.map(Next::InPlace));
         }
         self.frames.complete(input);
-        Ok(self.frames.next_frame()?.map(|frame| Next::Owned(frame.packet)))
+        Ok(self.frames.next_frame()?.map(Next::Owned))
     }
 
     /// Of a client that has sent a packet.
@@ -601,7 +666,7 @@ impl Reading {
     }
 }
 
-/// As [`hand_on`], telling the observers first.
+/// As [`hand_on`], telling the observers first and waiting until they have room.
 async fn hand_on_observed(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, count: usize) {
     let now = shell.now();
     let mut packets = Vec::new();
@@ -708,7 +773,7 @@ mod tests {
         for write in writes {
             let slices: Vec<_> = write.iter().map(|part| IoSlice::new(part)).collect();
             outgoing.take(&slices, write.iter().map(|part| part.len()).sum());
-            packets.extend(std::iter::from_fn(|| outgoing.next_packet()).map(|bytes| bytes.to_vec()));
+            packets.extend(outgoing.take_packets().iter().map(|bytes| bytes.to_vec()));
         }
         packets
     }
@@ -731,9 +796,8 @@ mod tests {
         let mut outgoing = Outgoing::default();
         let slices = [IoSlice::new(&[0xd0, 0, 0xd0]), IoSlice::new(&[0, 0xd0, 0])];
         outgoing.take(&slices, 3);
-        assert!(outgoing.next_packet().is_some());
-        assert_eq!(outgoing.next_packet(), None);
+        assert_eq!(outgoing.take_packets()[..], [&[0xd0, 0][..]]);
         outgoing.take(&[IoSlice::new(&[0])], 1);
-        assert_eq!(outgoing.next_packet().as_deref(), Some(&[0xd0, 0][..]));
+        assert_eq!(outgoing.take_packets()[..], [&[0xd0, 0][..]]);
     }
 }

@@ -16,6 +16,7 @@ mod proxy;
 mod refusal;
 pub mod replay;
 mod scratch;
+mod subscriber;
 mod transport;
 mod url;
 mod webhooks;
@@ -34,6 +35,7 @@ pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };
+pub use subscriber::{Subscriber, SubscriberError, SubscriberOptions};
 pub use url::{BadUrl, MqttUrl};
 pub use webhooks::{WebhookError, WebhookHandle, WebhookMatcher, WebhookOptions, WebhookView};
 

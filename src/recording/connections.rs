@@ -4,23 +4,27 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 
-use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind};
+use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, aliases::Aliases};
 use crate::packet::{ControlPacket, DecodeError, Frame, Property, ProtocolVersion, Publish, TopicName};
 
 const CONNECT: u8 = 1;
 const CONNACK: u8 = 2;
 
+/// Bytes of Topic Aliases of all connections together: those beyond are not remembered.
+const ALIASES_SIZE_MAX: usize = 64 << 20;
+
 /// The connections of a recording, as far as its events were followed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Connections {
     by_number: HashMap<u32, Connection>,
     /// The session that goes on if the client's next CONNACK says Session Present.
     session_of: HashMap<String, u32>,
     sessions: u32,
+    aliases: Aliases,
 }
 
 /// One connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Connection {
     /// What the recorder knew.
     pub info: ConnectionInfo,
@@ -37,12 +41,10 @@ pub struct Connection {
     pub keep_alive: Option<u16>,
     /// Numbers (client identifier, epoch) from 1; `None` until a server accepted the client.
     pub session: Option<u32>,
-    /// Topic Aliases of either direction.
-    aliases: [HashMap<u16, TopicName>; 2],
 }
 
 /// What a packet turned out to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     pub packet: Result<ControlPacket, Unreadable>,
     /// Of a PUBLISH: its topic, Topic Alias resolved. `None` when the alias was set before the
@@ -82,24 +84,6 @@ impl Connection {
         }
         Ok(packet)
     }
-
-    /// The topic of `publish`, remembering the alias it sets.
-    fn topic(&mut self, direction: Direction, publish: &Publish) -> Option<TopicName> {
-        let alias = publish.properties.iter().find_map(|property| match property {
-            Property::TopicAlias(alias) => Some(*alias),
-            _ => None,
-        });
-        let aliases = &mut self.aliases[direction as usize];
-        match (&publish.topic, alias) {
-            (Some(topic), Some(alias)) => {
-                aliases.insert(alias, topic.clone());
-                Some(topic.clone())
-            }
-            (Some(topic), None) => Some(topic.clone()),
-            (None, Some(alias)) => aliases.get(&alias).cloned(),
-            (None, None) => None,
-        }
-    }
 }
 
 impl Connections {
@@ -120,12 +104,14 @@ impl Connections {
 
     /// Forgets a connection that is closed.
     pub fn forget(&mut self, number: u32) {
+        self.aliases.forget(number);
         self.by_number.remove(&number);
     }
 
     /// Forgets a connection that is closed and the session of its client, where nobody asks for
     /// sessions: what is kept grows with the connections that are open, not with all there were.
     pub fn forget_client(&mut self, number: u32) {
+        self.aliases.forget(number);
         let connection = self.by_number.remove(&number);
         if let Some(client) = connection.as_ref().and_then(Connection::client) {
             self.session_of.remove(client);
@@ -156,15 +142,21 @@ impl Connections {
             EventKind::Close(cause) => {
                 let connection = self.by_number.entry(event.connection).or_default();
                 connection.closed = Some((event.at, *cause));
-                connection.aliases = Default::default();
+                self.aliases.forget(event.connection);
                 None
             }
             EventKind::Packet { direction, bytes } => Some(self.packet(event.connection, *direction, bytes)),
+            EventKind::Gap { .. } => {
+                // What is missing may have set any of them anew.
+                self.aliases.clear();
+                None
+            }
             EventKind::Raw { .. }
             | EventKind::Mark(_)
             | EventKind::Mock(_)
             | EventKind::Fault(_)
-            | EventKind::Gap { .. } => None,
+            | EventKind::State(_)
+            | EventKind::Anchor(_) => None,
         }
     }
 
@@ -181,6 +173,7 @@ impl Connections {
             connection.session = Some(session.unwrap_or_else(|| self.next_session(Some(client))));
         }
         self.by_number.insert(number, connection);
+        self.aliases.forget(number);
     }
 
     fn packet(&mut self, number: u32, direction: Direction, bytes: &Bytes) -> Seen {
@@ -188,7 +181,7 @@ impl Connections {
         let packet = connection.read(direction, bytes);
         let mut topic = None;
         match &packet {
-            Ok(ControlPacket::Publish(publish)) => topic = connection.topic(direction, publish),
+            Ok(ControlPacket::Publish(publish)) => topic = self.topic(number, direction, publish),
             Ok(ControlPacket::Connack(connack))
                 if direction == Direction::ServerToClient && !connack.reason_code.is_error() =>
             {
@@ -203,6 +196,21 @@ impl Connections {
             _ => {}
         }
         Seen { packet, topic }
+    }
+
+    /// The topic of `publish`, remembering the alias it sets.
+    fn topic(&mut self, number: u32, direction: Direction, publish: &Publish) -> Option<TopicName> {
+        let alias = publish.properties.topic_alias();
+        match (&publish.topic, alias) {
+            (Some(topic), Some(alias)) => {
+                let room = ALIASES_SIZE_MAX.saturating_sub(self.aliases.size());
+                self.aliases.set(number, direction, alias, topic, room);
+                Some(topic.clone())
+            }
+            (Some(topic), None) => Some(topic.clone()),
+            (None, Some(alias)) => self.aliases.get(number, direction, alias).cloned(),
+            (None, None) => None,
+        }
     }
 
     fn accept(&mut self, number: u32, client: Option<&str>, session_present: bool) {

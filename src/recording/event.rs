@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
+use super::InForce;
 use crate::packet::{PacketType, ProtocolVersion};
 
 /// One thing that happened, in the total order of a recording.
@@ -38,6 +40,10 @@ pub enum EventKind {
     Mock(Box<MockFired>),
     /// Chaos did something to a packet; what the client sent comes before, what it was sent after.
     Fault(Box<FaultInjected>),
+    /// What was in force when the recording began.
+    State(Box<InForce>),
+    /// What the wall clock said then: at least every 10 s, and after it was set.
+    Anchor(Timestamp),
     /// The recorder could not keep up and left this much out.
     Gap {
         events: u64,
@@ -56,7 +62,35 @@ impl EventKind {
             Self::Mark(_) => "MARK",
             Self::Mock(_) => "MOCK",
             Self::Fault(_) => "FAULT",
+            Self::State(_) => "STATE",
+            Self::Anchor(_) => "ANCHOR",
             Self::Gap { .. } => "GAP",
+        }
+    }
+
+    /// Bytes of the packets and texts it holds.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Packet { bytes, .. } | Self::Raw { bytes, .. } => bytes.len(),
+            Self::Mark(label) => label.len(),
+            Self::Fault(fault) => fault.size(),
+            Self::State(in_force) => in_force.packet.len(),
+            Self::Open(_) | Self::Close(_) | Self::Mock(_) | Self::Anchor(_) | Self::Gap { .. } => 0,
+        }
+    }
+
+    /// Gives the packets it holds bytes of their own, so that they keep no read buffer alive.
+    pub fn detach(&mut self) {
+        match self {
+            Self::Packet { bytes, .. } | Self::Raw { bytes, .. } => *bytes = Bytes::copy_from_slice(bytes),
+            Self::Fault(fault) => fault.detach(),
+            Self::State(in_force) => in_force.packet = Bytes::copy_from_slice(&in_force.packet),
+            Self::Open(_)
+            | Self::Close(_)
+            | Self::Mark(_)
+            | Self::Mock(_)
+            | Self::Anchor(_)
+            | Self::Gap { .. } => {}
         }
     }
 }
@@ -147,6 +181,13 @@ pub struct ConnectionInfo {
     pub already_open: bool,
     pub client_identifier: Option<String>,
     pub protocol: Option<ProtocolVersion>,
+}
+
+impl ConnectionInfo {
+    /// Whether its CONNECT came before the recording began.
+    pub fn is_up(&self) -> bool {
+        self.already_open && self.protocol.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

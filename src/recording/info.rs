@@ -5,8 +5,7 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Event, EventKind};
-use crate::packet::TopicFilter;
+use super::{Event, EventFilter, EventKind, redact::Redaction};
 
 /// What `recordings show` prints: a recording without its events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +38,9 @@ pub struct RecordingInfo {
     /// What the server drew random values from when it began; `None` if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// How it was made of others, for people; the last edit last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<String>,
 }
 
 impl RecordingInfo {
@@ -121,18 +123,54 @@ pub struct RecordingSpec {
     /// `recording-<date-time>` when `None`.
     pub name: Option<String>,
     pub source: RecordingSource,
-    /// Keeps only PUBLISH packets on these topics, and every other packet. Empty means all.
-    pub topics: Vec<TopicFilter>,
+    /// What is kept, with what it takes to read it.
+    pub filter: EventFilter,
     /// Keeps the passwords of CONNECT packets.
     pub keep_credentials: bool,
     /// What the server draws random values from.
     pub seed: Option<u64>,
+    pub on_overload: OnOverload,
+    /// What never gets onto the disk.
+    pub redaction: Option<Redaction>,
+}
+
+/// What gives way when as much waits for the disk as a recorder may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOverload {
+    /// The traffic: nothing is left out.
+    #[default]
+    Block,
+    /// The recording: a GAP counts what is left out.
+    Drop,
+}
+
+impl OnOverload {
+    /// `block` or `drop`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// The one that [`name`](Self::name) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Block, Self::Drop].into_iter().find(|one| one.name() == name)
+    }
 }
 
 impl RecordingSpec {
     /// Everything from `source`, without passwords, under a name made from the time.
     pub fn new(source: RecordingSource) -> Self {
-        Self { name: None, source, topics: Vec::new(), keep_credentials: false, seed: None }
+        Self {
+            name: None,
+            source,
+            filter: EventFilter::default(),
+            keep_credentials: false,
+            seed: None,
+            on_overload: OnOverload::Block,
+            redaction: None,
+        }
     }
 }
 
@@ -159,7 +197,12 @@ impl Counts {
             }
             EventKind::Raw { bytes, .. } => self.bytes += bytes.len() as u64,
             EventKind::Gap { .. } => self.gaps += 1,
-            EventKind::Close(_) | EventKind::Mark(_) | EventKind::Mock(_) | EventKind::Fault(_) => {}
+            EventKind::Close(_)
+            | EventKind::Mark(_)
+            | EventKind::Mock(_)
+            | EventKind::Fault(_)
+            | EventKind::State(_)
+            | EventKind::Anchor(_) => {}
         }
     }
 }

@@ -10,6 +10,8 @@
 //!             FAULT: flags, packet type, n as a varint, then rule, action, detail, client identifier
 //!             and topic, each as length and text, then what was received and what was sent as far
 //!             as the flags say they are there, each as length and bytes;
+//!             STATE: a flag, client identifier as length and text if it says so, then the packet;
+//!             ANCHOR: nanoseconds since 1970 as a varint, the lowest bit set before that;
 //!             OPEN: flags, protocol level or 0, transport, then peer, listener, upstream and client
 //!             identifier as far as the flags say they are there, each as length and text
 //! ```
@@ -20,8 +22,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
-use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, FaultInjected, MockFired};
+use super::{CloseCause, ConnectionInfo, Direction, Event, EventKind, FaultInjected, InForce, MockFired};
 use crate::packet::{PacketType, ProtocolVersion};
 
 const OPEN: u8 = 1;
@@ -34,6 +37,8 @@ const MARK: u8 = 7;
 const GAP: u8 = 8;
 const MOCK: u8 = 9;
 const FAULT: u8 = 10;
+const STATE: u8 = 11;
+const ANCHOR: u8 = 12;
 
 const HAS_PEER: u8 = 1;
 const HAS_LISTENER: u8 = 2;
@@ -83,6 +88,8 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Mark(label) => (MARK, label.len()),
         EventKind::Mock(fired) => (MOCK, mock_len(fired)),
         EventKind::Fault(fault) => (FAULT, fault_len(fault)),
+        EventKind::State(in_force) => (STATE, in_force_len(in_force)),
+        EventKind::Anchor(wall) => (ANCHOR, varint_len(zigzag(*wall))),
         EventKind::Gap { events, bytes } => (GAP, varint_len(*events) + varint_len(*bytes)),
     };
     let delta = nanoseconds(event.at).saturating_sub(before);
@@ -100,6 +107,8 @@ pub fn encode(event: &Event, before: u64, out: &mut Vec<u8>) {
         EventKind::Mark(label) => out.extend_from_slice(label.as_bytes()),
         EventKind::Mock(fired) => put_mock(fired, out),
         EventKind::Fault(fault) => put_fault(fault, out),
+        EventKind::State(in_force) => put_in_force(in_force, out),
+        EventKind::Anchor(wall) => put_varint(zigzag(*wall), out),
         EventKind::Gap { events, bytes } => {
             put_varint(*events, out);
             put_varint(*bytes, out);
@@ -123,6 +132,34 @@ pub fn record_len(start: &[u8]) -> Result<Option<usize>, BadRecord> {
         Err(BadRecord::Truncated(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a record says before its body, without taking it apart.
+#[derive(Debug)]
+pub struct Outline<'a> {
+    /// Of the whole record.
+    pub len: usize,
+    /// Nanoseconds since the event before.
+    pub delta: u64,
+    pub connection: u64,
+    /// Which way a whole packet went, and its bytes; `None` for other events.
+    pub packet: Option<(Direction, &'a [u8])>,
+}
+
+/// The outline of the record that `start` begins.
+pub fn outline(start: &[u8]) -> Result<Outline<'_>, BadRecord> {
+    let len = record_len(start)?.filter(|len| *len <= start.len()).ok_or(BadRecord::Truncated("length"))?;
+    let mut rest = &start[..len];
+    take_varint(&mut rest, "length")?;
+    let kind = take_byte(&mut rest, "kind")?;
+    let delta = take_varint(&mut rest, "delta")?;
+    let connection = take_varint(&mut rest, "connection")?;
+    let packet = match kind {
+        PACKET_FROM_CLIENT => Some((Direction::ClientToServer, rest)),
+        PACKET_FROM_SERVER => Some((Direction::ServerToClient, rest)),
+        _ => None,
+    };
+    Ok(Outline { len, delta, connection, packet })
 }
 
 /// Decodes `record`, exactly one; packets are slices of it.
@@ -159,6 +196,8 @@ fn decode_body(kind: u8, bytes: Bytes) -> Result<EventKind, BadRecord> {
         OPEN => EventKind::Open(Box::new(take_open(&mut rest)?)),
         MOCK => EventKind::Mock(Box::new(take_mock(&mut rest)?)),
         FAULT => EventKind::Fault(Box::new(take_fault(&mut rest, &bytes)?)),
+        STATE => return take_in_force(&bytes).map(|in_force| EventKind::State(Box::new(in_force))),
+        ANCHOR => EventKind::Anchor(take_wall(&mut rest)?),
         CLOSE => {
             let number = take_byte(&mut rest, "close cause")?;
             let cause = CloseCause::ALL.get(usize::from(number)).copied();
@@ -285,6 +324,44 @@ fn take_fault(rest: &mut &[u8], record: &Bytes) -> Result<FaultInjected, BadReco
         received,
         sent,
     })
+}
+
+fn in_force_len(in_force: &InForce) -> usize {
+    1 + in_force.client_identifier.as_deref().map_or(0, text_len) + in_force.packet.len()
+}
+
+fn put_in_force(in_force: &InForce, out: &mut Vec<u8>) {
+    match &in_force.client_identifier {
+        Some(client_identifier) => {
+            out.push(1);
+            put_text(client_identifier, out);
+        }
+        None => out.push(0),
+    }
+    out.extend_from_slice(&in_force.packet);
+}
+
+fn take_in_force(bytes: &Bytes) -> Result<InForce, BadRecord> {
+    let mut rest = &bytes[..];
+    let client_identifier = match take_byte(&mut rest, "flags")? {
+        0 => None,
+        1 => Some(take_text(&mut rest, "client identifier")?),
+        other => return Err(BadRecord::UnknownValue { field: "flags", value: u64::from(other) }),
+    };
+    Ok(InForce { client_identifier, packet: bytes.slice_ref(rest) })
+}
+
+/// Nanoseconds since 1970, so that small ones of either sign are small.
+fn zigzag(wall: Timestamp) -> u64 {
+    let nanoseconds = wall.as_nanosecond().clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+    ((nanoseconds << 1) ^ (nanoseconds >> 63)) as u64
+}
+
+fn take_wall(rest: &mut &[u8]) -> Result<Timestamp, BadRecord> {
+    let number = take_varint(rest, "wall clock")?;
+    let nanoseconds = (number >> 1) as i64 ^ -((number & 1) as i64);
+    Timestamp::from_nanosecond(i128::from(nanoseconds))
+        .map_err(|_| BadRecord::UnknownValue { field: "wall clock", value: number })
 }
 
 fn open_len(info: &ConnectionInfo) -> usize {
@@ -468,6 +545,17 @@ pub(super) mod tests {
                 }
             ),
             fault(max_len).prop_map(|fault| EventKind::Fault(Box::new(fault))),
+            // Always a PUBLISH of MQTT 5.
+            (proptest::option::of(".{0,9}"), "[a-z]{0,9}").prop_map(|(client_identifier, payload)| {
+                let len = 4 + payload.len() as u8;
+                let packet = [&[0x31, len, 0, 1, b'a', 0], payload.as_bytes()].concat().into();
+                EventKind::State(Box::new(InForce { client_identifier, packet }))
+            }),
+            any::<i64>().prop_map(|nanoseconds| {
+                EventKind::Anchor(
+                    Timestamp::from_nanosecond(i128::from(nanoseconds)).expect("64 bits are in range"),
+                )
+            }),
             (any::<u64>(), any::<u64>()).prop_map(|(events, bytes)| EventKind::Gap { events, bytes }),
         ]
     }

@@ -128,5 +128,6 @@ pub fn info() -> RecordingInfo {
         tool_version: "0.1.0".to_owned(),
         topics: Vec::new(),
         seed: None,
+        edits: Vec::new(),
     }
 }

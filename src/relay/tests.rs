@@ -161,6 +161,28 @@ fn a_packet_too_long_to_record_is_reported_in_raw_pieces() {
 }
 
 #[test]
+fn the_first_of_raw_pieces_has_the_topic() {
+    let limits = RelayLimits { hold: 16, record: 32 };
+    let long = [&b"\x30\x30\x00\x1ea"[..], &[b'x'; 45]].concat();
+    let mut relay = Relay::new(limits);
+    feed(&mut relay, UP, &[CONNECT], true);
+    let (passed, reports) =
+        feed(&mut relay, UP, &[&long[..3], &long[3..20], &long[20..40], &long[40..]], true);
+    assert_eq!(passed, long);
+    assert_eq!(reported(&reports), [(false, &long[..40]), (false, &long[40..])]);
+    // One that has none is not lost.
+    let mut relay = Relay::new(limits);
+    feed(&mut relay, UP, &[CONNECT], true);
+    let endless = [&b"\x30\x30\x00\xff"[..], &[b'x'; 46]].concat();
+    let (_, reports) = feed(&mut relay, UP, &[&endless[..20], &endless[20..], PUBLISH], true);
+    assert_eq!(reported(&reports), [(false, &endless[..]), (true, PUBLISH)]);
+    feed(&mut relay, UP, &[&endless[..20]], true);
+    let mut reports = Vec::new();
+    assert!(relay.finish(UP, true, &mut reports).is_empty());
+    assert_eq!(reported(&reports), [(false, &endless[..20])]);
+}
+
+#[test]
 fn an_observer_that_comes_within_a_packet_is_told_of_the_next() {
     let mut relay = connected();
     let (first, second) = PUBLISH.split_at(6);

@@ -407,3 +407,12 @@ async fn an_upstream_that_cannot_be_reached_is_tried_once_for_a_batch() {
     assert_eq!(accepted.load(SeqCst), 1);
     proxy.stop().await;
 }
+
+#[test]
+fn seeds_that_are_drawn_are_numbers_that_json_keeps() {
+    for _ in 0..100 {
+        let seed = drawn_seed();
+        assert_eq!(seed as f64 as u64, seed);
+        assert!(seed < 1 << 53);
+    }
+}

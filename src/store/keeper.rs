@@ -1,11 +1,10 @@
 //! The store's thread: the only one that writes.
 
 use std::{
-    collections::VecDeque,
-    fs::File,
+    collections::{HashMap, VecDeque},
+    fs::{self, File},
     hash::{BuildHasher, Hasher},
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
@@ -14,17 +13,27 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::{
-    Database, Live, StoreError, block_key, lock, panic_text, parse_id, pipe::Pipe, reader::read_whole,
+    Database, Live, REFUSING, Retention, StoreError, block_key, guard, lock, parse_id, pipe::Pipe,
+    reader::read_whole, retention::Stored,
 };
-use crate::recording::{Counts, RecordingInfo, RecordingSource, RecordingSpec, RecordingState, block};
+use crate::{
+    packet::TopicFilter,
+    recording::{
+        Counts, Event, RecordingInfo, RecordingSource, RecordingSpec, RecordingState, block,
+        redact::{Redaction, Redactor},
+    },
+};
 
 /// Blocks removed at a time: a few milliseconds, after which recordings get their turn.
 const DELETE_BATCH: usize = 256;
+/// Between two looks for recordings that are too old or too many, where nothing makes one sooner.
+const RETENTION_LOOK: Duration = Duration::from_secs(1);
 /// Room in the queue is announced after this many bytes were written.
 const RELEASE_LEN: usize = 256 << 10;
 /// With everything durable at once there is nothing left to flush; this only bounds the wait after
@@ -36,7 +45,7 @@ type Reply<T> = SyncSender<Result<T, StoreError>>;
 /// What the thread is asked to do.
 pub enum Command {
     Begin {
-        start: Start,
+        start: Box<Start>,
         memory: usize,
         durable: bool,
         reply: Reply<Arc<Pipe>>,
@@ -58,11 +67,17 @@ pub enum Command {
 }
 
 /// What becomes of a recording at its end.
-#[derive(Clone, Copy, Debug)]
 pub enum Ending {
     Keep(RecordingState),
+    /// As one that is there makes it.
+    Compare(RecordingState, Compare),
     Forget,
 }
+
+/// Finds what is there instead of a recording that is all there but its end; `None` keeps that one. An error is answered,
+/// and nothing is kept. Called between two looks at the store's limits.
+pub type Compare =
+    Box<dyn FnOnce(Vec<RecordingInfo>, &RecordingInfo) -> Result<Option<RecordingInfo>, StoreError> + Send>;
 
 /// How a recording begins.
 pub struct Start {
@@ -76,6 +91,8 @@ pub struct Start {
     /// This program's when `None`.
     pub tool_version: Option<String>,
     pub seed: Option<u64>,
+    /// How it was made of others.
+    pub edits: Vec<String>,
 }
 
 /// What a recording is called.
@@ -90,14 +107,22 @@ pub enum StartName {
 
 impl Start {
     pub fn from_spec(spec: RecordingSpec) -> Self {
+        let redacted = |redaction: &Redaction| format!("redacted while it was recorded: {redaction}");
+        let edits = spec.redaction.iter().map(redacted).collect();
+        let redactor = spec.redaction.map(Redactor::new);
+        let topic = |filter: &TopicFilter| match &redactor {
+            Some(redactor) => redactor.filter(filter.as_str()),
+            None => filter.as_str().to_owned(),
+        };
         Self {
             name: spec.name.map_or(StartName::Made("recording"), StartName::Exactly),
             id: None,
             source: spec.source,
-            topics: spec.topics.iter().map(|filter| filter.as_str().to_owned()).collect(),
+            topics: spec.filter.topics.iter().map(topic).collect(),
             started_at: None,
             tool_version: None,
             seed: spec.seed,
+            edits,
         }
     }
 }
@@ -109,8 +134,17 @@ struct Written {
     hasher: Sha256,
     /// The last event whose end is in the database.
     seq: u64,
+    /// Of its blocks, as they are stored.
+    bytes: u64,
     /// Whether something was written since the last flush.
     dirty: bool,
+}
+
+impl Written {
+    /// Of what is in the database by now.
+    fn sha256(&self) -> String {
+        format!("{:x}", self.hasher.clone().finalize())
+    }
 }
 
 /// Owns the writing side of the database.
@@ -118,6 +152,8 @@ pub struct Keeper {
     database: Database,
     /// sled's own file, to be synced.
     file: File,
+    /// Where the database is.
+    folder: PathBuf,
     live: Live,
     flush_interval: Duration,
     written: Vec<Written>,
@@ -125,28 +161,81 @@ pub struct Keeper {
     deleting: VecDeque<Ulid>,
     sealed: Vec<u8>,
     refuse_writes: bool,
+    retention: Retention,
+    /// What there is, by id; those that are being made among them.
+    stored: HashMap<String, Stored>,
+    /// When the age of recordings is looked at again.
+    look_at: Instant,
+}
+
+/// What is kept of a recording beside what everybody sees.
+#[derive(Serialize, Deserialize)]
+struct Kept<I> {
+    #[serde(flatten)]
+    info: I,
+    /// Bytes of its blocks, as they are stored; older versions did not say.
+    #[serde(default)]
+    stored_bytes: Option<u64>,
+    /// When it ended here, in milliseconds since 1970; older versions did not say.
+    #[serde(default)]
+    kept_at_ms: Option<i64>,
 }
 
 impl Keeper {
     pub fn new(
         database: Database,
-        file: &Path,
+        folder: &Path,
         live: Live,
         flush_interval: Duration,
+        retention: Retention,
     ) -> Result<Self, StoreError> {
-        let file = File::open(file).map_err(StoreError::io("opening the store's file"))?;
+        let file = File::open(folder.join("db")).map_err(StoreError::io("opening the store's file"))?;
+        let folder = folder.to_owned();
         let flush_interval =
             if flush_interval.is_zero() { FLUSH_INTERVAL_WHEN_DURABLE } else { flush_interval };
         let (written, deleting) = (Vec::new(), VecDeque::new());
         let sealed = Vec::with_capacity(block::SEALED_LEN_MAX * 2);
-        Ok(Self { database, file, live, flush_interval, written, deleting, sealed, refuse_writes: false })
+        let mut stored = HashMap::new();
+        for json in database.recordings.iter().values() {
+            let Kept { info, stored_bytes, kept_at_ms } = parse_kept(&json?)?;
+            let since = match kept_at_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
+                Some(since) => since,
+                None => info.started_at.checked_add(info.duration).unwrap_or(info.started_at),
+            };
+            let bytes = stored_bytes.unwrap_or(info.bytes);
+            stored.insert(info.id.clone(), Stored { id: info.id, bytes, since: Some(since) });
+        }
+        Ok(Self {
+            database,
+            file,
+            folder,
+            live,
+            flush_interval,
+            written,
+            deleting,
+            sealed,
+            refuse_writes: false,
+            retention,
+            stored,
+            look_at: Instant::now(),
+        })
     }
 
     /// Ends what a dead process left in state RECORDING, and finds blocks that belong to nothing.
     pub fn recover(&mut self) -> Result<(), StoreError> {
         for info in self.database.infos()? {
+            if self.database.names.get(&info.name)?.is_none() {
+                // Of a store that lost a part of its end.
+                self.database.names.insert(&info.name, info.id.as_str())?;
+            }
             if info.state == RecordingState::Recording {
                 self.interrupt(info)?;
+            }
+        }
+        for entry in self.database.names.iter() {
+            let (name, id) = entry?;
+            if self.database.info(&String::from_utf8_lossy(&id))?.is_none() {
+                self.database.names.remove(name)?;
             }
         }
         let mut from = block_key(Ulid::nil(), 0);
@@ -168,7 +257,8 @@ impl Keeper {
         let tail =
             read_whole(&self.database, id, |event| counts.add(event), |block| hasher.update(&block.records))?;
         info.set_counts(&counts);
-        info.state = RecordingState::Interrupted;
+        let failed = self.failed(&info.id);
+        info.state = if failed.exists() { RecordingState::Failed } else { RecordingState::Interrupted };
         if let Some(damage) = &tail.damage {
             error!(recording = info.name, block = tail.whole_blocks, %damage, "a block is damaged");
         } else {
@@ -184,8 +274,20 @@ impl Keeper {
             events = info.events,
             "a recording was interrupted; what had been flushed is kept"
         );
-        self.put_info(&info)?;
-        self.flush()
+        let stored = self.put_info(&info).and_then(|()| self.flush());
+        match stored {
+            // A full disk is no reason not to show what is on it.
+            Err(StoreError::Io { what, error }) => {
+                warn!(recording = info.name, what, %error, "that it was interrupted could not be stored");
+                lock(&self.live).insert(info.id.clone(), Arc::new(Pipe::ended(id, info)));
+            }
+            Ok(()) if failed.exists() => {
+                fs::remove_file(failed)
+                    .map_err(StoreError::io("removing what said that a recording failed"))?;
+            }
+            stored => stored?,
+        }
+        Ok(())
     }
 
     /// Works until told to stop, or until nobody is left who could.
@@ -196,12 +298,15 @@ impl Keeper {
                 commands.recv_timeout(Duration::ZERO)
             } else if !self.written.is_empty() {
                 commands.recv_timeout(flush_at.saturating_duration_since(Instant::now()))
+            } else if self.retention.age.is_some() {
+                commands.recv_timeout(self.look_at.saturating_duration_since(Instant::now()))
             } else {
                 commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
             match command {
                 Ok(Command::Begin { start, memory, durable, reply }) => {
-                    let begun = guard(|| self.begin(start, memory, durable));
+                    let begun = guard(|| self.begin(*start, memory, durable));
+                    begun.as_ref().err().inspect(|error| self.mark(error));
                     if self.written.len() == 1 {
                         flush_at = Instant::now() + self.flush_interval;
                     }
@@ -211,6 +316,7 @@ impl Keeper {
                 Ok(Command::Drain(pipe)) => self.drain(&pipe),
                 Ok(Command::Finish { pipe, ending, reply }) => {
                     let finished = self.finish(&pipe, ending);
+                    self.look_at = Instant::now();
                     if let Some(reply) = reply {
                         let _ = reply.send(finished);
                     }
@@ -223,9 +329,15 @@ impl Keeper {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.delete_some(),
             }
-            if !self.written.is_empty() && Instant::now() >= flush_at {
+            let began = Instant::now();
+            if !self.written.is_empty() && began >= flush_at {
                 self.flush_all();
-                flush_at = Instant::now() + self.flush_interval;
+                // From its beginning: what came meanwhile waits as long. A slow disk gets a rest all the same.
+                flush_at = (began + self.flush_interval).max(Instant::now() + self.flush_interval / 4);
+            }
+            if !self.retention.is_unlimited() && Instant::now() >= self.look_at {
+                self.look_at = Instant::now() + RETENTION_LOOK;
+                self.forget_expired();
             }
         }
         self.stop();
@@ -273,17 +385,21 @@ impl Keeper {
             tool_version: start.tool_version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             topics: start.topics,
             seed: start.seed,
+            edits: start.edits,
         };
         self.database.names.insert(&info.name, info.id.as_str())?;
         self.put_info(&info)?;
         self.flush()?;
         let pipe = Arc::new(Pipe::new(id, info.clone(), memory, durable));
         lock(&self.live).insert(info.id, pipe.clone());
+        let id = pipe.id.to_string();
+        self.stored.insert(id.clone(), Stored { id, bytes: 0, since: None });
         self.written.push(Written {
             pipe: pipe.clone(),
             next_block: 0,
             hasher: Sha256::new(),
             seq: 0,
+            bytes: 0,
             dirty: false,
         });
         Ok(pipe)
@@ -362,6 +478,7 @@ impl Keeper {
             block.seal(&mut self.sealed);
             let key = block_key(written.pipe.id, written.next_block);
             self.database.blocks.insert(key, self.sealed.as_slice())?;
+            written.bytes += self.sealed.len() as u64;
             written.hasher.update(&block.records);
             written.next_block += 1;
             written.dirty = true;
@@ -391,13 +508,16 @@ impl Keeper {
         };
         let finished = guard(|| match ending {
             Ending::Keep(state) => self.finish_as(index, state),
-            Ending::Forget => {
-                let info = pipe.info();
-                self.written.remove(index);
-                lock(&self.live).remove(&info.id);
-                self.delete(&info.id)?;
-                Ok(info)
+            Ending::Compare(state, compare) => {
+                self.write(index, true)?;
+                let info = RecordingInfo { sha256: Some(self.written[index].sha256()), ..pipe.info() };
+                let there = compare(self.database.infos()?, &info).transpose();
+                match there {
+                    None => self.finish_as(index, state),
+                    Some(there) => self.forget(index).and(there),
+                }
             }
+            Ending::Forget => self.forget(index),
         });
         if let Err(error) = &finished
             && let Some(index) = self.index(pipe)
@@ -407,12 +527,22 @@ impl Keeper {
         finished
     }
 
+    fn forget(&mut self, index: usize) -> Result<RecordingInfo, StoreError> {
+        let info = self.written.remove(index).pipe.info();
+        lock(&self.live).remove(&info.id);
+        self.delete(&info.id)?;
+        Ok(info)
+    }
+
     fn finish_as(&mut self, index: usize, state: RecordingState) -> Result<RecordingInfo, StoreError> {
         self.write(index, true)?;
         let written = &self.written[index];
+        if let Some(stored) = self.stored.get_mut(&written.pipe.id.to_string()) {
+            stored.bytes = written.bytes;
+        }
         let mut info = written.pipe.info();
         info.state = state;
-        info.sha256 = Some(format!("{:x}", written.hasher.clone().finalize()));
+        info.sha256 = Some(written.sha256());
         self.put_info(&info)?;
         self.flush()?;
         let written = self.written.remove(index);
@@ -425,23 +555,56 @@ impl Keeper {
 
     /// Ends a recording that cannot be written: loudly, and without stopping what it observed.
     fn fail(&mut self, index: usize, error: &StoreError) {
-        let pipe = self.written.remove(index).pipe;
+        let Written { pipe, bytes, .. } = self.written.remove(index);
+        if let Some(stored) = self.stored.get_mut(&pipe.id.to_string()) {
+            stored.bytes = bytes;
+        }
         let mut info = pipe.info();
         error!(recording = info.name, %error, "recording failed: the store refused a write");
+        self.mark(error);
         // First the traffic goes on; what is left to say may take long or fail again.
         pipe.fail(error.to_string());
         info.state = RecordingState::Failed;
-        let rebuilt = guard(|| {
-            let mut counts = Counts::default();
-            read_whole(&self.database, pipe.id, |event| counts.add(event), |_| {})?;
-            info.set_counts(&counts);
-            self.put_info(&info)
-        });
-        if let Err(error) = rebuilt {
+        let (mut all, mut durable) = (Counts::default(), Counts::default());
+        let count = |event: &Event| {
+            all.add(event);
+            if event.seq <= pipe.durable_seq() {
+                durable.add(event);
+            }
+        };
+        match guard(|| read_whole(&self.database, pipe.id, count, |_| {})) {
+            Ok(_) => info.set_counts(&all),
+            Err(error) => error!(recording = info.name, %error, "what there is of it cannot be counted"),
+        }
+        if guard(|| self.put_info(&info)).is_ok() {
+            pipe.set_info(info.clone());
+            lock(&self.live).remove(&info.id);
+            return;
+        }
+        // What was not flushed before will not be now. This process goes on to know that it failed, and the
+        // next is told: on a full disk there is room for a name, if for anything.
+        info.set_counts(&durable);
+        pipe.set_info(info.clone());
+        if let Err(error) = File::create(self.failed(&info.id)) {
             error!(recording = info.name, %error, "the failed recording could not be marked as such");
         }
-        pipe.set_info(info.clone());
-        lock(&self.live).remove(&info.id);
+    }
+
+    /// Says that a recording has failed where the database could not be told.
+    fn failed(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("failed-{id}"))
+    }
+
+    /// Has the store moved aside when it is opened the next time, if `error` says that it is damaged: what
+    /// refused one recording would refuse the next.
+    fn mark(&self, error: &StoreError) {
+        if !matches!(error, StoreError::Corrupted(_)) {
+            return;
+        }
+        warn!("the store is damaged: it is moved aside when it is opened the next time");
+        if let Err(error) = File::create(self.folder.join(REFUSING)) {
+            error!(%error, "the damaged store could not be marked as such");
+        }
     }
 
     fn delete(&mut self, id: &str) -> Result<(), StoreError> {
@@ -453,9 +616,34 @@ impl Keeper {
         }
         self.database.recordings.remove(id)?;
         self.database.names.remove(&info.name)?;
+        self.stored.remove(id);
         self.flush()?;
+        lock(&self.live).remove(id);
         self.deleting.push_back(parse_id(id)?);
         Ok(())
+    }
+
+    /// Deletes what the limits leave no room for.
+    fn forget_expired(&mut self) {
+        for written in &self.written {
+            if let Some(stored) = self.stored.get_mut(&written.pipe.id.to_string()) {
+                stored.bytes = written.bytes;
+            }
+        }
+        let expired = self.retention.expired(self.stored.values().cloned().collect(), Timestamp::now());
+        for (Stored { id, bytes, .. }, why) in expired {
+            let name = self.database.info(&id).ok().flatten().map(|info| info.name).unwrap_or_default();
+            match guard(|| self.delete(&id)) {
+                Ok(()) => {
+                    info!(recording = name, bytes, limit = why.setting(), "recording deleted: over the limit")
+                }
+                Err(error) => {
+                    // Not again each second.
+                    self.stored.remove(&id);
+                    error!(recording = name, %error, limit = why.setting(), "recording over the limit, and not deleted");
+                }
+            }
+        }
     }
 
     /// Removes some blocks of what was deleted.
@@ -480,8 +668,22 @@ impl Keeper {
         self.deleting.pop_front();
     }
 
-    fn put_info(&self, info: &RecordingInfo) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(info)
+    fn put_info(&mut self, info: &RecordingInfo) -> Result<(), StoreError> {
+        let is_running = info.state == RecordingState::Recording;
+        let stored = self.stored.entry(info.id.clone()).or_insert_with(|| Stored {
+            id: info.id.clone(),
+            bytes: info.bytes,
+            since: None,
+        });
+        if !is_running && stored.since.is_none() {
+            stored.since = Some(Timestamp::now());
+        }
+        let kept = Kept {
+            info,
+            stored_bytes: (!is_running).then_some(stored.bytes),
+            kept_at_ms: stored.since.map(Timestamp::as_millisecond),
+        };
+        let json = serde_json::to_vec(&kept)
             .map_err(|error| StoreError::Database(format!("what is known of a recording: {error}")))?;
         self.database.recordings.insert(&info.id, json)?;
         Ok(())
@@ -498,10 +700,9 @@ impl Keeper {
     }
 }
 
-/// Turns a panic inside sled into an error.
-fn guard<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(StoreError::Database(panic_text(&*panic))))
+fn parse_kept(json: &[u8]) -> Result<Kept<RecordingInfo>, StoreError> {
+    serde_json::from_slice(json)
+        .map_err(|error| StoreError::Database(format!("what is known of a recording: {error}")))
 }
 
 /// # Errors
@@ -510,8 +711,8 @@ pub fn check_name(name: &str) -> Result<(), StoreError> {
     let reason = match name {
         "" => "a name has at least one character",
         _ if name.len() > 200 => "a name has at most 200 bytes",
-        _ if name.contains('/') => "a name holds no '/'",
-        _ if name.chars().any(char::is_control) => "a name holds no control characters",
+        _ if name.contains('/') => "a name must not hold '/'",
+        _ if name.chars().any(char::is_control) => "a name must not hold control characters",
         _ => return Ok(()),
     };
     Err(StoreError::InvalidName { name: name.to_owned(), reason })

@@ -14,10 +14,13 @@
 //! There is a fixed set of trees: `recordings` (id → what is known, as JSON), `names` (name → id)
 //! and `blocks` (id and block number → sealed block).
 
+mod check;
+mod edit;
 mod error;
 mod keeper;
 mod pipe;
 mod reader;
+mod retention;
 mod transfer;
 mod writer;
 
@@ -35,11 +38,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tracing::{error, warn};
 
-pub use self::{error::StoreError, reader::EventReader, transfer::Imported, writer::RecordingWriter};
+pub use self::{
+    check::{Checked, Problem},
+    edit::Edited,
+    error::StoreError,
+    reader::EventReader,
+    retention::Retention,
+    transfer::Imported,
+    writer::{Backlog, RecordingWriter},
+};
 use self::{
-    keeper::{Command, Keeper, Start},
+    keeper::{Command, Keeper, Start, StartName},
     pipe::Pipe,
 };
 use crate::recording::{RecordingInfo, RecordingSpec};
@@ -47,8 +59,15 @@ use crate::recording::{RecordingInfo, RecordingSpec};
 /// For sled to end what it has under way when a store is closed: writes of megabytes, on a disk that is busy.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
+/// A file in the store's folder: it can be read as far as that goes, but writes come upon what is damaged.
+const REFUSING: &str = "damaged";
+const REFUSED: &str = "a recording could not be written to it";
+
 /// Commands that wait for the store's thread; each waits for its answer, so this many callers.
 const COMMANDS_MAX: usize = 256;
+
+/// Names that are told when another is asked for.
+const KNOWN_MAX: usize = 10;
 
 /// How to open a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +78,9 @@ pub struct StoreOptions {
     pub flush_interval: Duration,
     /// Bytes a recording may hold in memory before producers wait.
     pub recorder_memory: usize,
+    pub retention: Retention,
     /// Opened for what is in it: a store that is found damaged is an error then, because an empty
-    /// one in its place would pass for all there is.
+    /// one in its place would pass for all there is, and none is made.
     pub for_reading: bool,
 }
 
@@ -70,8 +90,15 @@ impl StoreOptions {
             path: path.into(),
             flush_interval: Duration::from_millis(250),
             recorder_memory: 64 << 20,
+            retention: Retention::default(),
             for_reading: false,
         }
+    }
+
+    /// Whether there is a store, be it one that was found damaged.
+    pub fn is_there(&self) -> bool {
+        let folder = self.folder();
+        folder.exists() || last_moved_aside(&folder).is_some()
     }
 
     /// Where sled's files are.
@@ -96,7 +123,8 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The recordings being written, by id.
+/// The recordings of which more is known than is stored, by id: those being written, and those of which a
+/// full disk did not take how they ended.
 type Live = Arc<Mutex<HashMap<String, Arc<Pipe>>>>;
 
 /// sled's trees.
@@ -115,11 +143,12 @@ impl Store {
     ///
     /// Recordings that a process left in state RECORDING become INTERRUPTED, with what had been
     /// flushed. A damaged store is moved aside and a new one made; [`moved_aside`](Self::moved_aside)
-    /// says where.
+    /// says where. So is one that opens, once a recording has failed over what is damaged in it.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] while another process has it open; [`StoreError::MovedAside`] for a
-    /// reader of a damaged store, until a new one is made; the file system's errors.
+    /// [`StoreError::Locked`] while another process has it open; [`StoreError::Absent`] for a reader
+    /// where there is none, and [`StoreError::MovedAside`] for one of a damaged store, until a new
+    /// one is made; the file system's errors.
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let folder = options.folder();
         if options.for_reading
@@ -128,10 +157,17 @@ impl Store {
         {
             return Err(StoreError::MovedAside { path: folder, moved_to, reason: String::new() });
         }
+        if options.for_reading && !folder.exists() {
+            return Err(StoreError::Absent { path: options.path });
+        }
         fs::create_dir_all(&folder).map_err(StoreError::io("making the folder of the store"))?;
-        let (database, moved_aside) = match Database::open(&folder) {
-            Ok(database) => (database, None),
-            Err(OpenError::Refused(error)) => return Err(error),
+        let live = Live::default();
+        let open = || open_recovered(&folder, &live, options.flush_interval, options.retention);
+        let is_refusing = !options.for_reading && folder.join(REFUSING).exists();
+        let opened = if is_refusing { Err(OpenError::Damaged(REFUSED.to_owned())) } else { open() };
+        let ((database, keeper), moved_aside) = match opened {
+            Ok(opened) => (opened, None),
+            Err(OpenError::Refused(error)) => return Err(error.while_opening(options.path)),
             Err(OpenError::Damaged(reason)) => {
                 let aside = move_aside(&folder)?;
                 if options.for_reading {
@@ -142,17 +178,13 @@ impl Store {
                     "THE STORE IS DAMAGED: it was moved aside, and a new one is made without its recordings"
                 );
                 fs::create_dir_all(&folder).map_err(StoreError::io("making the folder of the store"))?;
-                let database = Database::open(&folder).map_err(|error| match error {
+                let opened = open().map_err(|error| match error {
                     OpenError::Refused(error) => error,
-                    OpenError::Damaged(reason) => StoreError::Database(reason),
+                    OpenError::Damaged(reason) => StoreError::Corrupted(reason),
                 })?;
-                (database, Some(aside))
+                (opened, Some(aside))
             }
         };
-        let live = Live::default();
-        let mut keeper =
-            Keeper::new(database.clone(), &folder.join("db"), live.clone(), options.flush_interval)?;
-        keeper.recover()?;
         let (commands, receiver) = sync_channel(COMMANDS_MAX);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
@@ -170,7 +202,7 @@ impl Store {
     /// All recordings by start time.
     pub fn list(&self) -> Result<Vec<RecordingInfo>, StoreError> {
         let database = self.inner.database()?;
-        let mut infos = database.infos()?;
+        let mut infos = guard(|| database.infos())?;
         let live = lock(&self.inner.live);
         for info in &mut infos {
             if let Some(pipe) = live.get(&info.id) {
@@ -192,12 +224,12 @@ impl Store {
             Some(id) => database.info(&String::from_utf8_lossy(&id)),
             None => Ok(None),
         };
-        let found = match database.info(&id)? {
-            Some(info) => Some(info),
-            None => by_name()?,
-        };
+        let found = guard(|| match database.info(&id)? {
+            Some(info) => Ok(Some(info)),
+            None => by_name(),
+        })?;
         let Some(info) = found else {
-            return Err(database.not_found(id_or_name)?);
+            return Err(guard(|| database.not_found(id_or_name))?);
         };
         Ok(lock(&self.inner.live).get(&info.id).map_or(info, |pipe| pipe.info()))
     }
@@ -210,9 +242,25 @@ impl Store {
         self.begin_with(Start::from_spec(spec))
     }
 
+    /// Begins a recording of what has happened already, from `started_at` on; without a name it is called
+    /// `flight-<date-time>`, after now.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] when the name is taken.
+    pub fn begin_snapshot(
+        &self,
+        spec: RecordingSpec,
+        started_at: Timestamp,
+    ) -> Result<RecordingWriter, StoreError> {
+        let taken_at = || format!("flight-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"));
+        let name = spec.name.clone().map_or_else(|| StartName::Preferably(taken_at()), StartName::Exactly);
+        self.begin_with(Start { name, started_at: Some(started_at), ..Start::from_spec(spec) })
+    }
+
     fn begin_with(&self, start: Start) -> Result<RecordingWriter, StoreError> {
         let options = &self.inner.options;
         let (memory, durable) = (options.recorder_memory, options.flush_interval.is_zero());
+        let start = Box::new(start);
         let pipe = self.inner.ask(|reply| Command::Begin { start, memory, durable, reply })?;
         Ok(RecordingWriter::new(self.inner.clone(), pipe))
     }
@@ -299,11 +347,41 @@ enum OpenError {
     Damaged(String),
 }
 
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Corrupted(reason) | StoreError::Database(reason) => Self::Damaged(reason),
+            other => Self::Refused(other),
+        }
+    }
+}
+
 impl From<sled::Error> for OpenError {
     fn from(error: sled::Error) -> Self {
-        match error {
-            sled::Error::Io(error) => Self::Refused(StoreError::Io { what: "opening the store", error }),
-            other => Self::Damaged(other.to_string()),
+        StoreError::from(error).into()
+    }
+}
+
+/// Opens the database, ends what a dead process left and so finds out what of it can be read.
+fn open_recovered(
+    folder: &Path,
+    live: &Live,
+    flush_interval: Duration,
+    retention: Retention,
+) -> Result<(Database, Keeper), OpenError> {
+    let database = Database::open(folder)?;
+    let recovered = guard(|| {
+        let mut keeper = Keeper::new(database.clone(), folder, live.clone(), flush_interval, retention)?;
+        keeper.recover()?;
+        Ok(keeper)
+    });
+    match recovered {
+        Ok(keeper) => Ok((database, keeper)),
+        Err(error) => {
+            // It flushes at its end, and may panic over what is damaged once more.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+            is_released_within(&folder.join("db"), RELEASE_WAIT);
+            Err(error.into())
         }
     }
 }
@@ -345,8 +423,9 @@ impl Database {
         let mut known: Vec<String> = self.infos()?.into_iter().map(|info| info.name).collect();
         let unlikeness = |name: &String| (strsim::jaro_winkler(name, what) * -1e6) as i64;
         known.sort_by_key(unlikeness);
-        known.truncate(10);
-        Ok(StoreError::NotFound { what: what.to_owned(), known })
+        let more = known.len().saturating_sub(KNOWN_MAX);
+        known.truncate(KNOWN_MAX);
+        Ok(StoreError::NotFound { what: what.to_owned(), known, more })
     }
 }
 
@@ -403,6 +482,12 @@ fn asides(folder: &Path) -> impl Iterator<Item = PathBuf> {
     (1_u32..).map(|number| folder.with_extension(format!("damaged-{number}")))
 }
 
+/// Turns a panic inside sled into an error: that happens on a damaged file.
+fn guard<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(StoreError::Database(panic_text(&*panic))))
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
@@ -413,5 +498,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod crashes;
 #[cfg(test)]
 mod tests;

@@ -90,6 +90,13 @@ impl Pipe {
         }
     }
 
+    /// Of a recording that has ended and is not stored as such.
+    pub fn ended(id: Ulid, info: RecordingInfo) -> Self {
+        let pipe = Self::new(id, info, 0, false);
+        pipe.end();
+        pipe
+    }
+
     /// Adds an event at the end of the total order, room or not; its number, and whether to wake
     /// the store's thread. `None` once the recording has ended.
     ///
@@ -150,6 +157,11 @@ impl Pipe {
 
     pub fn is_full(&self) -> bool {
         self.queued.load(Ordering::Relaxed) >= self.memory && !self.has_ended()
+    }
+
+    /// How much of the memory is in use; above 1 if more was pushed than there is room for.
+    pub fn fill(&self) -> f64 {
+        self.queued.load(Ordering::Relaxed) as f64 / self.memory as f64
     }
 
     pub fn has_ended(&self) -> bool {

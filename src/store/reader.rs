@@ -4,7 +4,7 @@ use std::iter::FusedIterator;
 
 use ulid::Ulid;
 
-use super::{Database, StoreError, block_key, parse_id};
+use super::{Database, StoreError, block_key, guard, parse_id};
 use crate::recording::{
     Event, RecordingInfo, RecordingState,
     block::{BadBlock, Block, EventDecoder},
@@ -45,9 +45,8 @@ impl EventReader {
     /// The block that holds the start of event `seq`, or the last one.
     fn block_with(&self, seq: u64) -> Result<u64, StoreError> {
         let range = block_key(self.id, 0)..=block_key(self.id, u64::MAX);
-        let Some(last) = self.database.blocks.range(range).next_back().transpose()? else {
-            return Ok(0);
-        };
+        let last = guard(|| Ok(self.database.blocks.range(range).next_back().transpose()?))?;
+        let Some(last) = last else { return Ok(0) };
         let last: [u8; 8] = last.0[16..].try_into().expect("block keys have 24 bytes");
         // The blocks below `low` start at `seq` or before it, those from `high` on behind it.
         let (mut low, mut high) = (0, u64::from_be_bytes(last).saturating_add(1));
@@ -67,7 +66,8 @@ impl EventReader {
     }
 
     fn block(&self, number: u64) -> Result<Option<Block>, StoreError> {
-        let Some(sealed) = self.database.blocks.get(block_key(self.id, number))? else { return Ok(None) };
+        let sealed = guard(|| Ok(self.database.blocks.get(block_key(self.id, number))?))?;
+        let Some(sealed) = sealed else { return Ok(None) };
         Block::open(&sealed).map(Some).map_err(|reason| self.damaged(number, &reason))
     }
 
@@ -77,6 +77,8 @@ impl EventReader {
             let next = self.decoder.next_event();
             match next.map_err(|reason| self.damaged(current, &reason))? {
                 Some(event) if event.seq < self.from_seq => {}
+                // Of a recording that failed: in memory, and never to be on the disk.
+                Some(event) if self.expected.is_some_and(|expected| event.seq > expected) => return Ok(None),
                 Some(event) => return Ok(Some(event)),
                 None => {
                     let Some(block) = self.block(self.next_block)? else { return self.at_the_end() };
@@ -143,7 +145,14 @@ pub(super) fn read_whole(
     let mut decoder = EventDecoder::new();
     let (mut whole_blocks, mut pending) = (0, Vec::new());
     for number in 0.. {
-        let Some(sealed) = database.blocks.get(block_key(id, number))? else { break };
+        let Some(sealed) = database.blocks.get(block_key(id, number))? else {
+            // The end, unless there are more: a store that lost a part of its end may have holes.
+            let further = block_key(id, number)..=block_key(id, u64::MAX);
+            let Some((_, sealed)) = database.blocks.range(further).next().transpose()? else { break };
+            let found = Block::open(&sealed).map_or(0, |block| block.first_seq);
+            let damage = BadBlock::OutOfOrder { expected: decoder.next_seq().max(1), found };
+            return Ok(Tail { whole_blocks, damage: Some(damage) });
+        };
         let read = Block::open(&sealed).and_then(|block| {
             decoder.feed(block.clone())?;
             let mut events = Vec::new();

@@ -1,22 +1,16 @@
 //! The store as a whole.
 
-use std::{
-    io::{BufRead, BufReader, Cursor},
-    process::{Command as Process, Stdio},
-};
+use std::io::Cursor;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
 use crate::recording::{
-    CloseCause, ConnectionInfo, Direction, Event, EventKind, RecordingSource, RecordingState,
-    sample::{connack, connect, from_client, publish},
+    CloseCause, ConnectionInfo, Direction, Event, EventFilter, EventKind, ReadOptions, RecordingFormat,
+    RecordingSource, RecordingState,
+    sample::{self, connack, connect, from_client, publish},
 };
-
-/// Set for the child process that is to be killed: the folder of its store.
-const CHILD_FOLDER: &str = "MOCKFORGE_TEST_STORE";
-const CHILD_TEST: &str = "store::tests::child_that_records_until_it_is_killed";
 
 fn open(folder: &TempDir) -> Store {
     Store::open(StoreOptions::new(folder.path())).unwrap()
@@ -235,6 +229,37 @@ fn a_reader_of_a_damaged_store_is_told_where_it_went_until_a_new_one_is_made() {
 }
 
 #[test]
+fn a_reader_makes_no_store_and_names_where_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nowhere");
+    let reading = StoreOptions { for_reading: true, ..StoreOptions::new(&path) };
+    let error = Store::open(reading).err().unwrap().to_string();
+    assert_eq!(error, format!("there is no store in {}", path.display()));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_snapshot_is_called_by_when_it_was_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = RecordingSpec::new(RecordingSource::import());
+    let writer = open(&folder).begin_snapshot(spec, Timestamp::UNIX_EPOCH).unwrap();
+    let info = writer.finish().unwrap();
+    assert_eq!(info.started_at, Timestamp::UNIX_EPOCH);
+    assert!(info.name.starts_with("flight-2"), "{}", info.name);
+}
+
+#[test]
+fn names_are_told_up_to_ten_and_the_rest_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    for number in 10..22 {
+        record(&store, &format!("r-{number}"), 1);
+    }
+    let error = store.find("r-1").unwrap_err().to_string();
+    assert!(error.ends_with(" and 2 more"), "{error}");
+}
+
+#[test]
 fn a_damaged_block_is_named_with_recording_and_event() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
@@ -316,11 +341,11 @@ fn export_import_export_is_the_same_file() {
     let recorded = record_session(&stores[0], "orders");
     let export = |store: &Store| {
         let mut file = Vec::new();
-        store.export_json("orders", &mut file).unwrap();
+        store.export("orders", RecordingFormat::Json, EventFilter::default(), &mut file, |_| ()).unwrap();
         file
     };
     let file = export(&stores[0]);
-    let imported = stores[1].import_json(Cursor::new(&file), None).unwrap().info;
+    let imported = stores[1].import(Cursor::new(&file), &ReadOptions::default(), None).unwrap().info;
     assert_eq!(imported, recorded);
     assert_eq!(export(&stores[1]), file);
     assert_eq!(read(&stores[1], "orders", 1).unwrap(), read(&stores[0], "orders", 1).unwrap());
@@ -332,22 +357,103 @@ fn an_import_is_kept_once_unless_a_name_is_given() {
     let store = open(&folder);
     let recorded = record_session(&store, "orders");
     let mut file = Vec::new();
-    store.export_json(&recorded.id, &mut file).unwrap();
-    let again = store.import_json(Cursor::new(&file), None).unwrap();
+    store.export(&recorded.id, RecordingFormat::Json, EventFilter::default(), &mut file, |_| ()).unwrap();
+    let again = store.import(Cursor::new(&file), &ReadOptions::default(), None).unwrap();
     assert_eq!((again.info, again.is_new), (recorded.clone(), false));
     assert_eq!(store.list().unwrap().len(), 1);
-    let copy = store.import_json(Cursor::new(&file), Some("copy")).unwrap();
+    let copy = store.import(Cursor::new(&file), &ReadOptions::default(), Some("copy")).unwrap();
     assert!(copy.is_new);
     let copy = copy.info;
     assert_eq!((copy.name.as_str(), &copy.sha256), ("copy", &recorded.sha256));
     assert_ne!(copy.id, recorded.id);
-    let taken = store.import_json(Cursor::new(&file), Some("copy"));
-    assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })));
+    let again = store.import(Cursor::new(&file), &ReadOptions::default(), Some("copy")).unwrap();
+    assert_eq!((again.info, again.is_new), (copy.clone(), false));
     let edited = String::from_utf8(file).unwrap().replace("{\"n\":1}", "{\"n\":2}");
-    let edited = store.import_json(Cursor::new(edited), None).unwrap().info;
+    let taken = store.import(Cursor::new(&edited), &ReadOptions::default(), Some("copy"));
+    assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })));
+    let edited = store.import(Cursor::new(edited), &ReadOptions::default(), None).unwrap().info;
     assert_eq!(edited.name, "orders-2");
     assert_ne!(edited.sha256, recorded.sha256);
     assert_eq!(store.list().unwrap().len(), 3);
+}
+
+#[test]
+fn a_file_that_is_there_already_stays_there_where_only_one_copy_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let recorded = record_session(&store, "orders");
+    let mut file = Vec::new();
+    store.export(&recorded.id, RecordingFormat::Json, EventFilter::default(), &mut file, |_| ()).unwrap();
+    let size = store.check(&recorded.id).unwrap().bytes;
+    store.close();
+    drop(store);
+
+    let retention = Retention { bytes: Some(size * 3 / 2), age: None };
+    let store = Store::open(StoreOptions { retention, ..StoreOptions::new(folder.path()) }).unwrap();
+    for name in [None, Some("orders")] {
+        let again = store.import(Cursor::new(&file), &ReadOptions::default(), name).unwrap();
+        assert_eq!((again.info.sha256, again.is_new), (recorded.sha256.clone(), false), "{name:?}");
+        assert!(left(&store, &["orders"]), "{name:?}");
+    }
+    let longer = String::from_utf8(file).unwrap().replace("{\"n\":1}", "{\"n\":2}");
+    let taken = store.import(Cursor::new(longer), &ReadOptions::default(), Some("orders"));
+    assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })), "{taken:?}");
+    assert!(left(&store, &["orders"]));
+}
+
+#[test]
+fn a_file_without_an_id_is_known_by_its_start_and_its_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let import = |file: &str| {
+        let options = ReadOptions { format: Some(RecordingFormat::Csv), ..ReadOptions::default() };
+        store.import(Cursor::new(file), &options, None).unwrap()
+    };
+    let row = "2026-11-22T12:00:00Z,a/b,on,0,false\n";
+    let first = import(row);
+    let again = import(row);
+    assert_eq!((again.info.id, again.is_new), (first.info.id, false));
+    assert!(import(&row.replace("12:00", "13:00")).is_new);
+    assert!(import(&row.replace("on", "off")).is_new);
+    assert_eq!(store.list().unwrap().len(), 3);
+}
+
+#[test]
+fn an_import_has_the_passwords_of_its_file_only_if_asked_for() {
+    const CONNECT: &[u8] = b"\x10\x1a\0\x04MQTT\x04\xc2\0\x3c\0\x01c\0\x03bob\0\x06secret";
+    let client_sent = Direction::ClientToServer;
+    let raw = |bytes| EventKind::Raw { direction: client_sent, bytes: Bytes::from_static(bytes) };
+    for format in
+        [RecordingFormat::Json, RecordingFormat::Ndjson, RecordingFormat::Mcap, RecordingFormat::Pcapng]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let writer = store.begin(spec("secrets")).unwrap();
+        let append = |connection, kind| writer.append(Duration::ZERO, connection, kind).unwrap();
+        append(1, sample::open());
+        append(1, EventKind::Packet { direction: client_sent, bytes: Bytes::from_static(CONNECT) });
+        append(2, sample::open());
+        append(2, raw(b"\x10\xff\xff\xff\xff\0\x04MQTT"));
+        append(2, raw(b"secret"));
+        writer.finish().unwrap();
+        let mut file = Vec::new();
+        store.export("secrets", format, EventFilter::default(), &mut file, |_| ()).unwrap();
+        for keep_credentials in [false, true] {
+            let options = ReadOptions { keep_credentials, ..ReadOptions::default() };
+            let name = if keep_credentials { "with" } else { "without" };
+            let imported = store.import(Cursor::new(&file), &options, Some(name)).unwrap();
+            let told = read(&store, name, 1).unwrap();
+            let secrets = told.iter().filter(|event| match &event.kind {
+                EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. } => {
+                    bytes.windows(6).any(|six| six == b"secret")
+                }
+                _ => false,
+            });
+            assert_eq!(secrets.count(), if keep_credentials { 2 } else { 0 }, "{format:?}");
+            let is_told = imported.notes.iter().any(|note| note.contains("replaced"));
+            assert_eq!(is_told, !keep_credentials, "{format:?}: {:?}", imported.notes);
+        }
+    }
 }
 
 #[test]
@@ -355,69 +461,63 @@ fn a_file_that_is_damaged_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let file = r#"{"messages":[{"t_ms":0,"topic":"a","payload":"on"},{"t_ms":1,"topic":""}]}"#;
-    let error = store.import_json(Cursor::new(file), None).unwrap_err();
+    let error = store.import(Cursor::new(file), &ReadOptions::default(), None).unwrap_err();
     assert!(error.is_damage());
     assert!(error.to_string().contains("messages[1].topic"), "{error}");
     assert_eq!(store.list().unwrap(), []);
     let good = file.replace("\"\"", "\"b\"");
-    let info = store.import_json(Cursor::new(good), None).unwrap().info;
+    let info = store.import(Cursor::new(good), &ReadOptions::default(), None).unwrap().info;
     assert!(info.name.starts_with("import-"));
     assert_eq!((info.events, info.packets, info.source.kind.as_str()), (3, 2, "import"));
 }
 
-/// Not a test by itself: runs as the child of the test below, which kills it.
-#[test]
-fn child_that_records_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(CHILD_FOLDER) else { return };
-    let options = StoreOptions { flush_interval: Duration::from_millis(20), ..StoreOptions::new(folder) };
-    let store = Store::open(options).unwrap();
-    let writer = store.begin(spec("killed")).unwrap();
-    let mut seq = 0;
-    loop {
-        for _ in 0..500 {
-            seq = writer
-                .append(Duration::from_micros(seq), 1, packet(if seq % 97 == 0 { 50_000 } else { 100 }))
-                .unwrap();
-        }
-        writer.wait_durable(seq);
-        println!("durable {seq}");
+/// Whether these are left once the store has looked.
+fn left(store: &Store, names: &[&str]) -> bool {
+    // It looks between two commands, so before the last of these.
+    for _ in 0..2 {
+        store.begin(spec("barrier")).unwrap().abandon().unwrap();
     }
+    let mut found: Vec<String> = store.list().unwrap().into_iter().map(|info| info.name).collect();
+    found.sort();
+    found == names
 }
 
 #[test]
-fn kill_costs_nothing_that_was_durable() {
+fn the_oldest_recordings_go_when_there_are_too_many_bytes_and_none_that_is_being_made() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Process::new(std::env::current_exe().unwrap())
-        .args(["--exact", CHILD_TEST, "--nocapture"])
-        .env(CHILD_FOLDER, folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut durable = 0;
-    for line in lines.map_while(Result::ok) {
-        // The test harness prints its own name before the first.
-        if let Some((_, seq)) = line.split_once("durable ") {
-            durable = seq.trim().parse().unwrap();
+    let open =
+        |retention| Store::open(StoreOptions { retention, ..StoreOptions::new(folder.path()) }).unwrap();
+    let store = open(Retention::default());
+    let fill = |writer: &RecordingWriter| {
+        let mut draws = crate::draws::Draws::new(7);
+        for _ in 0..40 {
+            // What does not compress.
+            let bytes: Vec<u8> = (0..125).flat_map(|_| draws.next_u64().to_le_bytes()).collect();
+            let kind = EventKind::Packet { direction: Direction::ClientToServer, bytes: bytes.into() };
+            writer.append(Duration::ZERO, 1, kind).unwrap();
         }
-        if durable >= 3000 {
-            // While the child goes on writing.
-            child.kill().unwrap();
-            break;
-        }
+    };
+    for name in ["a", "b", "c"] {
+        let writer = store.begin(spec(name)).unwrap();
+        fill(&writer);
+        writer.finish().unwrap();
     }
-    child.wait().unwrap();
-    assert!(durable >= 3000, "the child never got there");
-    let store = open(&folder);
-    let info = store.find("killed").unwrap();
-    assert_eq!(info.state, RecordingState::Interrupted);
-    assert!(info.events >= durable, "{} of at least {durable} events", info.events);
-    let events = read(&store, "killed", 1).unwrap();
-    assert_eq!(events.len() as u64, info.events);
-    assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq));
-    assert_eq!(events.last().unwrap().at, info.duration);
-    assert_eq!(fs::read_dir(folder.path().join("store").join("blobs")).unwrap().count(), 0);
-    // What was recovered exports and imports like any other.
-    assert_eq!(info.sha256.as_ref().map(String::len), Some(64));
+    assert!(left(&store, &["a", "b", "c"]));
+    store.close();
+    drop(store);
+
+    // Two of the three have room; the end of a command is when it looks.
+    let store = open(Retention { bytes: Some(100_000), age: None });
+    let running = store.begin(spec("running")).unwrap();
+    assert!(left(&store, &["b", "c", "running"]));
+    fill(&running);
+    running.wait_durable(40);
+    store.begin(spec("next")).unwrap().finish().unwrap();
+    assert!(left(&store, &["c", "next", "running"]));
+    running.finish().unwrap();
+    store.close();
+    drop(store);
+
+    let store = open(Retention { bytes: None, age: Some(Duration::ZERO) });
+    assert!(left(&store, &[]));
 }

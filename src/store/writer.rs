@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Inner, StoreError,
-    keeper::{Command, Ending},
+    keeper::{Command, Compare, Ending},
     pipe::{Pipe, Pushed},
 };
 use crate::recording::{Event, EventKind, RecordingInfo, RecordingState};
@@ -19,6 +19,35 @@ pub struct RecordingWriter {
     store: Arc<Inner>,
     pipe: Arc<Pipe>,
     finished: bool,
+}
+
+/// How far a recording is, for those who have to wait for it.
+#[derive(Clone)]
+pub struct Backlog(Arc<Pipe>);
+
+impl Backlog {
+    /// What is known so far.
+    pub fn info(&self) -> RecordingInfo {
+        self.0.info()
+    }
+
+    /// Whether the queue holds as much as it may.
+    pub fn is_full(&self) -> bool {
+        self.0.is_full()
+    }
+
+    /// Whether everything has to be durable before it is passed on.
+    pub fn is_durable_first(&self) -> bool {
+        self.0.is_durable_first()
+    }
+
+    /// What a producer has to wait for before it passes on what was pushed so far; `None` when
+    /// there is room and nothing has to be durable first.
+    pub fn readiness(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let seq = self.0.awaited_seq()?;
+        let pipe = self.0.clone();
+        Some(async move { pipe.settle(seq).await })
+    }
 }
 
 impl RecordingWriter {
@@ -51,22 +80,18 @@ impl RecordingWriter {
         Some(event)
     }
 
-    /// Whether the queue holds as much as it may.
-    pub fn is_full(&self) -> bool {
-        self.pipe.is_full()
+    /// How much of the memory the queue takes; above 1 if more was pushed than there is room for.
+    pub fn fill(&self) -> f64 {
+        self.pipe.fill()
+    }
+
+    pub fn backlog(&self) -> Backlog {
+        Backlog(self.pipe.clone())
     }
 
     /// Whether nothing more is taken: the store refused a write or was closed.
     pub fn has_ended(&self) -> bool {
         self.pipe.has_ended()
-    }
-
-    /// What a producer has to wait for before it passes on what was pushed so far; `None` when
-    /// there is room and nothing has to be durable first.
-    pub fn readiness(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let seq = self.pipe.awaited_seq()?;
-        let pipe = self.pipe.clone();
-        Some(async move { pipe.settle(seq).await })
     }
 
     /// The number of the last event that would survive a power cut.
@@ -95,17 +120,29 @@ impl RecordingWriter {
     }
 
     /// Ends the recording in `state`.
-    pub(super) fn finish_as(mut self, state: RecordingState) -> Result<RecordingInfo, StoreError> {
-        self.finished = true;
-        let pipe = self.pipe.clone();
-        self.store.ask(|reply| Command::Finish { pipe, ending: Ending::Keep(state), reply: Some(reply) })
+    pub(super) fn finish_as(self, state: RecordingState) -> Result<RecordingInfo, StoreError> {
+        self.end(Ending::Keep(state))
+    }
+
+    /// Ends the recording in `state`, unless `compare` finds what is there instead: then that is answered, and what was
+    /// written deleted.
+    pub(super) fn finish_unless(
+        self,
+        state: RecordingState,
+        compare: Compare,
+    ) -> Result<RecordingInfo, StoreError> {
+        self.end(Ending::Compare(state, compare))
     }
 
     /// Deletes what was written.
-    pub fn abandon(mut self) -> Result<(), StoreError> {
+    pub fn abandon(self) -> Result<(), StoreError> {
+        self.end(Ending::Forget).map(drop)
+    }
+
+    fn end(mut self, ending: Ending) -> Result<RecordingInfo, StoreError> {
         self.finished = true;
         let pipe = self.pipe.clone();
-        self.store.ask(|reply| Command::Finish { pipe, ending: Ending::Forget, reply: Some(reply) }).map(drop)
+        self.store.ask(|reply| Command::Finish { pipe, ending, reply: Some(reply) })
     }
 
     fn schedule(&self) {

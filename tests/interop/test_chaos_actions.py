@@ -344,13 +344,14 @@ async def test_reorder_with_a_wider_window_and_in_violation_of_mqtt(server, name
     client = await device(server, name)
     first = "violate-" + name
     server.rule({"reorder": {"window": 4, "violate": True}}, client=name, direction="s2c", types="publish", id=first, when={"every_nth": 5})
-    client.send(*(publish(name, b"%d" % n) for n in range(1, 101)))
-    came = [int(payload) for payload in payloads([await client.hear(PUBLISH) for _ in range(100)])]
-    assert sorted(came) == list(range(1, 101))
+    client.send(*(publish(name, b"%d" % n) for n in range(1, 501)))
+    came = [int(payload) for payload in payloads([await client.hear(PUBLISH) for _ in range(500)])]
+    assert sorted(came) == list(range(1, 501))
+    # A hundred draws from four: one that misses any is no accident.
     behind = {f.nth: f.detail["behind"] for f in server.faults(rule=first)}
-    assert list(behind) == list(range(5, 101, 5)) and set(behind.values()) == {1, 2, 3, 4}
+    assert list(behind) == list(range(5, 501, 5)) and set(behind.values()) == {1, 2, 3, 4}
     for number, overtaken_by in behind.items():
-        expected = [n for n in range(number + 1, number + overtaken_by + 1) if n <= 100]
+        expected = [n for n in range(number + 1, number + overtaken_by + 1) if n <= 500]
         before = came[: came.index(number)]
         assert set(expected) <= set(before) and all(n < number or n in expected for n in before), number
     # What nobody overtakes goes on by itself.

@@ -126,6 +126,16 @@ fn replay_of_nothing_exits_4_and_may_be_allowed() {
 }
 
 #[test]
+fn rules_that_nothing_would_be_redacted_by_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let serve = ["serve", "--mqtt", "--mqtt-port", "0", "--http-port", "0", "--grpc-port", "0"];
+    let serve = [&serve[..], &["--redact", "client_id=hash"]].concat();
+    check(&mockforge(folder.path(), &serve), 2, &["--redact is for --record and --ring"]);
+    let bad = [&serve[..], &["--ring", "1MiB", "--redact", "clientid=hash"]].concat();
+    check(&mockforge(folder.path(), &bad), 2, &["--redact", "clientid"]);
+}
+
+#[test]
 fn an_unreachable_target_exits_3_and_is_named() {
     let (folder, _) = folder_with("s.json", HAND_WRITTEN);
     let output =
@@ -327,6 +337,83 @@ fn samples_survive_import_and_export_byte_for_byte() {
 }
 
 #[test]
+fn samples_survive_every_format_that_keeps_everything() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = sample("commands");
+    check(&mockforge(folder.path(), &["recordings", "import", &path]), 0, &[]);
+    let before = fs::read(&path).expect("the sample is there");
+    for ending in ["ndjson", "mcap", "pcapng"] {
+        let file = format!("out.{ending}");
+        check(&mockforge(folder.path(), &["recordings", "export", "commands", "--output", &file]), 0, &[]);
+        let plan = mockforge(folder.path(), &["mqtt", "replay", "--input", &file, "--dry-run"]);
+        check(&plan, 0, &[]);
+        assert!(String::from_utf8_lossy(&plan.stdout).starts_with("would send  "), "{plan:?}");
+        // Its name says nothing now.
+        fs::rename(folder.path().join(&file), folder.path().join("out")).expect("it was written");
+        let other = tempfile::tempdir().expect("a temporary folder");
+        let moved = folder.path().join("out").display().to_string();
+        check(&mockforge(other.path(), &["recordings", "import", &moved]), 0, &[]);
+        let again = mockforge(other.path(), &["recordings", "export", "commands"]);
+        check(&again, 0, &[]);
+        assert!(again.stdout == before, "{ending}: the recording is not the same");
+    }
+}
+
+#[test]
+fn messages_leave_as_csv_and_notes_say_what_does_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("sensor-fleet")]), 0, &[]);
+    let export = ["recordings", "export", "sensor-fleet", "--format", "csv", "--topic", "sensors/s1/#"];
+    let exported = mockforge(folder.path(), &export);
+    check(&exported, 0, &["mockforge: note: CSV has messages alone"]);
+    let text = String::from_utf8(exported.stdout).expect("text");
+    let mut rows = text.lines();
+    assert_eq!(rows.next(), Some("timestamp,topic,payload,qos,retain"));
+    assert!(rows.clone().count() > 0 && rows.all(|row| row.contains(",sensors/s1/")), "{text}");
+    fs::write(folder.path().join("s1.txt"), &text).expect("it can be written");
+    check(&mockforge(folder.path(), &["recordings", "import", "s1.txt", "--name", "s1"]), 0, &[]);
+    let again = mockforge(folder.path(), &["recordings", "export", "s1", "--format", "csv"]);
+    assert_eq!(String::from_utf8(again.stdout).expect("text"), text);
+}
+
+#[test]
+fn a_file_that_cannot_be_taken_says_why_and_a_cut_one_can_be_recovered() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    for (ending, place) in [("json", "line "), ("ndjson", "line "), ("mcap", "byte "), ("pcapng", "byte ")] {
+        let (file, name) = (format!("out.{ending}"), format!("cut-{ending}"));
+        check(&mockforge(folder.path(), &["recordings", "export", "commands", "--output", &file]), 0, &[]);
+        let whole = fs::read(folder.path().join(&file)).expect("it was written");
+        fs::write(folder.path().join(&file), &whole[..whole.len() * 2 / 3]).expect("it can be written");
+        let import = ["recordings", "import", &file, "--name", &name];
+        check(&mockforge(folder.path(), &import), 5, &[&file, place]);
+        let recovered = mockforge(folder.path(), &[&import[..], &["--recover"]].concat());
+        if ending == "mcap" {
+            // Its only chunk is cut: there is nothing to take.
+            check(&recovered, 5, &["no whole chunk of events stands before it"]);
+            continue;
+        }
+        check(&recovered, 0, &["mockforge: note: "]);
+        let shown = mockforge(folder.path(), &["recordings", "show", &name]);
+        check(&shown, 0, &[]);
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("interrupted"), "{shown:?}");
+    }
+    fs::write(folder.path().join("x.json"), b"\x1f\x8b\x08\0").expect("it can be written");
+    check(
+        &mockforge(folder.path(), &["recordings", "import", "x.json"]),
+        2,
+        &["gzip", "decompress it first"],
+    );
+    fs::write(folder.path().join("x.json"), "shopping list").expect("it can be written");
+    check(
+        &mockforge(folder.path(), &["recordings", "import", "x.json", "--format", "csv"]),
+        5,
+        &["1 fields"],
+    );
+    check(&mockforge(folder.path(), &["recordings", "import", "x.json", "--format", "yaml"]), 2, &["ndjson"]);
+}
+
+#[test]
 fn a_file_that_is_there_already_is_not_said_to_be_imported() {
     let (folder, _) = folder_with("monday.json", HAND_WRITTEN);
     let import = |file: &str| {
@@ -445,6 +532,262 @@ fn a_name_that_is_taken_exits_2_and_both_ways_out_are_named() {
     let record = ["mqtt", "record", "--listen", "127.0.0.1:0", "--output", "x.json", "--name", "commands"];
     let says = ["a recording called \"commands\" exists already", "another name", "recordings rm"];
     check(&mockforge(folder.path(), &record), 2, &says);
+}
+
+#[test]
+fn a_record_of_nothing_leaves_the_file_and_the_store_as_they_were() {
+    let (folder, file) = folder_with("d.json", "old");
+    let record = ["mqtt", "record", "--listen", "127.0.0.1:0", "--output", "d.json", "--name", "d"];
+    let record = [&record[..], &["--duration", "10ms"]].concat();
+    // Twice: its name is free again.
+    for _ in 0..2 {
+        let output = mockforge(folder.path(), &record);
+        check(&output, 4, &["d.json was not written: nothing was recorded"]);
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("wrote"));
+    }
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "old");
+    let listed = run(folder.path(), &["recordings", "ls"], &[], 0);
+    assert!(listed.starts_with("no recordings in /") && listed.ends_with("/.mockforge\n"), "{listed}");
+    check(&mockforge(folder.path(), &[&record[..], &["--allow-empty"]].concat()), 0, &["also kept in"]);
+    assert_ne!(fs::read_to_string(&file).expect("it is there"), "old");
+}
+
+#[cfg(unix)]
+#[test]
+fn bytes_that_are_no_packet_are_written_and_kept_all_the_same() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let listen = free.expect("a free port").to_string();
+    let mut recorder =
+        command(folder.path(), &["mqtt", "record", "--listen", &listen, "--output", "tls.json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+    let mut said = String::new();
+    let mut says = BufReader::new(recorder.stderr.take().expect("it is piped"));
+    while !said.contains("until Ctrl-C") {
+        assert!(says.read_line(&mut said).expect("it is piped") > 0, "{said}");
+    }
+    let mut client = std::net::TcpStream::connect(&listen).expect("it listens");
+    client.write_all(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03").expect("it is taken");
+    let _ = client.read_to_end(&mut Vec::new());
+    let output = terminate(recorder);
+    says.read_to_string(&mut said).expect("text");
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("no packet was recorded: what passed is encrypted, or not MQTT"), "{said}");
+    assert!(said.contains("the recording is also kept in"), "{said}");
+    let text = fs::read_to_string(folder.path().join("tls.json")).expect("it was written");
+    assert!(text.contains("RAW"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_serve_records_has_its_notes_said_at_the_end_whoever_ends_it() {
+    for is_stopped_before in [false, true] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (server, info) =
+            serve_with_control(folder.path(), &["--record", "all", "--redact", "client_id=mask"]);
+        let address = info["grpc_address"].as_str().expect("an address");
+        if is_stopped_before {
+            check(&mockforge(folder.path(), &["recordings", "--server", address, "stop", "all"]), 0, &[]);
+        }
+        check(&terminate(server), 0, &["note: client_id=mask changed nothing"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_cannot_be_written_exits_2_and_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    let export = ["recordings", "export", "commands", "--output", "/dev/full"];
+    check(&mockforge(folder.path(), &export), 2, &["/dev/full: No space left"]);
+    for command in [&["ls"][..], &["show", "commands", "--events"], &["export", "commands"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+        let mut command = self::command(folder.path(), &[&["recordings"], command].concat());
+        let output = command.stdout(full).output().expect("the binary runs");
+        check(&output, 2, &["standard output: No space left"]);
+    }
+}
+
+#[test]
+fn who_reads_makes_no_store() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for command in [&["ls"][..], &["check"]] {
+        let output = mockforge(folder.path(), &[&["recordings"], command].concat());
+        check(&output, 0, &[]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.starts_with("no recordings here: there is no store in /"), "{text}");
+    }
+    assert_eq!(run(folder.path(), &["recordings", "ls"], &["-o", "json"], 0), "{\"recordings\":[]}\n");
+    for command in [&["show", "x"][..], &["export", "x"], &["rm", "x"], &["trim", "x", "--until", "1s"]] {
+        check(&mockforge(folder.path(), &[&["recordings"], command].concat()), 2, &["there is no store in"]);
+    }
+    let replay = ["mqtt", "replay", "--recording", "x", "--dry-run"];
+    check(&mockforge(folder.path(), &replay), 2, &["there is no store in"]);
+    assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
+}
+
+#[test]
+fn a_ring_that_is_too_small_and_a_time_without_one_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let serve = ["serve", "--mqtt", "--mqtt-port", "0", "--http-port", "0", "--grpc-port", "0"];
+    for (flags, says) in [
+        (["--ring", "64"], &["--ring", "64 bytes are too few", "64MiB"][..]),
+        (["--ring", "65535"], &["65536"]),
+        (["--ring-duration", "5m"], &["--ring-duration is for --ring"]),
+    ] {
+        check(&mockforge(folder.path(), &[&serve[..], &flags].concat()), 2, says);
+    }
+}
+
+#[test]
+fn what_nothing_in_a_recording_is_asked_for_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    for command in [
+        &["show", "commands", "--client", "nobody*"][..],
+        &["show", "commands", "--events", "--topic", "nothing"],
+        &["export", "commands", "--topic", "nothing", "--output", "x.json"],
+    ] {
+        let output = mockforge(folder.path(), &[&["recordings"], command].concat());
+        check(&output, 0, &["nothing in commands is what was asked for"]);
+    }
+    let some = mockforge(folder.path(), &["recordings", "show", "commands", "--topic", "plant/#"]);
+    check(&some, 0, &[]);
+    assert_eq!(String::from_utf8_lossy(&some.stderr), "");
+
+    let redact = ["recordings", "redact", "commands"];
+    check(&mockforge(folder.path(), &redact), 2, &["--redact WHAT=HOW"]);
+    let typo = [&redact[..], &["--redact", "json:$.usre=mask", "--redact", "client_id=mask"]].concat();
+    let output = mockforge(folder.path(), &typo);
+    check(&output, 0, &["json:$.usre=mask changed nothing"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("client_id=mask changed nothing"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_imported_and_replayed_like_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = sample("commands");
+    let piped = |arguments: &[&str]| {
+        let mut reading = command(folder.path(), arguments)
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut pipe = reading.stdin.take().expect("it is piped");
+        pipe.write_all(&fs::read(&path).expect("the sample is there")).expect("it is read");
+        drop(pipe);
+        let output = reading.wait_with_output().expect("it ends");
+        check(&output, 0, &[]);
+        String::from_utf8(output.stdout).expect("text")
+    };
+    for from in ["-", "/dev/stdin"] {
+        let text = piped(&["recordings", "import", from]);
+        assert!(text.contains("commands"), "{text}");
+    }
+    let exported = run(folder.path(), &["recordings", "export", "commands"], &[], 0);
+    assert_eq!(exported, fs::read_to_string(&path).expect("text"));
+    let text = piped(&["mqtt", "replay", "--input", "-", "--dry-run"]);
+    assert_eq!(text, run(folder.path(), &["mqtt", "replay", "--dry-run", "--input"], &[&path], 0));
+    // Nothing is left of what was read.
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("it is there").map(|entry| entry.expect("one")).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_does_not_end_is_left_on_ctrl_c() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut reading = command(folder.path(), &["recordings", "import", "-", "-v"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut pipe = reading.stdin.take().expect("it is piped");
+    // More than a pipe holds: it is being read by the time that all of it is written.
+    pipe.write_all(&[b' '; 1 << 18]).expect("it is read");
+    let output = terminate(reading);
+    drop(pipe);
+    check(&output, 130, &["ended before all of it was there"]);
+    assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn recordings_of_a_server_are_marked_and_ended() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, info) = serve_with_control(folder.path(), &["--record", "all", "--ring", "64KiB"]);
+    let address = info["grpc_address"].as_str().expect("an address");
+    let recordings = |arguments: &[&str], code| {
+        let output = mockforge(folder.path(), &[&["recordings", "--server", address], arguments].concat());
+        check(&output, code, &[]);
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"))
+    };
+    assert_eq!(recordings(&["mark", "all", "here it goes"], 0)[0], "marked all here it goes\n");
+    assert!(recordings(&["rm", "all"], 2)[1].contains("recordings stop"));
+    assert!(recordings(&["stop", "all"], 0)[0].starts_with("recorded all: "));
+    assert!(recordings(&["stop", "all"], 2)[1].contains("is not being made"));
+    assert!(recordings(&["mark", "all", "x"], 2)[1].contains("is not being made"));
+    assert!(recordings(&["show", "all"], 0)[0].contains("here it goes"));
+    recordings(&["rm", "all"], 0);
+    let [listed, _] = recordings(&["ls"], 0);
+    assert!(listed.starts_with("no recordings in the running server's store, /"), "{listed}");
+    // A snapshot says why it was taken.
+    recordings(&["snapshot", "--name", "why"], 0);
+    assert!(recordings(&["show", "why"], 0)[0].contains("marks: snapshot"));
+    check(&terminate(server), 0, &[]);
+}
+
+#[cfg(unix)]
+#[test]
+fn who_follows_a_recording_is_told_where_it_is_when_the_server_is_gone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (mut server, info) = serve_with_control(folder.path(), &["--record", "all"]);
+    let address = info["grpc_address"].as_str().expect("an address");
+    let recordings = ["recordings", "--server", address];
+    let mut tail = command(folder.path(), &[&recordings[..], &["tail", "all"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(tail.stdout.take().expect("it is piped")).lines();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(lines.next()));
+    // It follows by the time that it prints one of these.
+    while told.recv_timeout(std::time::Duration::from_millis(100)).is_err() {
+        check(&mockforge(folder.path(), &[&recordings[..], &["mark", "all", "x"]].concat()), 0, &[]);
+    }
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+    let output = tail.wait_with_output().expect("it ends");
+    check(&output, 3, &["the server ended; recording all is in its store"]);
+}
+
+#[test]
+fn what_is_not_as_it_may_have_been_meant_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    check(&mockforge(folder.path(), &["recordings", "import", &sample("commands")]), 0, &[]);
+    let export = ["recordings", "export", "commands", "--output", "x.pcap"];
+    check(&mockforge(folder.path(), &export), 0, &["x.pcap is pcapng"]);
+    let record = ["mqtt", "record", "--listen", "127.0.0.1:0", "--upstream", "mqtt://127.0.0.1:1"];
+    let record = [&record[..], &["--output", "x.json", "--duration", "500ms"]].concat();
+    check(&mockforge(folder.path(), &record), 4, &["mqtt://127.0.0.1:1 cannot be reached yet"]);
+    let subscribe =
+        ["mqtt", "record", "--broker", "mqtt://127.0.0.1:1", "--subscribe", "a", "--output", "x.json"];
+    let output = mockforge(folder.path(), &subscribe);
+    check(&output, 3, &["mockforge: cannot reach mqtt://127.0.0.1:1: "]);
+    let output = mockforge(folder.path(), &["recordings", "export", "commands", "-o", "x.json"]);
+    check(&output, 2, &["--output x.json"]);
+    check(&mockforge(folder.path(), &["mqtt", "recordings", "ls"]), 2, &["`mockforge recordings ls`"]);
+    let twice = ["recordings", "merge", "commands", "commands"];
+    check(&mockforge(folder.path(), &twice), 2, &["ids[1]: is the same recording as ids[0]"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ const EVERY_ROW_ABOVE: &[&str] = &["*"];
 
 /// Each room of `src/`, from the bottom up, with the rooms it may use beside itself.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("amount", &[]),
     ("packet", &[]),
     ("draws", &[]),
     ("delay", &["draws"]),
@@ -25,16 +26,31 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("broker", &["packet", "session", "auth", "interceptor"]),
     // For `Direction`, the word for which way bytes go.
     ("relay", &["packet", "session", "interceptor", "recording"]),
-    ("recording", &["likeness", "packet", "session"]),
+    ("recording", &["amount", "likeness", "packet", "session"]),
     ("mock", &["field", "likeness", "packet", "session", "draws", "delay", "interceptor", "recording"]),
     ("fault", &["field", "likeness", "packet", "draws", "delay", "recording", "mock"]),
     ("webhook", &["field", "likeness", "packet", "session", "draws", "mock"]),
     ("tap", &["packet", "session", "recording"]),
-    ("store", &["packet", "session", "recording"]),
-    ("recorder", &["packet", "session", "recording", "tap", "store"]),
+    ("store", &["amount", "packet", "session", "recording"]),
+    ("recorder", &["amount", "field", "packet", "session", "recording", "mock", "tap", "store"]),
     ("metrics", &["packet", "session", "broker", "recording", "tap"]),
     ("event", &["packet", "session", "broker", "recording", "mock", "fault", "webhook", "tap"]),
-    ("config", &["field", "likeness", "packet", "broker", "auth", "mock", "fault", "webhook"]),
+    (
+        "config",
+        &[
+            "field",
+            "likeness",
+            "packet",
+            "broker",
+            "auth",
+            "recording",
+            "mock",
+            "fault",
+            "webhook",
+            "store",
+            "recorder",
+        ],
+    ),
     ("net", EVERY_ROW_ABOVE),
     ("control", EVERY_ROW_ABOVE),
     ("gateway", &["metrics", "config", "control"]),
@@ -44,6 +60,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Rooms that take time, randomness and bytes as arguments.
 const PURE: &[&str] = &[
+    "amount",
     "packet",
     "draws",
     "delay",

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     packet::{PacketType, ProtocolVersion, QoS},
-    recording::{ClientPattern, Direction, FaultInjected},
+    recording::{Direction, FaultInjected, NamePattern},
 };
 
 const UP: Direction = Direction::ClientToServer;
@@ -629,7 +629,7 @@ fn the_journal_has_the_last_faults_and_figures_have_all() {
     assert_eq!(numbers(u64::MAX, 10, &all), NONE);
     assert_eq!(numbers(0, 10, &FaultFilter { rule: Some("y".to_owned()), ..all.clone() }), [3, 5]);
     assert_eq!(numbers(0, 10, &FaultFilter { action: Some("latency".to_owned()), ..all.clone() }), NONE);
-    assert_eq!(numbers(0, 1, &FaultFilter { client: Some(ClientPattern::new("a*")), ..all.clone() }), [3]);
+    assert_eq!(numbers(0, 1, &FaultFilter { client: Some(NamePattern::new("a*")), ..all.clone() }), [3]);
     assert_eq!(numbers(0, 1, &FaultFilter { direction: Some(DOWN), ..all.clone() }), NONE);
     assert_eq!(numbers(0, 9, &FaultFilter { packet_type: Some(PacketType::Puback), ..all }), NONE);
     let last = chaos.faults(4, 1, &FaultFilter::default()).remove(0);

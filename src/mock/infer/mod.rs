@@ -26,7 +26,7 @@ use self::{
     pairing::{Exchange, Pairs, Route},
 };
 use super::MockSpec;
-use crate::recording::{ClientPattern, Event};
+use crate::recording::{Event, NamePattern};
 
 /// Notes that are kept.
 const NOTES_MAX: usize = 100;
@@ -43,7 +43,7 @@ const TELEMETRY_JITTER: f64 = 0.25;
 #[derive(Clone, Debug, Default)]
 pub struct InferenceOptions {
     /// The devices to mock: only they answer. `None`: every client.
-    pub responders: Option<ClientPattern>,
+    pub responders: Option<NamePattern>,
     /// When the recording began: tells times in payloads from other texts.
     pub started_at: Option<jiff::Timestamp>,
     /// Whether what clients publish at a steady pace becomes mocks, too.

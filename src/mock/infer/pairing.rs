@@ -15,7 +15,7 @@ use super::{
     log::{Log, Message, Name},
     payload::{Form, Value},
 };
-use crate::recording::ClientPattern;
+use crate::recording::NamePattern;
 
 /// An answer that comes later is taken for a message of its own. Longer than what clients usually wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -89,7 +89,7 @@ pub struct Pairs {
 
 impl Pairs {
     /// Only clients that `responders` matches answer.
-    pub fn find(log: &Log, responders: Option<&ClientPattern>) -> Self {
+    pub fn find(log: &Log, responders: Option<&NamePattern>) -> Self {
         let may_answer =
             |message: &Message| responders.is_none_or(|pattern| pattern.matches(log.text(message.client)));
         let is_answerer: Vec<bool> = log.messages.iter().map(may_answer).collect();

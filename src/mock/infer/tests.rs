@@ -534,7 +534,7 @@ fn only_the_devices_asked_for_answer() {
         script.say(at, "app", &format!("devices/d{device}/cmd"), "go");
         script.say(at + 20.0, &format!("dev-{device}"), &format!("devices/d{device}/ack"), "went");
     }
-    let responders = Some(ClientPattern::new("dev-1"));
+    let responders = Some(NamePattern::new("dev-1"));
     let inferred = script.infer_with(InferenceOptions { responders, ..options() });
     let topics: Vec<_> = inferred.mocks.iter().map(|mock| mock.topic.as_str()).collect();
     assert_eq!((topics, inferred.pairs), (vec!["devices/d1/cmd"], 3));

@@ -128,6 +128,7 @@ fn size(event: &Result<Event, EventsError>) -> usize {
     match event.as_ref().map(|event| &event.kind) {
         Ok(EventKind::Packet { bytes, .. } | EventKind::Raw { bytes, .. }) => bytes.len(),
         Ok(EventKind::Fault(fault)) => fault.size(),
+        Ok(EventKind::State(in_force)) => in_force.packet.len(),
         _ => 0,
     }
 }

@@ -216,6 +216,7 @@ impl Run {
             self.error(text);
         }
         let expiry = expiry_warning(&plan, self.spec.pace.speed);
+        self.report.warnings.extend(plan.left_out_warning());
         self.report.skipped = plan.skipped;
         let passes = match self.spec.pace.repeat {
             Repeat::Times(times) => Some(u64::from(times)),
@@ -291,7 +292,7 @@ impl Run {
             ..ClientOptions::new(self.spec.target.clone(), name)
         };
         let sink: Arc<dyn Sink> = Arc::clone(&self.tally) as _;
-        Client::connect_with(options, Some(sink))
+        Client::connect_to_publish(options, sink)
     }
 
     fn play(&mut self) -> Result<(), Stop> {

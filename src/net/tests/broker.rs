@@ -92,6 +92,36 @@ async fn packets_arrive_whatever_pieces_they_are_sent_in() {
     }
 }
 
+#[tokio::test]
+async fn a_packet_that_had_begun_when_its_connection_ended_is_seen_as_bytes() {
+    let broker = TestBroker::new();
+    let begun = b"\x30\x14\x00\x01ahal";
+    for is_taken_over in [false, true] {
+        let log = Arc::new(Log::default());
+        let _attachment = broker.tap.attach(log.clone());
+        let mut raw = Raw::login(broker.address, "half", ProtocolVersion::V5).await;
+        // Its answer says that what follows was read, too.
+        raw.write(&[b"\xc0\x00".as_slice(), begun].concat()).await;
+        assert_eq!(raw.packet().await, Some(ControlPacket::Pingresp));
+        if is_taken_over {
+            drop(broker.client("half", ProtocolVersion::V5).await);
+        }
+        drop(raw);
+        let seen = until(|| {
+            let mut seen = log.0.lock().expect("no panic").clone();
+            let first = seen.first()?.connection;
+            seen.retain(|seen| seen.connection == first);
+            matches!(seen.last()?.what, Observed::Close(_)).then_some(seen)
+        })
+        .await;
+        let before = &seen[seen.len() - 2].what;
+        let Observed::Raw { direction: Direction::ClientToServer, bytes } = before else {
+            panic!("taken over: {is_taken_over}: {before:?}")
+        };
+        assert_eq!(bytes[..], begun[..], "taken over: {is_taken_over}");
+    }
+}
+
 #[tokio::test] // [MQTT-4.13.1-1]
 async fn a_malformed_packet_is_answered_with_a_disconnect_and_a_clean_close() {
     let broker = TestBroker::new();

@@ -266,6 +266,7 @@ impl Pipes {
                     Observed::Close(cause) => EventKind::Close(cause),
                     Observed::Mock(fired) => EventKind::Mock(fired),
                     Observed::Fault(fault) => EventKind::Fault(fault),
+                    Observed::InForce(in_force) => EventKind::State(in_force),
                 },
             })
             .collect()

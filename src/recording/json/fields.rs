@@ -10,9 +10,12 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::packet::{
-    Ack, ControlPacket, PacketIdentifier, PayloadEncoding, Properties, Property, PropertyIdentifier,
-    PropertyValue, ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String, Will,
+use crate::{
+    packet::{
+        Ack, ControlPacket, PacketIdentifier, PayloadEncoding, Properties, Property, PropertyIdentifier,
+        PropertyValue, ProtocolVersion, Publish, QoS, ReasonCode, TopicName, Utf8String, Will,
+    },
+    recording::assembly::BadMember,
 };
 
 /// The details of a FAULT that has none, which are left out.
@@ -311,9 +314,6 @@ pub struct PacketFields<'a> {
     pub properties: Properties,
 }
 
-/// What is wrong with a member, by its name.
-pub type BadMember = (&'static str, String);
-
 impl PacketFields<'_> {
     /// The packet of type `name`.
     pub fn build(&self, name: &str) -> Result<ControlPacket, BadMember> {
@@ -397,7 +397,9 @@ fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Properties, 
     deserializer.deserialize_any(InOrder)
 }
 
-fn parse_property(name: &str, value: &str, properties: &mut Properties) -> Result<(), String> {
+/// Adds the property or properties that the JSON `value` is of; names that mean nothing are left
+/// alone.
+pub fn parse_property(name: &str, value: &str, properties: &mut Properties) -> Result<(), String> {
     fn plain<'a, T: Deserialize<'a>>(value: &'a str) -> Result<T, String> {
         // The place inside the value means nothing to the reader of the file.
         serde_json::from_str(value).map_err(|error| {

@@ -9,6 +9,7 @@
 //!
 //! There is no checksum in the file: it is meant to be edited.
 
+mod element;
 mod fields;
 mod read;
 mod scanner;
@@ -19,57 +20,19 @@ mod write;
 mod tests;
 
 pub use self::{
-    read::{JsonEvents, JsonHead, JsonReader},
+    read::{JsonEvents, JsonReader},
     write::{JsonWriter, write_event},
+};
+
+pub(in crate::recording) use self::{
+    element::{Elements, Shape},
+    fields::{Members, parse_property},
+    read::{read_head, read_head_member},
+    scanner::{Place, START, Scanner},
+    write::{head_members, write_head_line},
 };
 
 /// What the file says it is.
 pub const FORMAT: &str = "mockforge.mqtt.session";
 /// The major version written, and the only one there is to read.
 pub const VERSION: u64 = 1;
-
-/// What is wrong with a file, and where.
-#[derive(Debug)]
-pub struct JsonError {
-    pub kind: JsonErrorKind,
-    /// From 1.
-    pub line: u64,
-    /// In bytes, from 1.
-    pub column: u64,
-    /// `events[16].qos`; counts from 0. Empty for the file as a whole.
-    pub path: String,
-    pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JsonErrorKind {
-    /// The file could not be read.
-    Io,
-    /// A format or version that is not ours to read.
-    Unsupported,
-    /// The file ends too early.
-    Truncated,
-    /// Not JSON, or not what has to stand there.
-    Invalid,
-}
-
-impl JsonError {
-    /// Whether the recording in the file is damaged, rather than the file unreadable or foreign.
-    pub fn is_damage(&self) -> bool {
-        matches!(self.kind, JsonErrorKind::Truncated | JsonErrorKind::Invalid)
-    }
-}
-
-impl std::fmt::Display for JsonError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.line > 0 {
-            write!(f, "line {}, column {}: ", self.line, self.column)?;
-        }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for JsonError {}

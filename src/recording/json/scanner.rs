@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, ErrorKind};
 
-use super::{JsonError, JsonErrorKind};
+use crate::recording::{FileError, FileErrorKind, FilePlace};
 
 /// A place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Place {
     /// In bytes, from 1.
     pub column: u64,
 }
+
+/// Bytes of one value that is kept: the largest packet there is, in base64, and more.
+const VALUE_MAX: usize = 512 << 20;
 
 pub const START: Place = Place { offset: 0, line: 1, column: 1 };
 
@@ -36,13 +39,25 @@ impl<R: BufRead> Scanner<R> {
         self.place
     }
 
-    pub fn error(&self, kind: JsonErrorKind, path: &str, reason: impl Into<String>) -> JsonError {
+    pub fn error(&self, kind: FileErrorKind, path: &str, reason: impl Into<String>) -> FileError {
         let Place { line, column, .. } = self.place;
-        JsonError { kind, line, column, path: path.to_owned(), reason: reason.into() }
+        let place = FilePlace::Line { line, column };
+        FileError { kind, place, path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// Goes past the mark that some editors put at the beginning of text.
+    pub fn skip_byte_order_mark(&mut self, path: &str) -> Result<(), FileError> {
+        for byte in [0xEF, 0xBB, 0xBF] {
+            if self.look(path)? != Some(byte) {
+                break;
+            }
+            self.step(byte);
+        }
+        Ok(())
     }
 
     /// The next byte that is not white space; `None` at the end of the file.
-    pub fn peek(&mut self, path: &str) -> Result<Option<u8>, JsonError> {
+    pub fn peek(&mut self, path: &str) -> Result<Option<u8>, FileError> {
         while let Some(byte) = self.look(path)? {
             if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
                 return Ok(Some(byte));
@@ -53,7 +68,7 @@ impl<R: BufRead> Scanner<R> {
     }
 
     /// Takes `wanted`, after white space.
-    pub fn expect(&mut self, wanted: u8, path: &str) -> Result<(), JsonError> {
+    pub fn expect(&mut self, wanted: u8, path: &str) -> Result<(), FileError> {
         match self.peek(path)? {
             Some(found) if found == wanted => {
                 self.step(found);
@@ -61,14 +76,14 @@ impl<R: BufRead> Scanner<R> {
             }
             Some(found) => {
                 let reason = format!("expected '{}', found {}", char::from(wanted), shown(found));
-                Err(self.error(JsonErrorKind::Invalid, path, reason))
+                Err(self.error(FileErrorKind::Invalid, path, reason))
             }
             None => Err(self.truncated(path)),
         }
     }
 
     /// Behind an element or member: `true` when another one follows, `false` when `end` was taken.
-    pub fn goes_on(&mut self, end: u8, path: &str) -> Result<bool, JsonError> {
+    pub fn goes_on(&mut self, end: u8, path: &str) -> Result<bool, FileError> {
         match self.peek(path)? {
             Some(b',') => {
                 self.step(b',');
@@ -79,7 +94,7 @@ impl<R: BufRead> Scanner<R> {
     }
 
     /// Takes `byte` if it is next.
-    pub fn accept(&mut self, byte: u8, path: &str) -> Result<bool, JsonError> {
+    pub fn accept(&mut self, byte: u8, path: &str) -> Result<bool, FileError> {
         let is_next = self.peek(path)? == Some(byte);
         if is_next {
             self.step(byte);
@@ -88,20 +103,20 @@ impl<R: BufRead> Scanner<R> {
     }
 
     /// A member's name with its colon.
-    pub fn name(&mut self, path: &str) -> Result<String, JsonError> {
+    pub fn name(&mut self, path: &str) -> Result<String, FileError> {
         let mut text = Vec::new();
         if self.peek(path)? != Some(b'"') {
             self.expect(b'"', path)?;
         }
         self.string(Some(&mut text), path)?;
         let name = serde_json::from_slice(&text)
-            .map_err(|error| self.error(JsonErrorKind::Invalid, path, error.to_string()))?;
+            .map_err(|error| self.error(FileErrorKind::Invalid, path, error.to_string()))?;
         self.expect(b':', path)?;
         Ok(name)
     }
 
     /// Goes past one value, appending its text to `text`; says where it began.
-    pub fn value(&mut self, mut text: Option<&mut Vec<u8>>, path: &str) -> Result<Place, JsonError> {
+    pub fn value(&mut self, mut text: Option<&mut Vec<u8>>, path: &str) -> Result<Place, FileError> {
         let Some(first) = self.peek(path)? else { return Err(self.truncated(path)) };
         let start = self.place;
         match first {
@@ -119,10 +134,7 @@ impl<R: BufRead> Scanner<R> {
                         b'}' | b']' => open -= 1,
                         _ => {}
                     }
-                    self.step(byte);
-                    if let Some(text) = text.as_deref_mut() {
-                        text.push(byte);
-                    }
+                    self.take(byte, text.as_deref_mut(), path)?;
                     if open == 0 {
                         break;
                     }
@@ -133,29 +145,23 @@ impl<R: BufRead> Scanner<R> {
                     if matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\r' | b'\n') {
                         break;
                     }
-                    self.step(byte);
-                    if let Some(text) = text.as_deref_mut() {
-                        text.push(byte);
-                    }
+                    self.take(byte, text.as_deref_mut(), path)?;
                 }
             }
             other => {
                 let reason = format!("expected a value, found {}", shown(other));
-                return Err(self.error(JsonErrorKind::Invalid, path, reason));
+                return Err(self.error(FileErrorKind::Invalid, path, reason));
             }
         }
         Ok(start)
     }
 
-    fn string(&mut self, mut text: Option<&mut Vec<u8>>, path: &str) -> Result<(), JsonError> {
+    fn string(&mut self, mut text: Option<&mut Vec<u8>>, path: &str) -> Result<(), FileError> {
         let mut is_first = true;
         let mut escaped = false;
         loop {
             let Some(byte) = self.look(path)? else { return Err(self.truncated(path)) };
-            self.step(byte);
-            if let Some(text) = text.as_deref_mut() {
-                text.push(byte);
-            }
+            self.take(byte, text.as_deref_mut(), path)?;
             if byte == b'"' && !is_first && !escaped {
                 return Ok(());
             }
@@ -164,14 +170,14 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    fn look(&mut self, path: &str) -> Result<Option<u8>, JsonError> {
+    fn look(&mut self, path: &str) -> Result<Option<u8>, FileError> {
         loop {
             match self.input.fill_buf() {
                 Ok(buffer) => return Ok(buffer.first().copied()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let reason = error.to_string();
-                    return Err(self.error(JsonErrorKind::Io, path, reason));
+                    return Err(self.error(FileErrorKind::Io, path, reason));
                 }
             }
         }
@@ -188,8 +194,21 @@ impl<R: BufRead> Scanner<R> {
         }
     }
 
-    fn truncated(&self, path: &str) -> JsonError {
-        self.error(JsonErrorKind::Truncated, path, "the file ends here, in the middle")
+    /// As [`step`](Self::step), into `text`.
+    fn take(&mut self, byte: u8, text: Option<&mut Vec<u8>>, path: &str) -> Result<(), FileError> {
+        self.step(byte);
+        if let Some(text) = text {
+            if text.len() == VALUE_MAX {
+                let reason = format!("a value is longer than {} MiB", VALUE_MAX >> 20);
+                return Err(self.error(FileErrorKind::Invalid, path, reason));
+            }
+            text.push(byte);
+        }
+        Ok(())
+    }
+
+    fn truncated(&self, path: &str) -> FileError {
+        self.error(FileErrorKind::Truncated, path, "the file ends here, in the middle")
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::{io::Cursor, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    packet::{PacketIdentifier, PacketType, Properties, Property, ProtocolVersion, Publish, QoS, TopicName},
+    packet::{
+        ControlPacket, PacketIdentifier, PacketType, Properties, Property, ProtocolVersion, Publish, QoS,
+        Subscribe, Subscription, SubscriptionOptions, TopicFilter, TopicName,
+    },
     recording::{
-        CloseCause, Direction, Event, EventKind, FaultInjected, RecordingInfo,
+        CloseCause, Direction, Event, EventKind, FaultInjected, FileError, FileErrorKind, FilePlace, InForce,
+        RecordingInfo, RecordingState,
         player::{Pace, Selection, plan},
         sample::{self, connack, connect, events, from_client, info, open, publish, text},
     },
@@ -30,7 +34,7 @@ fn write(events: &[Event]) -> String {
     String::from_utf8(JsonWriter::new(Vec::new()).write(&info(), give).unwrap()).unwrap()
 }
 
-fn read(json: &str) -> Result<Vec<Event>, JsonError> {
+fn read(json: &str) -> Result<Vec<Event>, FileError> {
     JsonReader::open(Cursor::new(json))?.into_events()?.collect()
 }
 
@@ -175,13 +179,15 @@ fn details_that_are_no_object_leave_the_file_whole() {
 }
 
 #[test]
-fn the_seed_is_kept() {
+fn the_seed_and_what_it_was_made_of_are_kept() {
     for seed in [None, Some(0), Some(u64::MAX)] {
-        let info = RecordingInfo { seed, ..info() };
+        let edits = seed.map(|seed| format!("trimmed \"{seed}\"")).into_iter().collect();
+        let info = RecordingInfo { seed, edits, ..info() };
         let give = || Ok::<_, Failed>(std::iter::empty::<Result<Event, Failed>>());
         let json = String::from_utf8(JsonWriter::new(Vec::new()).write(&info, give).unwrap()).unwrap();
         assert_eq!(json.contains("\"seed\": "), seed.is_some());
-        assert_eq!(JsonReader::open(Cursor::new(json)).unwrap().head().seed, seed);
+        let read = JsonReader::open(Cursor::new(json)).unwrap();
+        assert_eq!((read.head().seed, &read.head().edits), (seed, &info.edits));
     }
 }
 
@@ -264,7 +270,7 @@ fn a_file_without_events_loads() {
     }
 }
 
-fn check_error(json: &str, kind: JsonErrorKind, expected: Expect) {
+fn check_error(json: &str, kind: FileErrorKind, expected: Expect) {
     let error = read(json).expect_err(json);
     assert_eq!(error.kind, kind, "{error}");
     expected.assert_eq(&error.to_string());
@@ -272,7 +278,7 @@ fn check_error(json: &str, kind: JsonErrorKind, expected: Expect) {
 
 #[test]
 fn what_is_damaged_is_named_with_its_place() {
-    use JsonErrorKind::{Invalid, Truncated, Unsupported};
+    use FileErrorKind::{Invalid, Truncated, Unsupported};
     let event =
         |members: &str| format!("{{\"events\":[\n  {{\"t_ms\":1,\"kind\":\"MARK\"}},\n  {{{members}}}\n]}}");
     check_error("", Truncated, expect!["line 1, column 1: the file ends here, in the middle"]);
@@ -404,8 +410,8 @@ fn every_truncation_of_a_file_is_an_error() {
     let json = write(&events);
     for end in 0..json.trim_end().len() {
         let error = read(&json[..end]).expect_err("cut");
-        assert_eq!(error.kind, JsonErrorKind::Truncated, "cut at {end}: {error}");
-        assert!(error.line > 0);
+        assert_eq!(error.kind, FileErrorKind::Truncated, "cut at {end}: {error}");
+        assert!(matches!(error.place, FilePlace::Line { line: 1.., .. }));
     }
 }
 
@@ -489,4 +495,73 @@ proptest! {
         let _ = read(&json);
         let _ = read(&format!("{{\"events\":[{json}]}}"));
     }
+}
+
+#[test]
+fn what_was_in_force_and_the_wall_clock_are_kept() {
+    let encoded = |packet: ControlPacket| {
+        let mut bytes = BytesMut::new();
+        packet.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+        bytes.freeze()
+    };
+    let retained = Publish { retain: true, ..publish(Some("a/b"), b"on", vec![]) };
+    let subscribe = Subscribe {
+        packet_identifier: PacketIdentifier::new(1).unwrap(),
+        properties: Properties::new(),
+        subscriptions: vec![Subscription {
+            filter: TopicFilter::parse("a/#").unwrap(),
+            options: SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() },
+        }],
+    };
+    let state = |client: Option<&str>, packet| {
+        EventKind::State(Box::new(InForce { client_identifier: client.map(str::to_owned), packet }))
+    };
+    let events = events([
+        (0, 0, state(None, encoded(ControlPacket::Publish(retained)))),
+        (0, 0, state(Some("dev-1"), encoded(ControlPacket::Subscribe(subscribe)))),
+        (10, 0, EventKind::Anchor("2026-11-22T12:00:10.000000123Z".parse().unwrap())),
+    ]);
+    let json = write(&events);
+    let lines: Vec<&str> = json.lines().filter(|line| line.contains("seq")).map(str::trim).collect();
+    expect![[r#"
+        {"seq": 1, "t_ms": 0.000000, "kind": "STATE", "type": "PUBLISH", "topic": "a/b", "qos": 0, "retain": true, "payload": "on", "payload_encoding": "utf8"},
+        {"seq": 2, "t_ms": 0.000000, "kind": "STATE", "client_id": "dev-1", "type": "SUBSCRIBE", "packet_id": 1, "filters": [{"filter": "a/#", "qos": 1, "no_local": false, "retain_as_published": false, "retain_handling": 0}], "raw": "ggkAAQAAA2EvIwE="},
+        {"seq": 3, "t_ms": 0.010000, "kind": "ANCHOR", "wall": "2026-11-22T12:00:10.000000123Z"}]"#]].assert_eq(&lines.join("\n"));
+    assert_eq!(read(&json).unwrap(), events);
+    let bad = r#"{"events": [{"t_ms": 0, "kind": "STATE", "type": "PUBACK", "packet_id": 1}]}"#;
+    expect!["line 1, column 13: events[0].type: STATE is a PUBLISH or SUBSCRIBE of MQTT 5"]
+        .assert_eq(&read(bad).unwrap_err().to_string());
+    let bad = r#"{"events": [{"t_ms": 0, "kind": "ANCHOR"}]}"#;
+    expect!["line 1, column 13: events[0].wall: missing"].assert_eq(&read(bad).unwrap_err().to_string());
+}
+
+#[test]
+fn of_a_file_that_was_cut_off_what_is_whole_can_be_had() {
+    let events =
+        events([(0, 1, open()), (1, 1, connect("dev-1", ProtocolVersion::V5)), (2, 0, mark("half"))]);
+    let json = write(&events);
+    let recover = |len: usize| {
+        let reader = JsonReader::recover(Cursor::new(&json.as_bytes()[..len])).unwrap();
+        let (notes, state) = (reader.notes(), reader.head().state);
+        (reader.into_events().unwrap().collect::<Result<Vec<_>, _>>().unwrap(), notes, state)
+    };
+    let (all, notes, state) = recover(json.len());
+    assert_eq!((all, notes, state), (events.clone(), vec![], Some(RecordingState::Complete)));
+    for (len, left) in
+        [(json.len() - 2, 3), (json.find("MARK").unwrap(), 2), (json.find("\"seq\": 1").unwrap(), 0)]
+    {
+        let (some, notes, state) = recover(len);
+        assert_eq!((some.as_slice(), state), (&events[..left], Some(RecordingState::Interrupted)));
+        assert_eq!(notes.len(), 1);
+        assert!(JsonReader::open(Cursor::new(&json.as_bytes()[..len])).is_err());
+    }
+    let (_, notes, _) = recover(json.find("MARK").unwrap());
+    expect![
+        "line 16, column 43: events[2]: the file ends here, in the middle: what is whole before was taken"
+    ]
+    .assert_eq(&notes[0]);
+}
+
+fn mark(label: &str) -> EventKind {
+    EventKind::Mark(label.to_owned())
 }

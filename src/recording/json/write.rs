@@ -8,10 +8,10 @@ use super::{
     time::Millis,
 };
 use crate::{
-    packet::PacketType,
+    packet::{ControlPacket, PacketType, ProtocolVersion},
     recording::{
-        Connections, Event, EventKind, FaultInjected, RecordingInfo, RecordingState, connections::Connection,
-        connections::Seen, record::nanoseconds,
+        Connections, Event, EventKind, FaultInjected, InForce, RecordingInfo, RecordingState,
+        connections::Connection, connections::Seen, record::nanoseconds,
     },
 };
 
@@ -80,10 +80,23 @@ impl<W: Write> JsonWriter<W> {
 }
 
 fn write_head(info: &RecordingInfo, out: &mut Vec<u8>) {
-    let mut member = |name: &str, value: String| {
-        out.extend_from_slice(if name == "format" { b"{\n  " } else { b",\n  " });
+    for (index, (name, value)) in head_members(info).into_iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"{\n  " } else { b",\n  " });
         out.extend_from_slice(format!("\"{name}\": {value}").as_bytes());
-    };
+    }
+}
+
+/// Appends what is known of the recording as one JSON object on one line.
+pub fn write_head_line(info: &RecordingInfo, out: &mut Vec<u8>) {
+    let mut members = Members::begin(out);
+    for (name, value) in head_members(info) {
+        members.plain(name, value);
+    }
+    members.end();
+}
+
+/// What is known of the recording: names, and values as JSON.
+pub fn head_members(info: &RecordingInfo) -> Vec<(&'static str, String)> {
     let text = |text: &str| serde_json::to_string(text).expect("text into memory");
     // What is exported does not go on, even if the recording does.
     let state = match info.state {
@@ -95,22 +108,25 @@ fn write_head(info: &RecordingInfo, out: &mut Vec<u8>) {
     members.text("kind", &info.source.kind);
     members.optional_text("upstream", info.source.upstream.as_deref());
     members.end();
-    member("format", text(FORMAT));
-    member("version", VERSION.to_string());
-    member("id", text(&info.id));
-    member("name", text(&info.name));
-    member("started_at", text(&info.started_at.to_string()));
-    member("state", text(state.name()));
-    member("source", String::from_utf8(source).expect("JSON is text"));
-    member("tool_version", text(&info.tool_version));
-    if let Some(seed) = info.seed {
-        member("seed", seed.to_string());
+    let mut head = vec![
+        ("format", text(FORMAT)),
+        ("version", VERSION.to_string()),
+        ("id", text(&info.id)),
+        ("name", text(&info.name)),
+        ("started_at", text(&info.started_at.to_string())),
+        ("state", text(state.name())),
+        ("source", String::from_utf8(source).expect("JSON is text")),
+        ("tool_version", text(&info.tool_version)),
+    ];
+    head.extend(info.seed.map(|seed| ("seed", seed.to_string())));
+    for (name, texts) in [("topics", &info.topics), ("edits", &info.edits)] {
+        if !texts.is_empty() {
+            let texts: Vec<String> = texts.iter().map(|one| text(one)).collect();
+            head.push((name, format!("[{}]", texts.join(", "))));
+        }
     }
-    if !info.topics.is_empty() {
-        let topics: Vec<String> = info.topics.iter().map(|topic| text(topic)).collect();
-        member("topics", format!("[{}]", topics.join(", ")));
-    }
-    member("gaps", info.gaps.to_string());
+    head.push(("gaps", info.gaps.to_string()));
+    head
 }
 
 fn write_connection(number: u32, connection: &Connection, out: &mut Vec<u8>) {
@@ -208,6 +224,14 @@ pub fn write_event(event: &Event, seen: Option<&Seen>, connections: &Connections
             members.text("kind", event.kind.name());
             write_fault(fault, &mut members);
         }
+        EventKind::State(in_force) => {
+            members.text("kind", event.kind.name());
+            write_in_force(in_force, &mut members);
+        }
+        EventKind::Anchor(wall) => {
+            members.text("kind", event.kind.name());
+            members.text("wall", &wall.to_string());
+        }
         EventKind::Gap { events, bytes } => {
             members.text("kind", event.kind.name());
             members.plain("events", events);
@@ -215,6 +239,24 @@ pub fn write_event(event: &Event, seen: Option<&Seen>, connections: &Connections
         }
     }
     members.end();
+}
+
+fn write_in_force(in_force: &InForce, members: &mut Members<'_>) {
+    let InForce { client_identifier, packet } = in_force;
+    members.optional_text("client_id", client_identifier.as_deref());
+    let decoded = in_force.decode();
+    let kind = packet.first().and_then(|first| PacketType::of(*first));
+    members.text("type", kind.map_or("UNKNOWN", PacketType::name));
+    let is_whole = decoded.is_some_and(|decoded| {
+        let topic = match &decoded {
+            ControlPacket::Publish(publish) => publish.topic.clone(),
+            _ => None,
+        };
+        write_packet(&decoded, topic.as_ref(), ProtocolVersion::V5, packet, members)
+    });
+    if !is_whole {
+        members.base64("raw", packet);
+    }
 }
 
 fn write_fault(fault: &FaultInjected, members: &mut Members<'_>) {

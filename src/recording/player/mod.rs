@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Connections, Direction, Event, EventKind};
+use super::{Connections, Direction, Event, EventKind, LongPackets, NamePattern, in_pieces};
 use crate::packet::{ControlPacket, Property, ProtocolVersion, Publish, TopicFilter, TopicName};
 
 /// Speeds are kept as multiples of this: 1/3 then strays by a nanosecond in half an hour.
@@ -118,7 +118,7 @@ pub struct Selection {
     pub topics: Vec<TopicFilter>,
     pub exclude_topics: Vec<TopicFilter>,
     /// Empty means all; else the client identifier has to match one.
-    pub clients: Vec<ClientPattern>,
+    pub clients: Vec<NamePattern>,
     /// Offset in the recording, like the next.
     pub start: Option<Duration>,
     /// Up to and without this offset.
@@ -135,6 +135,13 @@ impl Selection {
         by_duration.into_iter().chain(self.until).min().unwrap_or(Duration::MAX)
     }
 
+    fn played(&self) -> Direction {
+        match self.deliveries {
+            true => Direction::ServerToClient,
+            false => Direction::ClientToServer,
+        }
+    }
+
     fn has_topic(&self, topic: &TopicName) -> bool {
         (self.topics.is_empty() || self.topics.iter().any(|filter| filter.matches(topic)))
             && !self.exclude_topics.iter().any(|filter| filter.matches(topic))
@@ -143,45 +150,6 @@ impl Selection {
     fn has_client(&self, client: Option<&str>) -> bool {
         let client = client.unwrap_or_default();
         self.clients.is_empty() || self.clients.iter().any(|pattern| pattern.matches(client))
-    }
-}
-
-/// A client identifier with `*` for any characters and `?` for any one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientPattern(String);
-
-impl ClientPattern {
-    pub fn new(pattern: impl Into<String>) -> Self {
-        Self(pattern.into())
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    pub fn matches(&self, client: &str) -> bool {
-        let (mut pattern, mut text) = (self.0.as_str(), client);
-        // Where to go on when what follows the last `*` does not match: one character later.
-        let mut retry: Option<(&str, &str)> = None;
-        loop {
-            match (pattern.chars().next(), text.chars().next()) {
-                (Some('*'), _) => {
-                    pattern = &pattern[1..];
-                    retry = Some((pattern, text));
-                }
-                (Some(wanted), Some(found)) if wanted == found || wanted == '?' => {
-                    pattern = &pattern[wanted.len_utf8()..];
-                    text = &text[found.len_utf8()..];
-                }
-                (None, None) => return true,
-                _ => {
-                    let Some((after_star, from)) = retry else { return false };
-                    let Some(skipped) = from.chars().next() else { return false };
-                    (pattern, text) = (after_star, &from[skipped.len_utf8()..]);
-                    retry = Some((pattern, text));
-                }
-            }
-        }
     }
 }
 
@@ -225,6 +193,8 @@ pub struct Skipped {
     pub retransmissions: u64,
     /// Their Topic Alias was set before the recording began.
     pub unknown_aliases: u64,
+    /// Longer than `recorder.packet_bytes`, and so in pieces.
+    pub in_pieces: u64,
     /// Do not decode, or the protocol version of the connection is not known.
     pub unreadable: u64,
 }
@@ -331,6 +301,13 @@ impl Plan {
     pub fn connections(&self, as_one: bool) -> usize {
         if as_one { self.clients.len().min(1) } else { self.clients.len() }
     }
+
+    /// What may surprise whoever expects all messages to be sent.
+    pub fn left_out_warning(&self) -> Option<String> {
+        let messages = self.skipped.in_pieces;
+        let verb = if messages == 1 { "is" } else { "are" };
+        (messages > 0).then(|| format!("{} and {verb} not sent", in_pieces(messages)))
+    }
 }
 
 /// What playing one pass of `events` would do, without doing it.
@@ -409,6 +386,7 @@ struct Schedule<I> {
     selection: Selection,
     pace: Pace,
     connections: Connections,
+    long: LongPackets,
     exchanges: Exchanges,
     /// By recorded connection, made once.
     clients: HashMap<u32, Arc<str>>,
@@ -441,6 +419,7 @@ where
             selection,
             pace,
             connections: Connections::new(),
+            long: LongPackets::default(),
             exchanges: Exchanges::default(),
             clients: HashMap::new(),
             skipped: Skipped::default(),
@@ -474,6 +453,7 @@ where
     /// The PUBLISH in `event`, if it is to be played.
     fn message(&mut self, event: &Event) -> Option<(Publish, ProtocolVersion)> {
         let seen = self.connections.follow(event);
+        self.skipped.in_pieces += u64::from(self.ends_in_pieces(event));
         let (direction, bytes) = match &event.kind {
             EventKind::Packet { direction, bytes } => (*direction, bytes),
             EventKind::Close(_) => {
@@ -483,10 +463,7 @@ where
             }
             _ => return None,
         };
-        let played = match self.selection.deliveries {
-            true => Direction::ServerToClient,
-            false => Direction::ClientToServer,
-        };
+        let played = self.selection.played();
         let seen = seen.expect("a packet was seen");
         let connection = self.connections.get(event.connection).expect("it was just followed");
         if direction != played {
@@ -529,6 +506,18 @@ where
             !matches!(property, Property::TopicAlias(_) | Property::SubscriptionIdentifier(_))
         });
         Some((publish, protocol))
+    }
+
+    /// Whether `event` is the last piece of a message that would be played, were it whole.
+    fn ends_in_pieces(&mut self, event: &Event) -> bool {
+        let connection = self.connections.get(event.connection);
+        let is_up = || connection.is_some_and(|connection| connection.protocol.is_some());
+        let Some(packet) = self.long.follow(event, is_up) else { return false };
+        packet.is_whole()
+            && packet.is_message(self.selection.played())
+            && event.at >= self.selection.start.unwrap_or_default()
+            && packet.topic.is_none_or(|topic| self.selection.has_topic(&topic))
+            && self.selection.has_client(connection.and_then(|connection| connection.client()))
     }
 
     fn plan(&mut self, event: &Event, publish: Publish, protocol: ProtocolVersion) -> Planned {
@@ -601,6 +590,7 @@ where
         self.pass_offset = (self.pass_offset + self.pace.speed.scale(recorded)).max(self.last_offset);
         self.events = events;
         self.connections = Connections::new();
+        self.long = LongPackets::default();
         self.exchanges = Exchanges::default();
         self.clients.clear();
         self.pass += 1;
