@@ -24,7 +24,7 @@
 //!
 //! From the bottom up: [`packet`] is the codec, [`auth`] how clients prove who they are, [`session`]
 //! and [`broker`] are the broker as a plain value, [`relay`] is one proxied client, [`recording`] the
-//! model of what was captured and the player, [`tap`], [`recorder`] and [`store`] capture it; [`net`]
+//! model of what was captured and the player, [`verification`] judges one by another, [`tap`], [`recorder`] and [`store`] capture it; [`net`]
 //! moves bytes, [`control`] holds the operations that [`gateway`] offers as gRPC and REST, and [`cli`]
 //! as commands.
 
@@ -53,6 +53,7 @@ pub mod server;
 pub mod session;
 pub mod store;
 pub mod tap;
+pub mod verification;
 pub mod webhook;
 
 pub use config::Config;

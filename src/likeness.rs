@@ -41,8 +41,9 @@ pub fn plain(reason: &str) -> String {
             Some(name) => ("key", name),
             None => ("value", what.strip_prefix("unknown variant `")?),
         };
-        let known: Vec<&str> =
-            known.split([',', ' ']).filter_map(|name| name.strip_prefix('`')?.strip_suffix('`')).collect();
+        // Some parsers leave out the quotes.
+        let names = known.split([',', ' ']).filter(|name| !matches!(*name, "" | "or"));
+        let known: Vec<&str> = names.map(|name| name.trim_matches('`')).collect();
         Some((noun, name.strip_suffix('`')?, known))
     };
     let Some((noun, name, known)) = parts() else { return reason.to_owned() };
@@ -69,6 +70,10 @@ mod tests {
         assert_eq!(
             plain("unknown variant `x`, expected `all` or `random`"),
             "unknown value \"x\"; known are all, random"
+        );
+        assert_eq!(
+            plain("unknown field `topics`, expected one of topic, qos"),
+            "unknown key \"topics\"; did you mean \"topic\"?"
         );
         assert_eq!(plain("unknown field `x`, there are no fields"), "unknown key \"x\"; there are none");
         assert_eq!(plain("invalid type: map, expected u8"), "invalid type: map, expected u8");

@@ -1,4 +1,4 @@
-//! `recordings trim | merge | redact | check | compare`: recordings made of others, and judged.
+//! `recordings trim | merge | redact | check`: recordings made of others, and judged.
 
 use std::path::{Path, PathBuf};
 
@@ -69,27 +69,6 @@ pub struct RedactionArgs {
 pub struct CheckArgs {
     /// Ids or names [default: all]
     recordings: Vec<String>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct CompareArgs {
-    /// Id or name
-    first: String,
-    /// Id or name
-    second: String,
-    /// What is compared
-    #[arg(long, value_enum, default_value_t = By::Packets)]
-    by: By,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum By {
-    /// What packets say, without Packet Identifiers, DUP, topic aliases and pings
-    Packets,
-    /// Topic, payload, QoS, RETAIN and properties of messages
-    Messages,
-    /// Every byte
-    Bytes,
 }
 
 impl RedactionArgs {
@@ -274,58 +253,6 @@ fn check_text(checked: &pb::CheckRecordingResponse) -> String {
     text
 }
 
-pub async fn compare(args: CompareArgs, transport: &Transport, format: Format) -> Result<Exit, Failure> {
-    let by = match args.by {
-        By::Packets => pb::ComparisonBy::Packets,
-        By::Messages => pb::ComparisonBy::Messages,
-        By::Bytes => pb::ComparisonBy::Bytes,
-    };
-    let request = pb::CompareRecordingsRequest { first: args.first, second: args.second, by: by.into() };
-    let differences = transport.recordings().compare_recordings(request).await?.into_inner();
-    match format {
-        Format::Json => output::json_line(&json("CompareRecordingsResponse", &differences))?,
-        Format::Text => output::line(differences_text(&differences))?,
-    }
-    let are_same = differences.missing + differences.unexpected + differences.changed == 0;
-    Ok(if are_same { Exit::Passed } else { Exit::Failed })
-}
-
-fn differences_text(differences: &pb::CompareRecordingsResponse) -> String {
-    let pb::CompareRecordingsResponse { same, missing, unexpected, changed, .. } = *differences;
-    let count = missing + unexpected + changed;
-    if count == 0 {
-        return format!("no difference: {} in both", output::count(same, "packet"));
-    }
-    let mut text = String::new();
-    let mut whose = None;
-    for difference in &differences.differences {
-        let now = (&difference.client_id, difference.nth, difference.direction);
-        if whose.replace(now) != Some(now) {
-            let client =
-                if difference.client_id.is_empty() { "a client without name" } else { &difference.client_id };
-            let way = match difference.direction() {
-                pb::Direction::ServerToClient => "was sent",
-                _ => "sent",
-            };
-            text += &format!("what {client} {way} over its connection {}\n", difference.nth);
-        }
-        for (sign, packet) in [("-", &difference.first), ("+", &difference.second)] {
-            if let Some(packet) = packet {
-                text += &format!("  {sign} {:>6}  {}\n", packet.seq, packet.text);
-            }
-        }
-    }
-    let left_out = count - differences.differences.len() as u64;
-    if left_out > 0 {
-        text += &format!("and {} more\n", output::count(left_out, "difference"));
-    }
-    text + &format!(
-        "{}: {missing} missing, {unexpected} unexpected, {changed} changed; {} in both",
-        output::count(count, "difference"),
-        output::count(same, "packet"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,46 +285,6 @@ mod tests {
               and 2 problems more
         "#]]
         .assert_eq(&(check_text(&damaged) + "\n"));
-    }
-
-    #[test]
-    fn differences_are_told_by_client() {
-        let packet = |seq, text: &str| Some(pb::ComparedPacket { seq, text: text.into() });
-        let difference = |direction: pb::Direction, first, second| pb::RecordingDifference {
-            client_id: "dev-1".into(),
-            nth: 2,
-            direction: direction.into(),
-            first,
-            second,
-        };
-        let differences = pb::CompareRecordingsResponse {
-            same: 10,
-            missing: 1,
-            unexpected: 1,
-            changed: 5,
-            differences: vec![
-                difference(pb::Direction::ClientToServer, packet(7, "PUBLISH a \"1\""), None),
-                difference(pb::Direction::ClientToServer, None, packet(8, "PUBLISH a \"2\"")),
-                difference(
-                    pb::Direction::ServerToClient,
-                    packet(1000, "PUBACK 1"),
-                    packet(999, "PUBACK 1 0x87"),
-                ),
-            ],
-        };
-        expect_test::expect![[r#"
-            what dev-1 sent over its connection 2
-              -      7  PUBLISH a "1"
-              +      8  PUBLISH a "2"
-            what dev-1 was sent over its connection 2
-              -   1000  PUBACK 1
-              +    999  PUBACK 1 0x87
-            and 4 differences more
-            7 differences: 1 missing, 1 unexpected, 5 changed; 10 packets in both
-        "#]]
-        .assert_eq(&(differences_text(&differences) + "\n"));
-        let none = pb::CompareRecordingsResponse { same: 1, ..Default::default() };
-        assert_eq!(differences_text(&none), "no difference: 1 packet in both");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub enum Exit {
     Late,
     /// Ended by a signal before it was through.
     Interrupted,
+    /// As the command exited that was run.
+    Command(u8),
 }
 
 impl Exit {
@@ -38,6 +40,7 @@ impl Exit {
             Self::Damaged => 5,
             Self::Late => 6,
             Self::Interrupted => 130,
+            Self::Command(code) => code,
         }
     }
 }

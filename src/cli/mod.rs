@@ -1,7 +1,10 @@
 //! The command line: builds requests from arguments and prints answers. It decides nothing.
 
 mod broker;
+mod cassette;
 mod chaos;
+mod child;
+mod compare;
 mod config;
 mod duration;
 mod edits;
@@ -10,6 +13,7 @@ mod exit;
 mod file;
 mod host;
 mod input;
+mod keys;
 mod listing;
 mod mocks;
 mod output;
@@ -24,6 +28,7 @@ mod session_file;
 mod signal;
 mod size;
 mod summary;
+mod target;
 mod transfer;
 mod transport;
 mod webhooks;
@@ -98,7 +103,11 @@ enum Mqtt {
     /// Capture traffic into a file
     Record(record::RecordArgs),
     /// Play a recording again, to any broker
-    Replay(replay::ReplayArgs),
+    Replay(Box<replay::ReplayArgs>),
+    /// Play a recording again as its clients, and compare what comes back
+    Verify(Box<replay::ReplayArgs>),
+    /// Run a command with a broker that is recorded the first time and played from then on
+    Cassette(cassette::CassetteArgs),
     /// Say whether a server runs, and how it is
     Status,
     /// Figures of the running server
@@ -129,6 +138,10 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         tracing::warn!("{warning}");
     }
     let (format, server) = (arguments.format, arguments.server.as_deref());
+    if let Command::Mqtt(Mqtt::Cassette(args)) = arguments.command {
+        // Before signals are ours: they are the command's.
+        return cassette::run(args, server, config, format).await;
+    }
     let refused = |error| Failure::new(Exit::Failed, error);
     let signals = Signals::install().map_err(refused)?;
     match arguments.command {
@@ -184,7 +197,8 @@ async fn mqtt(
 ) -> Result<Exit, Failure> {
     match command {
         Mqtt::Record(args) => return record::run(args, server, config, format, signals).await,
-        Mqtt::Replay(args) => return replay::run(args, server, &config, format, signals).await,
+        Mqtt::Replay(args) => return replay::run(*args, server, &config, format, signals).await,
+        Mqtt::Verify(args) => return replay::run(args.verifying(), server, &config, format, signals).await,
         Mqtt::Recordings { words } => {
             let command = [&["mockforge", "recordings"].map(str::to_owned)[..], &words].concat().join(" ");
             return Err(Failure::usage(format!("recordings have commands of their own: `{command}`")));
@@ -198,7 +212,7 @@ async fn mqtt(
         Mqtt::Clients(args) => broker::clients(&transport, &args, format).await,
         Mqtt::Publish(args) => broker::publish(&transport, args, format).await,
         Mqtt::Subscribe(args) => broker::subscribe(&transport, args, format, signals).await,
-        Mqtt::Record(_) | Mqtt::Replay(_) | Mqtt::Recordings { .. } => {
+        Mqtt::Record(_) | Mqtt::Replay(_) | Mqtt::Verify(_) | Mqtt::Cassette(_) | Mqtt::Recordings { .. } => {
             unreachable!("they need no server, or find it")
         }
     }
@@ -232,7 +246,10 @@ impl Arguments {
 
     /// So that a settings file for another version or another purpose is no hindrance.
     fn works_without_settings_file(&self) -> bool {
-        matches!(&self.command, Command::Mqtt(Mqtt::Replay(args)) if !args.needs_settings_file())
+        matches!(
+            &self.command,
+            Command::Mqtt(Mqtt::Replay(args) | Mqtt::Verify(args)) if !args.needs_settings_file()
+        ) || matches!(&self.command, Command::Mqtt(Mqtt::Cassette(_)))
     }
 }
 
@@ -341,16 +358,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_go_together_or_comes_later_is_refused_by_name() {
+    async fn what_does_not_go_together_is_refused_by_name() {
         for (line, text) in [
             (
-                "mockforge mqtt replay --input a --mode client",
-                "--mode client is not supported by this version yet",
+                "mockforge mqtt replay --input a --mode publish --verify payload",
+                "--verify needs --mode client: publishing alone receives nothing",
             ),
             (
-                "mockforge mqtt replay --input a --verify payload",
-                "--verify other than none is not supported by this version yet",
+                "mockforge mqtt replay --input a --junit b.xml",
+                "--rules, --settle, --junit, --json and --html need --verify",
             ),
+            ("mockforge mqtt replay --input a --causality none", "--causality is for --mode client"),
+            (
+                "mockforge mqtt replay --input a --mode client --on-miss fail",
+                "--on-miss is for --mode server",
+            ),
+            (
+                "mockforge mqtt replay --input a --mode server --target mqtt://b",
+                "--target is asked in mode server only with --on-miss passthrough",
+            ),
+            (
+                "mockforge mqtt replay --input a --mode server --loop 2",
+                "--loop is not for --mode server, where clients come when they do",
+            ),
+            ("mockforge mqtt replay --input a --seed 7", "--seed is for copies, with --multiply"),
             (
                 "mockforge mqtt recordings show a --events",
                 "recordings have commands of their own: `mockforge recordings show a --events`",

@@ -37,6 +37,14 @@ impl Progress {
         Self { bar: output::is_terminal().then(bar), said: Instant::now() }
     }
 
+    /// Says a line above what is drawn.
+    pub fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
     pub fn update(&mut self, position: u64, text: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => {

@@ -206,7 +206,7 @@ async fn say_if_unreachable(upstream: Option<String>) {
 }
 
 /// A server for one recording: no control plane, so that it runs beside any other.
-fn alone(mut config: Config) -> Config {
+pub fn alone(mut config: Config) -> Config {
     config.mqtt.enabled = true;
     config.http.enabled = false;
     config.grpc.enabled = false;
@@ -356,7 +356,11 @@ async fn write(
     })
 }
 
-fn verdict(recording: &pb::Recording, allow_empty: bool) -> Result<Exit, Failure> {
+/// What a recording is worth.
+///
+/// # Errors
+/// With the exit code, for one that is damaged, has gaps or is empty.
+pub fn verdict(recording: &pb::Recording, allow_empty: bool) -> Result<Exit, Failure> {
     let damaged = |why: &str| Err(Failure::new(Exit::Damaged, anyhow::Error::msg(why.to_owned())));
     if recording.state() == pb::RecordingState::Failed {
         return damaged("the store refused a write: the recording ends there, the log says why");

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     broker::state,
-    duration, edits,
+    compare, duration, edits,
     event_filter::EventFilterArgs,
     exit::{Exit, Failure},
     file::{NewFile, is_standard_output},
@@ -78,8 +78,8 @@ pub enum Command {
     Redact(edits::RedactArgs),
     /// Say whether recordings are as they were written (exit code 5 if not)
     Check(edits::CheckArgs),
-    /// Say in what two recordings differ (exit code 1 if they do)
-    Compare(edits::CompareArgs),
+    /// Say in what a recording differs from another (exit code 1 if it does)
+    Compare(compare::CompareArgs),
     /// Write mocks that answer requests as they were answered in a recording
     ///
     /// Requests and answers are paired by Response Topic and Correlation Data, by a field that names the topic of the
@@ -160,7 +160,7 @@ pub async fn run(
         Command::Merge(args) => return edits::merge(args, transport, format).await,
         Command::Redact(args) => return edits::redact(args, transport, format).await,
         Command::Check(args) => return edits::check(args, transport, place, format).await,
-        Command::Compare(args) => return edits::compare(args, transport, format).await,
+        Command::Compare(args) => return compare::compare(args, transport, format).await,
         Command::Mocks { recording, output, client, telemetry } => {
             let client = client.unwrap_or_default();
             let request = pb::InferMocksRequest { id: recording, client, telemetry };

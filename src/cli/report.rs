@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     exit::{Exit, Failure},
     input::Input,
     output,
+    replay::targets,
 };
 use crate::{control::pb, net::replay::ReplayOutcome};
 
@@ -23,6 +25,8 @@ const TOPICS_NAMED: usize = 1000;
 #[derive(Debug, Serialize)]
 pub struct Report {
     recording: String,
+    /// Empty where nothing is asked.
+    #[serde(skip_serializing_if = "String::is_empty")]
     target: String,
     /// 0 for `max`.
     speed: f64,
@@ -36,6 +40,17 @@ pub struct Report {
     sent: u64,
     acked: u64,
     unacked: u64,
+    /// By Reason Code, such as `0x87`.
+    refused: BTreeMap<String, u64>,
+    unsent: u64,
+    /// Of mode server.
+    #[serde(flatten)]
+    played: Option<Played>,
+    /// Messages, once through.
+    planned: u64,
+    passes: u32,
+    /// Of any kind; of mode client.
+    packets: u64,
     /// Of payload.
     bytes: u64,
     connections: Option<u64>,
@@ -47,11 +62,38 @@ pub struct Report {
     is_whole: bool,
     span: Span,
     lateness: Lateness,
+    /// What may be late.
+    #[serde(skip)]
+    thing: &'static str,
     /// What lateness may be, if that is limited.
     #[serde(skip)]
     max_lateness: Option<Duration>,
     errors: Vec<String>,
     warnings: Vec<String>,
+    /// Of a plan: what is done, or awaited.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    counts: BTreeMap<String, u64>,
+    /// What was asked, with what was drawn; not of a plan.
+    #[serde(skip)]
+    spec: Option<pb::ReplaySpec>,
+    /// Of a recording's events, in hexadecimal; empty where the store has none.
+    #[serde(skip)]
+    recording_sha256: String,
+    /// What was compared, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<Box<RawValue>>,
+    /// The same for people.
+    #[serde(skip)]
+    verification_text: String,
+}
+
+/// What live clients did of what was recorded.
+#[derive(Debug, Serialize)]
+struct Played {
+    played: u64,
+    unplayed: u64,
+    lacking: u64,
+    missed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,11 +126,29 @@ pub struct Receipt<'a> {
     /// Of the file that was played, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     input_sha256: Option<String>,
+    /// Of the events of a stored recording, in hexadecimal.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    recording_sha256: &'a str,
+    /// What was asked, defaults filled in, with the seed of what was drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spec: Option<Box<RawValue>>,
     #[serde(flatten)]
     report: &'a Report,
 }
 
 impl Report {
+    /// What was compared, for programs and for people.
+    pub fn set_verification(&mut self, json: &str, text: String) -> serde_json::Result<()> {
+        self.verification = Some(serde_json::from_str(json)?);
+        self.verification_text = text.trim_end().to_owned();
+        Ok(())
+    }
+
+    /// The hash that the store has of what was played.
+    pub fn set_recording_sha256(&mut self, sha256: String) {
+        self.recording_sha256 = sha256;
+    }
+
     /// Of a replay that a `Control` ran.
     pub fn of_replay(replay: &pb::Replay) -> Self {
         let spec = replay.spec.clone().unwrap_or_default();
@@ -105,7 +165,7 @@ impl Report {
         let from = |duration: &Option<prost_types::Duration>| duration::from_proto(duration.as_ref());
         Self {
             recording: replay.recording_name.clone(),
-            target: spec.target,
+            target: targets(&spec),
             speed: report.speed,
             dry_run: false,
             verdict: outcome.to_string(),
@@ -114,6 +174,25 @@ impl Report {
             sent: report.sent,
             acked: report.acked,
             unacked: report.unacked,
+            refused: report
+                .refused_by_code
+                .iter()
+                .map(|(code, count)| (format!("0x{code:02x}"), *count))
+                .collect(),
+            unsent: report.unsent,
+            played: (spec.mode() == pb::ReplayMode::Server).then_some(Played {
+                played: report.played,
+                unplayed: report.unplayed,
+                lacking: report.lacking,
+                missed: report.missed,
+            }),
+            thing: match spec.mode() {
+                pb::ReplayMode::Client | pb::ReplayMode::Server => "packet",
+                pb::ReplayMode::Publish | pb::ReplayMode::Unspecified => "message",
+            },
+            planned: report.planned,
+            passes: report.passes,
+            packets: report.packets,
             bytes: report.bytes,
             connections: Some(report.connections),
             is_whole,
@@ -127,6 +206,11 @@ impl Report {
             max_lateness: spec.max_lateness.as_ref().map(|limit| duration::from_proto(Some(limit))),
             errors,
             warnings: report.warnings,
+            counts: BTreeMap::new(),
+            spec: Some(spec),
+            recording_sha256: String::new(),
+            verification: None,
+            verification_text: String::new(),
         }
     }
 
@@ -150,6 +234,13 @@ impl Report {
             sent: plan.messages,
             acked: 0,
             unacked: 0,
+            refused: BTreeMap::new(),
+            unsent: 0,
+            played: None,
+            thing: "message",
+            planned: plan.messages,
+            passes: 0,
+            packets: 0,
             bytes: plan.bytes,
             connections: Some(plan.connections),
             topics: plan.topics.iter().map(|topic| (topic.topic.clone(), topic.count)).collect(),
@@ -159,6 +250,11 @@ impl Report {
             max_lateness: None,
             errors: plan.errors.clone(),
             warnings: plan.warnings.clone(),
+            counts: plan.counts.clone().into_iter().collect(),
+            spec: None,
+            recording_sha256: String::new(),
+            verification: None,
+            verification_text: String::new(),
         }
     }
 
@@ -195,6 +291,8 @@ impl Report {
             tool_version: env!("CARGO_PKG_VERSION"),
             finished_at: jiff::Timestamp::now().to_string(),
             input_sha256: input.map(sha256).transpose()?,
+            recording_sha256: &self.recording_sha256,
+            spec: self.spec.as_ref().map(|spec| output::json("ReplaySpec", spec)),
             report: self,
         })
     }
@@ -205,7 +303,7 @@ impl Report {
         let limit = self
             .max_lateness
             .map_or_else(String::new, |limit| format!(", --max-lateness allows {}", duration::show(limit)));
-        format!(": one message left {worst} after its time{limit}")
+        format!(": one {} left {worst} after its time{limit}", self.thing)
     }
 
     /// Several lines; empty where nothing went out that could be told of.
@@ -214,6 +312,10 @@ impl Report {
             return String::new();
         }
         let mut rows = vec![row(if self.dry_run { "would send" } else { "sent" }, self.messages())];
+        if !self.counts.is_empty() {
+            let counts = self.counts.iter().map(|(what, count)| format!("{what} {count}"));
+            rows.push(row("in all", counts.collect::<Vec<_>>().join(", ")));
+        }
         if !self.dry_run {
             rows.push(row("acknowledged", format!("{} of {}", self.acked, self.acked + self.unacked)));
         }
@@ -224,8 +326,11 @@ impl Report {
             rows.push(row("lateness", self.lateness.all.text()));
         }
         for (cause, figures) in self.lateness.by_cause.iter().filter(|(_, figures)| figures.count > 0) {
-            let of = output::count(figures.count, "message");
+            let of = output::count(figures.count, self.thing);
             rows.push(row(&format!("  {}", cause.replace('_', " ")), format!("{}, of {of}", figures.text())));
+        }
+        if let Some(seed) = self.spec.as_ref().and_then(|spec| spec.seed) {
+            rows.push(row("seed", seed.to_string()));
         }
         let mut lines = vec![output::table(&rows)];
         if self.dry_run && !self.topics.is_empty() {
@@ -241,6 +346,9 @@ impl Report {
         // The line about the verdict names a few, and is read together with this.
         if self.exit == Exit::Passed || self.errors.len() > ERRORS_NAMED {
             lines.extend(self.errors.iter().map(|error| format!("error: {error}")));
+        }
+        if !self.verification_text.is_empty() {
+            lines.push(self.verification_text.clone());
         }
         // Any other verdict is the error that follows.
         if !self.dry_run && self.exit == Exit::Passed {
@@ -316,7 +424,7 @@ impl From<&pb::LatenessFigures> for Figures {
 fn of_outcome(outcome: &ReplayOutcome) -> Exit {
     match outcome {
         ReplayOutcome::Passed => Exit::Passed,
-        ReplayOutcome::Incomplete => Exit::Failed,
+        ReplayOutcome::Incomplete | ReplayOutcome::Different => Exit::Failed,
         ReplayOutcome::Unreachable => Exit::Unreachable,
         ReplayOutcome::Nothing => Exit::Nothing,
         ReplayOutcome::Damaged => Exit::Damaged,
@@ -329,6 +437,7 @@ fn outcome(verdict: pb::ReplayVerdict) -> ReplayOutcome {
     match verdict {
         pb::ReplayVerdict::Passed => ReplayOutcome::Passed,
         pb::ReplayVerdict::Unspecified | pb::ReplayVerdict::Failed => ReplayOutcome::Incomplete,
+        pb::ReplayVerdict::Different => ReplayOutcome::Different,
         pb::ReplayVerdict::Unreachable => ReplayOutcome::Unreachable,
         pb::ReplayVerdict::NothingSent => ReplayOutcome::Nothing,
         pb::ReplayVerdict::Damaged => ReplayOutcome::Damaged,
@@ -513,6 +622,33 @@ mod tests {
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
         assert_eq!(receipt["sent"], 3);
+        assert!(receipt.get("recording_sha256").is_none());
         assert_eq!(receipt["lateness"]["p99_ms"], 2.0);
+    }
+
+    #[test]
+    fn a_receipt_has_what_makes_a_run_repeatable() {
+        let spec = pb::ReplaySpec {
+            mode: pb::ReplayMode::Client.into(),
+            map_topics: vec!["a=b".into()],
+            multiply: 3,
+            seed: Some(7),
+            ..Default::default()
+        };
+        let counts = pb::ReplayReport { planned: 4, packets: 9, unsent: 2, ..Default::default() };
+        let replay = pb::Replay { spec: Some(spec), report: Some(counts), ..Default::default() };
+        let mut report = Report::of_replay(&replay);
+        report.set_recording_sha256("ab12".to_owned());
+        let receipt = serde_json::to_value(report.receipt(None).unwrap()).unwrap();
+        assert_eq!(receipt["recording_sha256"], "ab12");
+        let spec = &receipt["spec"];
+        assert_eq!(
+            (&spec["mode"], &spec["map_topics"][0], &spec["multiply"], &spec["seed"]),
+            (&"REPLAY_MODE_CLIENT".into(), &"a=b".into(), &3.into(), &7.into()),
+        );
+        for (count, value) in [("planned", 4), ("packets", 9), ("unsent", 2)] {
+            assert_eq!(receipt[count], value, "{count}");
+        }
+        assert!(report.text().contains("seed          7"), "{}", report.text());
     }
 }

@@ -45,6 +45,9 @@ pub fn of_input(path: &Path, file: Input, format: Option<RecordingFormat>) -> Re
         deliveries: head.source.as_ref().is_some_and(RecordingSource::is_subscriber),
         gaps: head.gaps,
         state: head.state,
+        started_at: head.started_at,
+        until_finished: false,
+        is_strict: true,
     })
 }
 

@@ -7,14 +7,13 @@ use super::{
     event_filter::event_filter,
     fields::Fields,
     pb,
-    recorded_event::direction,
     recordings::{checked_name, recording},
 };
 use crate::{
     amount::counted,
     event::What,
     recording::{
-        Comparison, Difference, RecordingInfo, RecordingState,
+        RecordingInfo, RecordingState,
         redact::{Redaction, RedactionKey, RedactionReport, RedactionRule, RuleReport},
     },
     store::{Edited, Problem},
@@ -102,30 +101,6 @@ impl Control {
         })
     }
 
-    pub async fn compare_recordings(
-        &self,
-        request: pb::CompareRecordingsRequest,
-    ) -> Result<pb::CompareRecordingsResponse, ControlError> {
-        let mut fields = Fields::new();
-        let by = fields.choice("by", request.by).unwrap_or(pb::ComparisonBy::Packets);
-        fields.finish()?;
-        let by = match by {
-            pb::ComparisonBy::Unspecified | pb::ComparisonBy::Packets => Comparison::Packets,
-            pb::ComparisonBy::Messages => Comparison::Messages,
-            pb::ComparisonBy::Bytes => Comparison::Bytes,
-        };
-        let first = self.find_recording_at("first", &request.first).await?.id;
-        let second = self.find_recording_at("second", &request.second).await?.id;
-        let differences = self.with_store(move |store| Ok(store.compare(&first, &second, by)?)).await?;
-        Ok(pb::CompareRecordingsResponse {
-            same: differences.same,
-            missing: differences.missing,
-            unexpected: differences.unexpected,
-            changed: differences.changed,
-            differences: differences.told.into_iter().map(difference).collect(),
-        })
-    }
-
     /// Tells watchers of a recording that was made of others.
     fn made(&self, info: RecordingInfo) -> pb::Recording {
         tracing::info!(id = %info.id, name = %info.name, events = info.events, "recording made of others");
@@ -199,15 +174,4 @@ fn shown(report: RedactionReport) -> pb::RedactionReport {
     let rule = |RuleReport { rule, values, events }| pb::RedactionRuleReport { rule, values, events };
     let RedactionReport { rules, passwords, hidden, not_json, events } = report;
     pb::RedactionReport { rules: rules.into_iter().map(rule).collect(), passwords, hidden, not_json, events }
-}
-
-fn difference(difference: Difference) -> pb::RecordingDifference {
-    let packet = |(seq, text)| pb::ComparedPacket { seq, text };
-    pb::RecordingDifference {
-        client_id: difference.client_identifier,
-        nth: difference.nth,
-        direction: direction(difference.direction).into(),
-        first: difference.first.map(packet),
-        second: difference.second.map(packet),
-    }
 }

@@ -50,8 +50,6 @@ pub enum ControlError {
     StoreDamaged(String),
     #[error("{0}")]
     RecordingDamaged(String),
-    #[error("{0}")]
-    TooDifferent(String),
     #[error("no mock {id:?}")]
     MockNotFound { id: String },
     #[error("a mock {id:?} exists already")]
@@ -84,6 +82,12 @@ pub enum ControlError {
     StateFull(String),
     #[error("no replay {id:?}")]
     ReplayNotFound { id: String },
+    #[error("replay {id} has ended")]
+    ReplayEnded { id: String },
+    #[error("replay {id} is running: its report is there when it has ended")]
+    ReplayRunning { id: String },
+    #[error("{0}")]
+    WrongMode(&'static str),
     #[error("{limit} replays are running already")]
     TooManyReplays { limit: usize },
     #[error("{0}")]
@@ -116,7 +120,9 @@ impl ControlError {
             | Self::RecordingActive { .. }
             | Self::RecordingEnded { .. }
             | Self::DeliveryNotKept { .. }
-            | Self::TooDifferent(_)
+            | Self::ReplayEnded { .. }
+            | Self::ReplayRunning { .. }
+            | Self::WrongMode(_)
             | Self::NoScript(_) => Code::FailedPrecondition,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::ClientNotFound { .. }
@@ -182,8 +188,10 @@ impl ControlError {
             Self::StateNotFound { .. } => "STATE_NOT_FOUND",
             Self::StateFull(_) => "STATE_FULL",
             Self::ReplayNotFound { .. } => "REPLAY_NOT_FOUND",
+            Self::ReplayEnded { .. } => "REPLAY_ENDED",
+            Self::ReplayRunning { .. } => "REPLAY_RUNNING",
+            Self::WrongMode(_) => "WRONG_MODE",
             Self::TooManyReplays { .. } => "TOO_MANY_REPLAYS",
-            Self::TooDifferent(_) => "TOO_DIFFERENT",
             Self::Internal(_) => "INTERNAL",
         }
     }

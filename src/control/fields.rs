@@ -8,6 +8,9 @@ use crate::{
     packet::{QoS, TopicFilter, TopicName},
 };
 
+/// Of what is waited for.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Collects what is wrong with a request.
 ///
 /// Every method answers `None` for a field it complained about; after [`finish`](Self::finish) said `Ok` there was none.
@@ -71,10 +74,14 @@ impl Fields {
         }
     }
 
-    /// A length of time that is not negative; `None` when absent.
+    /// A length of time that is not negative, and at most 100 years; `None` when absent.
     pub fn duration(&mut self, path: &str, value: Option<&prost_types::Duration>) -> Option<Duration> {
         let value = *value?;
         let duration = Duration::try_from(value).map_err(|_| "is not negative");
+        let duration = duration.and_then(|duration| match duration <= LONGEST {
+            true => Ok(duration),
+            false => Err("is at most 100 years"),
+        });
         self.keep(path, duration)
     }
 

@@ -6,7 +6,9 @@
 mod admin;
 mod broker;
 mod broker_server;
+mod casting;
 mod chaos;
+mod comparison;
 mod edits;
 mod error;
 mod event_filter;
@@ -24,8 +26,10 @@ mod recordings;
 mod replays;
 mod server;
 mod state;
+mod steering;
 mod summary;
 mod time;
+mod verification;
 mod watch;
 mod webhooks;
 

@@ -127,7 +127,6 @@ impl From<StoreError> for ControlError {
             StoreError::Damaged { .. } => Self::RecordingDamaged(error.to_string()),
             StoreError::Locked { .. } => Self::StoreLocked(error.to_string()),
             StoreError::MovedAside { .. } | StoreError::Corrupted(_) => Self::StoreDamaged(error.to_string()),
-            StoreError::TooDifferent(error) => Self::TooDifferent(error.to_string()),
             StoreError::Closed => Self::Stopping,
             error => Self::Store(error.to_string()),
         }

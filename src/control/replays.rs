@@ -2,26 +2,34 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::{Control, ControlError, ControlStream, blocking, fields::Fields, page::PageRequest, pb, time};
+use super::{
+    Control, ControlError, ControlStream, blocking,
+    casting::Casting,
+    fields::Fields,
+    page::PageRequest,
+    pb, time,
+    verification::{checked_verification, shown_verdict},
+};
 use crate::{
     event::What,
     net::{
         MqttUrl,
         replay::{
-            self, EventSource, EventsError, Phase, Quantiles, ReplayHandle, ReplayOutcome, ReplayReport,
-            ReplaySpec, expiry_warning, gaps_error,
+            self, EventSource, EventsError, Mode, OnMiss, Phase, Quantiles, ReplayHandle, ReplayOutcome,
+            ReplayReport, ReplaySpec, VerifySpec, expiry_warning, gaps_error,
         },
     },
     recording::{
         NamePattern, RecordingInfo, RecordingState,
-        player::{Pace, Repeat, Selection, Speed, plan},
+        player::{Causality, Pace, Repeat, Selection, Speed, plan, plan_acts, plan_parts},
     },
     store::Store,
 };
@@ -43,17 +51,26 @@ pub struct ReplayList {
 }
 
 /// A replay, running or ended.
-struct Running {
-    id: String,
-    spec: pb::ReplaySpec,
+pub(super) struct Running {
+    pub id: String,
+    pub spec: pb::ReplaySpec,
     recording_id: String,
     recording_name: String,
     created_at: SystemTime,
-    handle: ReplayHandle,
+    pub handle: ReplayHandle,
+    /// What it was told last.
+    course: Mutex<Course>,
     /// When it ended, and whether its thread failed instead of reporting.
     ended: OnceLock<(SystemTime, bool)>,
     /// Raised when `ended` is set.
     has_ended: watch::Sender<bool>,
+}
+
+/// How a replay was told to go.
+#[derive(Clone, Copy)]
+pub(super) struct Course {
+    pub is_paused: bool,
+    pub speed: Speed,
 }
 
 /// What is played: a recording of the store, or a file.
@@ -68,6 +85,12 @@ pub struct ReplaySource {
     pub gaps: u64,
     /// How it ended, if that is known.
     pub state: Option<RecordingState>,
+    /// The wall clock at its beginning, if that is known.
+    pub started_at: Option<jiff::Timestamp>,
+    /// Of mode server: it goes on until it is told to finish, though all was played.
+    pub until_finished: bool,
+    /// The same: whether all that recorded clients did has to be done again.
+    pub is_strict: bool,
 }
 
 impl ReplaySource {
@@ -77,6 +100,9 @@ impl ReplaySource {
             deliveries: info.source.is_subscriber(),
             gaps: info.gaps,
             state: Some(info.state),
+            started_at: Some(info.started_at),
+            until_finished: false,
+            is_strict: true,
             id: info.id,
             name: info.name,
         }
@@ -97,9 +123,26 @@ struct CheckedReplay {
     /// As it is shown: defaults filled in, without the password.
     spec: pb::ReplaySpec,
     target: MqttUrl,
+    other_target: Option<MqttUrl>,
     selection: Selection,
     pace: Pace,
     max_lateness: Option<Duration>,
+    copies: Casting,
+    mode: Mode,
+    causality: Causality,
+    listen: SocketAddr,
+    on_miss: OnMiss,
+    patience: Option<Duration>,
+    verify: Option<VerifySpec>,
+}
+
+impl CheckedReplay {
+    /// Learns what it needs of the events. Blocks.
+    fn prepare(&mut self, events: &EventSource) -> Result<(), ControlError> {
+        // What clients send does not depend on other copies.
+        let is_compared = self.verify.is_some() && self.mode == Mode::Client;
+        self.copies.prepare(events, &mut self.selection, self.mode, is_compared)
+    }
 }
 
 impl ReplayList {
@@ -108,7 +151,7 @@ impl ReplayList {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, id: &str) -> Result<Arc<Running>, ControlError> {
+    pub fn find(&self, id: &str) -> Result<Arc<Running>, ControlError> {
         let found = self.lock().get(&id.to_ascii_uppercase()).cloned();
         found.ok_or_else(|| ControlError::ReplayNotFound { id: id.to_owned() })
     }
@@ -118,7 +161,7 @@ impl Control {
     pub async fn create_replay(&self, request: pb::CreateReplayRequest) -> Result<pb::Replay, ControlError> {
         let spec = request.spec.ok_or_else(|| ControlError::bad_field("spec", "is required"))?;
         let source = self.stored_source(&spec).await?;
-        self.replay_source(spec, source)
+        self.replay_source(spec, source).await
     }
 
     pub async fn get_replay(&self, request: pb::GetReplayRequest) -> Result<pb::Replay, ControlError> {
@@ -148,28 +191,11 @@ impl Control {
         request: pb::WatchReplayRequest,
     ) -> Result<ControlStream<pb::Replay>, ControlError> {
         let replay = self.inner.replays.find(&request.id)?;
-        let (progress, ended) = (replay.handle.progress(), replay.has_ended.subscribe());
-        let watching = Some((replay, progress, ended, true));
         // Not `until_stopped`: a replay that the stop cancels is watched to its end.
-        Ok(Box::pin(stream::unfold(watching, |watching| async move {
-            let (replay, mut progress, mut ended, first) = watching?;
-            if !first && !*ended.borrow() {
-                let changed = async {
-                    tokio::time::sleep(WATCH_INTERVAL).await;
-                    if progress.changed().await.is_err() {
-                        // Its thread is done, and what is left is its end.
-                        std::future::pending::<()>().await;
-                    }
-                };
-                tokio::select! {
-                    () = changed => {}
-                    _ = ended.wait_for(|ended| *ended) => {}
-                }
-            }
-            progress.borrow_and_update();
-            let last = *ended.borrow_and_update();
-            let shown = replay.shown();
-            Some((Ok(shown), (!last).then_some((replay, progress, ended, false))))
+        Ok(Box::pin(stream::unfold(Some(Watching::new(replay)), |watching| async move {
+            let mut watching = watching?;
+            let (shown, is_last) = watching.next().await;
+            Some((Ok(shown), (!is_last).then_some(watching)))
         })))
     }
 
@@ -178,6 +204,25 @@ impl Control {
         replay.handle.cancel();
         replay.until_ended().await;
         Ok(replay.shown())
+    }
+
+    /// Ends a replay of mode server whose clients are done: answers when it was judged. No rpc: whoever runs the clients does it.
+    ///
+    /// # Errors
+    /// `ReplayNotFound`.
+    pub async fn finish_replay(&self, id: &str) -> Result<pb::Replay, ControlError> {
+        let replay = self.inner.replays.find(id)?;
+        replay.handle.finish();
+        replay.until_ended().await;
+        Ok(replay.shown())
+    }
+
+    /// The report of a replay that has ended, with the name of its recording.
+    pub(super) fn replay_report(&self, id: &str) -> Result<(String, Arc<ReplayReport>), ControlError> {
+        let replay = self.inner.replays.find(id)?;
+        let report = replay.handle.report().filter(|_| replay.ended.get().is_some());
+        let report = report.ok_or_else(|| ControlError::ReplayRunning { id: replay.id.clone() })?;
+        Ok((replay.recording_name.clone(), report))
     }
 
     pub async fn plan_replay(&self, request: pb::PlanReplayRequest) -> Result<pb::ReplayPlan, ControlError> {
@@ -195,8 +240,12 @@ impl Control {
         spec: pb::ReplaySpec,
         source: ReplaySource,
     ) -> Result<pb::ReplayPlan, ControlError> {
-        let checked = self.checked(spec, source.deliveries, Target::Unneeded)?;
-        blocking(move || planned(&source, checked)).await
+        let mut checked = self.checked(spec, &source, Target::Unneeded)?;
+        blocking(move || {
+            checked.prepare(&source.events)?;
+            planned(&source, checked)
+        })
+        .await
     }
 
     /// The replay as it is now.
@@ -217,6 +266,10 @@ impl Control {
 
     async fn stored_source(&self, spec: &pb::ReplaySpec) -> Result<ReplaySource, ControlError> {
         let info = self.find_recording_at("spec.recording", &spec.recording).await?;
+        // What is played is read more than once, and has to be the same each time.
+        if info.state == RecordingState::Recording {
+            return Err(ControlError::RecordingActive { name: info.name });
+        }
         self.with_store(move |store| Ok(ReplaySource::stored(info, store.clone()))).await
     }
 
@@ -224,32 +277,55 @@ impl Control {
     ///
     /// # Errors
     /// As `CreateReplay`.
-    pub fn replay_source(
+    pub async fn replay_source(
         &self,
         spec: pb::ReplaySpec,
         source: ReplaySource,
     ) -> Result<pb::Replay, ControlError> {
-        let checked = self.checked(spec, source.deliveries, Target::Required)?;
+        let mut checked = self.checked(spec, &source, Target::Required)?;
+        let events = source.events.clone();
+        let checked = blocking(move || checked.prepare(&events).map(|()| checked)).await?;
         let mut replays = self.inner.replays.lock();
         let running = replays.values().filter(|replay| replay.ended.get().is_none()).count();
         if running >= RUNNING_MAX {
             return Err(ControlError::TooManyReplays { limit: RUNNING_MAX });
         }
+        let warnings = source.warnings();
+        let course = Course { is_paused: checked.spec.start_paused, speed: checked.pace.speed };
         let handle = replay::start(ReplaySpec {
+            run: checked.copies.run.clone(),
             gaps: source.gaps,
-            warnings: source.warnings(),
-            events: source.events,
+            warnings,
+            events: checked.copies.apply_to(source.events, checked.mode),
             target: checked.target,
+            other_target: checked.other_target,
             selection: checked.selection,
             pace: checked.pace,
             as_one: checked.spec.as_one,
+            mode: checked.mode,
+            start_paused: checked.spec.start_paused,
+            causality: checked.causality,
+            scale_intervals: checked.spec.scale_intervals,
+            listen: checked.listen,
+            on_miss: checked.on_miss,
+            names: checked.copies.names(checked.mode),
+            patience: checked.patience,
+            verify: checked.verify,
             max_lateness: checked.max_lateness,
             allow_empty: checked.spec.allow_empty,
+            until_finished: source.until_finished,
+            is_strict: source.is_strict,
             metrics: Some(self.metrics().clone()),
         })
-        .map_err(|error| ControlError::Internal(format!("no thread for a replay: {error}")))?;
+        .map_err(|error| match checked.mode {
+            Mode::Server => ControlError::bad_field("spec.listen", format!("{}: {error}", checked.listen)),
+            Mode::Publish | Mode::Client => {
+                ControlError::Internal(format!("no thread for a replay: {error}"))
+            }
+        })?;
         let replay = Arc::new(Running {
             id: ulid::Ulid::new().to_string(),
+            course: Mutex::new(course),
             spec: checked.spec,
             recording_id: source.id,
             recording_name: source.name,
@@ -296,24 +372,81 @@ impl Control {
     fn checked(
         &self,
         mut spec: pb::ReplaySpec,
-        deliveries: bool,
+        source: &ReplaySource,
         target: Target,
     ) -> Result<CheckedReplay, ControlError> {
         let mut fields = Fields::new();
+        let needs_none = spec.mode == i32::from(pb::ReplayMode::Server)
+            && spec.on_miss != i32::from(pb::ReplayOnMiss::Passthrough);
+        let target = if needs_none { Target::Unneeded } else { target };
         let target = self.checked_target(&mut fields, &spec, target);
-        let _: Option<pb::ReplayMode> = fields.choice("spec.mode", spec.mode);
+        let other_target = self.checked_other_target(&mut fields, &spec, target.as_ref());
+        if !spec.other_target.is_empty() {
+            spec.verify.get_or_insert_default();
+        }
+        let mode = match fields.choice("spec.mode", spec.mode) {
+            Some(pb::ReplayMode::Client) => Mode::Client,
+            Some(pb::ReplayMode::Server) => Mode::Server,
+            _ => Mode::Publish,
+        };
+        let causality = match fields.choice("spec.causality", spec.causality) {
+            Some(pb::ReplayCausality::None) => Causality::None,
+            Some(pb::ReplayCausality::Global) => Causality::Global,
+            _ => Causality::Session,
+        };
+        let verify = checked_verification(&mut fields, spec.verify.as_ref());
+        if mode == Mode::Publish && verify.is_some() {
+            fields.refuse("spec.verify", "needs mode client: publishing alone receives nothing to compare");
+        }
+        refuse_misplaced(&mut fields, &spec, mode);
+        let on_miss = match fields.choice("spec.on_miss", spec.on_miss) {
+            Some(pb::ReplayOnMiss::Fail) => OnMiss::Fail,
+            Some(pb::ReplayOnMiss::Passthrough) => OnMiss::Passthrough,
+            Some(pb::ReplayOnMiss::Disconnect) => OnMiss::Disconnect,
+            _ => OnMiss::Ignore,
+        };
+        let listen = match &*spec.listen {
+            "" => Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            text => fields.keep("spec.listen", text.parse::<SocketAddr>()),
+        };
+        let patience = fields.duration("spec.timeout", spec.timeout.as_ref());
         let pace = checked_pace(&mut fields, &spec);
+        let copies = Casting::checked(&mut fields, &mut spec, pace.speed, source.started_at);
         let selection = spec.selection.clone().unwrap_or_default();
-        let selection = Selection { deliveries, ..checked_selection(&mut fields, &selection) };
+        let selection =
+            Selection { deliveries: source.deliveries, ..checked_selection(&mut fields, &selection) };
         let max_lateness = fields.duration("spec.max_lateness", spec.max_lateness.as_ref());
+        if max_lateness.is_some() && pace.speed == Speed::Max && pace.rate.is_none() {
+            fields.refuse("spec.max_lateness", "needs a speed or a rate: without waiting nothing has a time");
+        }
         fields.finish()?;
-        let target = target.ok_or_else(super::broker::unchecked)?;
-        spec.mode = pb::ReplayMode::Publish.into();
+        let (target, listen) = target.zip(listen).ok_or_else(super::broker::unchecked)?;
+        spec.mode = match mode {
+            Mode::Publish => pb::ReplayMode::Publish,
+            Mode::Client => pb::ReplayMode::Client,
+            Mode::Server => pb::ReplayMode::Server,
+        }
+        .into();
         spec.speed = Some(factor(pace.speed));
         spec.loops.get_or_insert(1);
-        spec.target = target.to_string();
+        spec.target = if needs_none { String::new() } else { target.to_string() };
+        spec.other_target = other_target.as_ref().map(MqttUrl::to_string).unwrap_or_default();
         spec.password = None;
-        Ok(CheckedReplay { spec, target, selection, pace, max_lateness })
+        Ok(CheckedReplay {
+            spec,
+            target,
+            other_target,
+            selection,
+            pace,
+            max_lateness,
+            copies,
+            mode,
+            causality,
+            listen,
+            on_miss,
+            patience,
+            verify,
+        })
     }
 
     fn checked_target(&self, fields: &mut Fields, spec: &pb::ReplaySpec, wanted: Target) -> Option<MqttUrl> {
@@ -326,15 +459,35 @@ impl Control {
             }
             (target, _) => target.to_owned(),
         };
-        let mut url: MqttUrl = fields.keep("spec.target", text.parse())?;
-        if spec.username.is_some() {
-            (url.username, url.password) = (spec.username.clone(), None);
-        }
-        if spec.password.is_some() {
-            url.password = spec.password.clone();
-        }
-        Some(url)
+        let url = fields.keep("spec.target", text.parse())?;
+        Some(with_credentials(url, spec))
     }
+
+    fn checked_other_target(
+        &self,
+        fields: &mut Fields,
+        spec: &pb::ReplaySpec,
+        target: Option<&MqttUrl>,
+    ) -> Option<MqttUrl> {
+        if spec.other_target.is_empty() {
+            return None;
+        }
+        let url: MqttUrl = fields.keep("spec.other_target", spec.other_target.parse())?;
+        if target.is_some_and(|target| (&target.host, target.port) == (&url.host, url.port)) {
+            fields.refuse("spec.other_target", "is another than target: clients of one name end each other");
+        }
+        Some(with_credentials(url, spec))
+    }
+}
+
+fn with_credentials(mut url: MqttUrl, spec: &pb::ReplaySpec) -> MqttUrl {
+    if spec.username.is_some() {
+        (url.username, url.password) = (spec.username.clone(), None);
+    }
+    if spec.password.is_some() {
+        url.password = spec.password.clone();
+    }
+    url
 }
 
 /// Whether a replay has to say where to send.
@@ -344,17 +497,60 @@ enum Target {
     Unneeded,
 }
 
-fn checked_pace(fields: &mut Fields, spec: &pb::ReplaySpec) -> Pace {
-    let speed = match spec.speed {
-        None => Speed::Factor(1.0),
-        Some(0.0) => Speed::Max,
-        Some(factor) if (0.001..=1000.0).contains(&factor) => Speed::Factor(factor),
-        Some(factor) => {
-            let what = format_args!("is from 0.001 to 1000, or 0 for no waiting, not {factor}");
-            fields.refuse("spec.speed", what);
-            Speed::Max
+/// What means nothing in the mode is not taken, so that nobody believes it does.
+fn refuse_misplaced(fields: &mut Fields, spec: &pb::ReplaySpec, mode: Mode) {
+    let start = spec.selection.as_ref().is_some_and(|selection| selection.start.is_some());
+    let copies = spec.multiply > 1;
+    let asks_target = mode != Mode::Server || spec.on_miss() == pb::ReplayOnMiss::Passthrough;
+    let (publish, client, server) = (mode == Mode::Publish, mode == Mode::Client, mode == Mode::Server);
+    for (name, is_given, has_meaning, what) in [
+        ("as_one", spec.as_one, publish, "is for mode publish"),
+        ("causality", spec.causality != 0, client, "is for mode client"),
+        ("scale_intervals", spec.scale_intervals, client, "is for mode client"),
+        ("other_target", !spec.other_target.is_empty(), client, "is for mode client"),
+        ("listen", !spec.listen.is_empty(), server, "is for mode server"),
+        ("on_miss", spec.on_miss != 0, server, "is for mode server"),
+        ("timeout", spec.timeout.is_some(), server, "is for mode server"),
+        (
+            "target",
+            !spec.target.is_empty(),
+            asks_target,
+            "is asked in mode server only with on_miss PASSTHROUGH",
+        ),
+        ("username", spec.username.is_some(), asks_target, "is for the target, which is not asked"),
+        ("password", spec.password.is_some(), asks_target, "is for the target, which is not asked"),
+        ("max_gap", spec.max_gap.is_some(), !server, "is not for mode server: clients set the pace"),
+        ("rate", spec.rate != 0.0, !server, "is not for mode server: clients set the pace"),
+        (
+            "loops",
+            spec.loops.is_some_and(|loops| loops != 1),
+            !server,
+            "is not for mode server: clients come once",
+        ),
+        ("selection.start", start, !server, "is not for mode server: clients begin at the beginning"),
+        (
+            "max_lateness",
+            spec.max_lateness.is_some(),
+            !server,
+            "is not for mode server: clients set the pace",
+        ),
+        ("spread", spec.spread.is_some(), copies, "is for copies, with multiply"),
+        ("seed", spec.seed.is_some(), copies, "is for copies, with multiply"),
+        (
+            "map_client",
+            !spec.map_client.is_empty(),
+            !publish || copies,
+            "is for modes client and server, and for copies: publishing goes over connections of its own",
+        ),
+    ] {
+        if is_given && !has_meaning {
+            fields.refuse(format!("spec.{name}"), what);
         }
-    };
+    }
+}
+
+fn checked_pace(fields: &mut Fields, spec: &pb::ReplaySpec) -> Pace {
+    let speed = checked_speed(fields, "spec.speed", spec.speed);
     if !(spec.rate.is_finite() && spec.rate >= 0.0) {
         fields.refuse("spec.rate", format_args!("is 0 or more messages a second, not {}", spec.rate));
     }
@@ -367,6 +563,18 @@ fn checked_pace(fields: &mut Fields, spec: &pb::ReplaySpec) -> Pace {
             Some(0) => Repeat::Forever,
             Some(times) => Repeat::Times(times),
         },
+    }
+}
+
+pub(super) fn checked_speed(fields: &mut Fields, path: &str, speed: Option<f64>) -> Speed {
+    match speed {
+        None => Speed::Factor(1.0),
+        Some(0.0) => Speed::Max,
+        Some(factor) if (0.001..=1000.0).contains(&factor) => Speed::Factor(factor),
+        Some(factor) => {
+            fields.refuse(path, format_args!("is from 0.001 to 1000, or 0 for no waiting, not {factor}"));
+            Speed::Max
+        }
     }
 }
 
@@ -387,6 +595,7 @@ fn checked_selection(fields: &mut Fields, selection: &pb::ReplaySelection) -> Se
         until,
         duration: fields.duration(&path("duration"), selection.duration.as_ref()),
         deliveries: false,
+        renamed: None,
     }
 }
 
@@ -398,18 +607,29 @@ fn stored_events(store: Store, id: String) -> EventSource {
 }
 
 fn planned(source: &ReplaySource, checked: CheckedReplay) -> Result<pb::ReplayPlan, ControlError> {
-    let CheckedReplay { spec, selection, pace, .. } = checked;
+    let CheckedReplay { spec, selection, pace, copies, mode, .. } = checked;
     let unreadable = |error: EventsError| ControlError::RecordingDamaged(error.to_string());
-    let speed = pace.speed;
-    let plan = plan((source.events)().map_err(unreadable)?, selection, pace).map_err(unreadable)?;
+    let (speed, now) = (pace.speed, Instant::now());
+    let events = copies.apply_to(source.events.clone(), mode)().map_err(unreadable)?;
+    let plan = match mode {
+        Mode::Publish => plan(events, selection, pace, now),
+        Mode::Client => plan_acts(events, selection, pace, now),
+        Mode::Server => plan_parts(events, &selection, speed),
+    }
+    .map_err(unreadable)?;
+    let connections = match mode {
+        Mode::Publish => plan.connections(spec.as_one) as u64,
+        Mode::Client | Mode::Server => plan.counts.get("connect").copied().unwrap_or_default(),
+    };
+    let is_nothing = if mode == Mode::Publish { plan.messages == 0 } else { connections == 0 };
     let errors: Vec<_> = gaps_error(source.gaps, plan.missing).into_iter().collect();
     let mut warnings = source.warnings();
     warnings.extend(plan.left_out_warning());
-    warnings.extend(expiry_warning(&plan, speed));
+    warnings.extend(expiry_warning(plan.has_expiry && !spec.scale_intervals, mode, speed));
     // As the replay would end, if all goes well.
     let outcome = if !errors.is_empty() {
         ReplayOutcome::Damaged
-    } else if plan.messages == 0 && !spec.allow_empty {
+    } else if is_nothing && !spec.allow_empty {
         ReplayOutcome::Nothing
     } else {
         ReplayOutcome::Passed
@@ -417,7 +637,7 @@ fn planned(source: &ReplaySource, checked: CheckedReplay) -> Result<pb::ReplayPl
     Ok(pb::ReplayPlan {
         messages: plan.messages,
         bytes: plan.payload_bytes,
-        connections: plan.connections(spec.as_one) as u64,
+        connections,
         topics: most_first(plan.topics),
         span_recorded: Some(time::duration(plan.recorded_span)),
         span_planned: Some(time::duration(plan.planned_span)),
@@ -425,7 +645,48 @@ fn planned(source: &ReplaySource, checked: CheckedReplay) -> Result<pb::ReplayPl
         warnings,
         verdict: self::outcome(&outcome).1.into(),
         exit_code: outcome.exit_code().into(),
+        counts: plan.counts.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
     })
+}
+
+/// Who is told how a replay goes.
+pub(super) struct Watching {
+    pub replay: Arc<Running>,
+    progress: watch::Receiver<replay::ReplayProgress>,
+    ended: watch::Receiver<bool>,
+    /// When the last snapshot was sent.
+    told_at: Option<tokio::time::Instant>,
+}
+
+impl Watching {
+    pub fn new(replay: Arc<Running>) -> Self {
+        let (progress, ended) = (replay.handle.progress(), replay.has_ended.subscribe());
+        Self { replay, progress, ended, told_at: None }
+    }
+
+    /// The replay at once, then whenever it has changed, and whether that was its end. Nothing is lost when it is not waited
+    /// for to the end.
+    pub async fn next(&mut self) -> (pb::Replay, bool) {
+        if let Some(told_at) = self.told_at
+            && !*self.ended.borrow()
+        {
+            let changed = async {
+                tokio::time::sleep_until(told_at + WATCH_INTERVAL).await;
+                if self.progress.changed().await.is_err() {
+                    // Its thread is done, and what is left is its end.
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                _ = self.ended.wait_for(|ended| *ended) => {}
+            }
+        }
+        self.told_at = Some(tokio::time::Instant::now());
+        self.progress.borrow_and_update();
+        let is_last = *self.ended.borrow_and_update();
+        (self.replay.shown(), is_last)
+    }
 }
 
 fn most_first(topics: impl IntoIterator<Item = (String, u64)>) -> Vec<pb::TopicCount> {
@@ -449,16 +710,25 @@ fn factor(speed: Speed) -> f64 {
 }
 
 impl Running {
+    pub fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    pub fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn until_ended(&self) {
         let mut ended = self.has_ended.subscribe();
         // Its sender lives as long as we do.
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    fn shown(&self) -> pb::Replay {
+    pub fn shown(&self) -> pb::Replay {
         // Before the report, so that an end is never shown without it.
         let ended = self.ended.get().copied();
         let progress = *self.handle.progress().borrow();
+        let course = *self.course();
         let report = self.handle.report().filter(|_| ended.is_some());
         let (state, verdict) = match (&report, ended) {
             (Some(report), _) => outcome(&report.outcome),
@@ -486,6 +756,9 @@ impl Running {
                 position: Some(time::duration(progress.position)),
                 elapsed: Some(time::duration(progress.elapsed)),
                 planned_span: progress.planned_span.map(time::duration),
+                paused: course.is_paused,
+                speed: factor(course.speed),
+                end: progress.end.map(time::duration),
             }),
             created_at: Some(time::timestamp(self.created_at)),
             ended_at: ended.map(|(at, _)| time::timestamp(at)),
@@ -493,6 +766,7 @@ impl Running {
             exit_code: ended.map(|_| report.as_ref().map_or(1, |report| i32::from(report.exit_code()))),
             report: report.map(|report| shown_report(&report)),
             error,
+            address: self.handle.address().map(|address| address.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -501,6 +775,7 @@ fn outcome(outcome: &ReplayOutcome) -> (pb::ReplayState, pb::ReplayVerdict) {
     match outcome {
         ReplayOutcome::Passed => (pb::ReplayState::Completed, pb::ReplayVerdict::Passed),
         ReplayOutcome::Incomplete => (pb::ReplayState::Completed, pb::ReplayVerdict::Failed),
+        ReplayOutcome::Different => (pb::ReplayState::Completed, pb::ReplayVerdict::Different),
         ReplayOutcome::Nothing => (pb::ReplayState::Completed, pb::ReplayVerdict::NothingSent),
         ReplayOutcome::Late => (pb::ReplayState::Completed, pb::ReplayVerdict::Late),
         ReplayOutcome::Unreachable => (pb::ReplayState::Failed, pb::ReplayVerdict::Unreachable),
@@ -538,6 +813,13 @@ fn shown_report(report: &ReplayReport) -> pb::ReplayReport {
         connections: report.connections as u64,
         refused: report.refused.values().sum(),
         unsent: report.unsent + report.incapable.iter().map(|(_, count)| count).sum::<u64>(),
+        packets: report.packets,
+        verification: report.verdict.as_deref().map(shown_verdict),
+        played: report.played,
+        unplayed: report.unplayed,
+        lacking: report.lacking,
+        missed: report.missed,
+        refused_by_code: report.refused.iter().map(|(code, count)| (u32::from(code.0), *count)).collect(),
     }
 }
 

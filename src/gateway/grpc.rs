@@ -344,6 +344,64 @@ impl pb::replays_server::Replays for Control {
         unary(Control::cancel_replay(self, request.into_inner())).await
     }
 
+    async fn get_replay_report(
+        &self,
+        request: Request<pb::GetReplayReportRequest>,
+    ) -> Result<Response<pb::GetReplayReportResponse>, Status> {
+        unary(Control::get_replay_report(self, request.into_inner())).await
+    }
+
+    async fn pause_replay(
+        &self,
+        request: Request<pb::PauseReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::pause_replay(self, request.into_inner())).await
+    }
+
+    async fn resume_replay(
+        &self,
+        request: Request<pb::ResumeReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::resume_replay(self, request.into_inner())).await
+    }
+
+    async fn step_replay(
+        &self,
+        request: Request<pb::StepReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::step_replay(self, request.into_inner())).await
+    }
+
+    async fn burst_replay(
+        &self,
+        request: Request<pb::BurstReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::burst_replay(self, request.into_inner())).await
+    }
+
+    async fn set_replay_speed(
+        &self,
+        request: Request<pb::SetReplaySpeedRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::set_replay_speed(self, request.into_inner())).await
+    }
+
+    async fn seek_replay(
+        &self,
+        request: Request<pb::SeekReplayRequest>,
+    ) -> Result<Response<pb::Replay>, Status> {
+        unary(Control::seek_replay(self, request.into_inner())).await
+    }
+
+    type ControlReplayStream = Answers<pb::ControlReplayResponse>;
+
+    async fn control_replay(
+        &self,
+        request: Request<Streaming<pb::ControlReplayRequest>>,
+    ) -> Result<Response<Self::ControlReplayStream>, Status> {
+        streaming(Control::control_replay(self, request.into_inner())).await
+    }
+
     async fn plan_replay(
         &self,
         request: Request<pb::PlanReplayRequest>,

@@ -17,10 +17,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::AsyncReadExt,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::TcpStream,
     sync::{Notify, futures::Notified, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
@@ -51,6 +48,10 @@ const PACKET_SIZE_MAX: usize = 268_435_455 + 5;
 /// QoS 1 and 2 messages sent ahead of their acks to a server that names no Receive Maximum, as none
 /// before MQTT 5 does.
 const RECEIVE_MAXIMUM_UNSAID: u16 = 1000;
+
+/// QoS 1 and 2 messages at most, whatever the server takes, and requests beside them: there are 65,535 identifiers.
+const IN_FLIGHT_MAX: usize = 65_000;
+const REQUESTS_MAX: usize = 500;
 
 /// How long a server may take to close after our DISCONNECT.
 const CLOSING_WAIT: Duration = Duration::from_secs(2);
@@ -131,7 +132,7 @@ pub enum Capability {
 }
 
 /// What the server said in CONNACK.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerLimits {
     pub session_present: bool,
     pub assigned_client_identifier: Option<String>,
@@ -142,6 +143,8 @@ pub struct ServerLimits {
     pub maximum_packet_size: Option<usize>,
     /// Seconds, as in force: the server's, or what we asked for.
     pub keep_alive: u16,
+    /// All of CONNACK's.
+    pub properties: Properties,
 }
 
 /// How a QoS 1 or 2 exchange ended.
@@ -155,9 +158,19 @@ pub enum Outcome {
 
 /// Is told what becomes of messages sent with a tag, by the tasks of the connection: must not block.
 pub trait Sink: Send + Sync {
+    /// A message came that was not sent before and is none that was kept for subscribers, or its PUBREL.
+    fn delivered(&self) {}
+    /// A PINGREQ was answered: the server has handled all that was sent before it.
+    fn ping_answered(&self, _ticket: u64) {}
+    /// The connection has ended, and nothing more is told.
+    fn closed(&self, _error: &ClientError) {}
     /// The last byte was handed to the kernel by the connection's own task, at `at`; not called
     /// when [`Publisher::try_publish`] itself could write everything.
     fn written(&self, tag: u64, at: Instant);
+    /// The connection has ended before the last byte was handed to the kernel; told before the end.
+    fn unsent(&self, _tag: u64) {}
+    /// The server has a message of QoS 2, and waits for its PUBREL.
+    fn received(&self, _tag: u64) {}
     /// The exchange has ended; not called for QoS 0.
     fn ended(&self, tag: u64, outcome: Outcome);
 }
@@ -182,11 +195,41 @@ impl Reporting {
     }
 }
 
+/// What a client and its server have begun and not finished, for the client's next connection.
+#[derive(Default)]
+pub struct ClientSession {
+    exchanges: Vec<(PacketIdentifier, Exchange)>,
+    received: HashSet<PacketIdentifier>,
+    last_identifier: u16,
+}
+
+impl ClientSession {
+    /// Tags of the messages that are not acknowledged yet.
+    pub fn tags(&self) -> impl Iterator<Item = u64> {
+        self.exchanges.iter().filter_map(|(_, exchange)| match exchange.waiter {
+            Waiter::Tag(tag) => Some(tag),
+            Waiter::Receipt(_) => None,
+        })
+    }
+}
+
+/// What a client is connected to beside the server.
+#[derive(Default)]
+struct Wiring {
+    sink: Option<Arc<dyn Sink>>,
+    reporting: Option<Reporting>,
+    /// Stands in for another client: messages are acknowledged and told, not kept; what is not finished when the
+    /// connection ends is for the next one.
+    session: Option<ClientSession>,
+}
+
 /// A connection to a broker. Dropping it closes the connection without DISCONNECT.
 pub struct Client {
     publisher: Publisher,
     messages: mpsc::Receiver<Publish>,
     tasks: [JoinHandle<()>; 2],
+    introduced_at: Instant,
+    is_reset: bool,
 }
 
 /// The sending half of a [`Client`], for any thread.
@@ -221,10 +264,12 @@ struct Link {
     target: String,
     protocol: ProtocolVersion,
     limits: ServerLimits,
-    write: OwnedWriteHalf,
+    stream: TcpStream,
     state: Mutex<State>,
     sink: Option<Arc<dyn Sink>>,
     reporting: Option<Reporting>,
+    /// Whether exchanges outlive the connection.
+    keeps_session: bool,
     /// There is something for the writing task to do.
     to_write: Notify,
     /// Acks came, bytes left, a ping was answered, or the connection ended.
@@ -240,7 +285,9 @@ struct State {
     /// Tags of messages that wait in `out`, by the offset of their end.
     marks: VecDeque<(u64, u64)>,
     exchanges: HashMap<PacketIdentifier, Exchange>,
-    requests: HashMap<PacketIdentifier, oneshot::Sender<ControlPacket>>,
+    /// QoS 2 messages that are not let go of yet, by tag.
+    held: HashMap<u64, PacketIdentifier>,
+    requests: HashMap<PacketIdentifier, Request>,
     /// QoS 2 messages received whose PUBREL has not come.
     received: HashSet<PacketIdentifier>,
     last_identifier: u16,
@@ -251,6 +298,8 @@ struct State {
     pings_answered: u64,
     /// Writing failed; the reading task finds out why.
     is_broken: bool,
+    /// Our half is closed as soon as all is written.
+    is_closing: bool,
     ended: Option<ClientError>,
 }
 
@@ -258,7 +307,20 @@ struct State {
 struct Exchange {
     qos: QoS,
     is_released: bool,
+    /// Whether PUBREL is sent as soon as it may be; else when it is asked for.
+    may_release: bool,
+    is_received: bool,
     waiter: Waiter,
+    /// To be sent again over another connection; `None` where exchanges end with theirs.
+    publish: Option<Publish>,
+    /// Which of all messages it was.
+    offset: u64,
+}
+
+/// Who waits for SUBACK or UNSUBACK.
+enum Request {
+    Answer(oneshot::Sender<ControlPacket>),
+    Tag(u64),
 }
 
 enum Waiter {
@@ -273,7 +335,7 @@ impl Client {
     /// [`ClientError::Unreachable`] when there is no connection, or no answer, in time;
     /// [`ClientError::Refused`] with the server's Reason Code.
     pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
-        Self::connect_with(options, None, None).await
+        Self::connect_with(options, Wiring::default()).await
     }
 
     /// As [`connect`](Self::connect), reporting every packet. The connection is reported as opened; whoever
@@ -282,7 +344,7 @@ impl Client {
         options: ClientOptions,
         reporting: Reporting,
     ) -> Result<Self, ClientError> {
-        Self::connect_with(options, None, Some(reporting)).await
+        Self::connect_with(options, Wiring { reporting: Some(reporting), ..Wiring::default() }).await
     }
 
     /// As [`connect`](Self::connect), with a sink for [`Publisher::try_publish`].
@@ -290,18 +352,28 @@ impl Client {
         options: ClientOptions,
         sink: Arc<dyn Sink>,
     ) -> Result<Self, ClientError> {
-        Self::connect_with(options, Some(sink), None).await
+        Self::connect_with(options, Wiring { sink: Some(sink), ..Wiring::default() }).await
     }
 
-    async fn connect_with(
+    /// Connects in place of another client, whose `session` goes on if the server has it, too: messages that were not
+    /// acknowledged are sent again [MQTT-4.4.0-1]. If it has not, their exchanges are told to be lost. Messages that come
+    /// are acknowledged and told to `sink`; they are not kept.
+    pub async fn stand_in(
         options: ClientOptions,
-        sink: Option<Arc<dyn Sink>>,
+        sink: Arc<dyn Sink>,
         reporting: Option<Reporting>,
+        session: ClientSession,
     ) -> Result<Self, ClientError> {
+        let wiring = Wiring { sink: Some(sink), reporting, session: Some(session) };
+        Self::connect_with(options, wiring).await
+    }
+
+    async fn connect_with(options: ClientOptions, wiring: Wiring) -> Result<Self, ClientError> {
         let target = options.url.to_string();
         let unreachable = |error| ClientError::Unreachable { target: target.clone(), error: Arc::new(error) };
-        match timeout(options.connect_timeout, handshake(&options, &target, reporting.as_ref())).await {
-            Ok(connected) => Ok(connected?.start(options.protocol, target, sink, reporting)),
+        let connecting = handshake(&options, &target, wiring.reporting.as_ref());
+        match timeout(options.connect_timeout, connecting).await {
+            Ok(connected) => Ok(connected?.start(options.protocol, target, wiring)),
             Err(_) => Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
         }
     }
@@ -314,35 +386,28 @@ impl Client {
         self.publisher.clone()
     }
 
+    /// When CONNECT was written.
+    pub fn introduced_at(&self) -> Instant {
+        self.introduced_at
+    }
+
     /// See [`Publisher::publish`].
     pub async fn publish(&self, publish: Publish) -> Result<Receipt, ClientError> {
         self.publisher.publish(publish).await
     }
 
-    /// Subscribes and waits for SUBACK, whose Reason Codes may still refuse each filter.
+    /// See [`Publisher::subscribe`].
     pub async fn subscribe(
         &self,
         subscriptions: Vec<Subscription>,
         properties: Properties,
     ) -> Result<Suback, ClientError> {
-        let answer = self.publisher.link.request(|packet_identifier| {
-            ControlPacket::Subscribe(Subscribe { packet_identifier, properties, subscriptions })
-        });
-        match answer.await? {
-            ControlPacket::Suback(suback) => Ok(suback),
-            other => Err(self.unexpected(&other)),
-        }
+        self.publisher.subscribe(subscriptions, properties).await
     }
 
+    /// See [`Publisher::unsubscribe`].
     pub async fn unsubscribe(&self, filters: Vec<TopicFilter>) -> Result<Unsuback, ClientError> {
-        let answer = self.publisher.link.request(|packet_identifier| {
-            let properties = Properties::new();
-            ControlPacket::Unsubscribe(Unsubscribe { packet_identifier, properties, filters })
-        });
-        match answer.await? {
-            ControlPacket::Unsuback(unsuback) => Ok(unsuback),
-            other => Err(self.unexpected(&other)),
-        }
+        self.publisher.unsubscribe(filters).await
     }
 
     /// The next message, in the order of arrival; QoS 1 and 2 messages are acknowledged as they
@@ -373,7 +438,7 @@ impl Client {
         link.send(&mut link.state(), &disconnect)?;
         let gone = timeout(CLOSING_WAIT, async {
             link.until(|state| state.out.is_empty().then_some(())).await?;
-            let _ = SockRef::from(link.write.as_ref()).shutdown(Shutdown::Write);
+            let _ = SockRef::from(&link.stream).shutdown(Shutdown::Write);
             while self.messages.recv().await.is_some() {}
             Ok(())
         });
@@ -381,8 +446,17 @@ impl Client {
         gone.await.unwrap_or(Ok(()))
     }
 
-    fn unexpected(&self, packet: &ControlPacket) -> ClientError {
-        ClientError::Unexpected { target: self.publisher.link.target.clone(), packet: packet.name() }
+    /// Closes the connection without DISCONNECT, at once: by FIN, or by RST as a crash does. What was not finished is for
+    /// the client's next connection. Sends nothing more, however many publishers there are.
+    pub fn leave(mut self, is_reset: bool) -> ClientSession {
+        let link = Arc::clone(&self.publisher.link);
+        if is_reset {
+            let _ = SockRef::from(&link.stream).set_linger(Some(Duration::ZERO));
+            self.is_reset = true;
+        }
+        let session = link.take_session();
+        drop(self);
+        session
     }
 }
 
@@ -392,8 +466,10 @@ impl Drop for Client {
             task.abort();
         }
         let link = &self.publisher.link;
-        // Publishers may live on; the connection does not.
-        let _ = SockRef::from(link.write.as_ref()).shutdown(Shutdown::Both);
+        // Publishers may live on; the connection does not. A FIN would come before the RST.
+        if !self.is_reset {
+            let _ = SockRef::from(&link.stream).shutdown(Shutdown::Both);
+        }
         link.end(ClientError::Closed { target: link.target.clone() });
     }
 }
@@ -430,6 +506,37 @@ impl Publisher {
         }
     }
 
+    /// Subscribes and waits for SUBACK, whose Reason Codes may still refuse each filter.
+    ///
+    /// # Errors
+    /// Why the connection ended before.
+    pub async fn subscribe(
+        &self,
+        subscriptions: Vec<Subscription>,
+        properties: Properties,
+    ) -> Result<Suback, ClientError> {
+        let answer = self.link.request(|packet_identifier| {
+            ControlPacket::Subscribe(Subscribe { packet_identifier, properties, subscriptions })
+        });
+        match answer.await? {
+            ControlPacket::Suback(suback) => Ok(suback),
+            other => Err(self.link.unexpected(other.name())),
+        }
+    }
+
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn unsubscribe(&self, filters: Vec<TopicFilter>) -> Result<Unsuback, ClientError> {
+        let answer = self.link.request(|packet_identifier| {
+            let properties = Properties::new();
+            ControlPacket::Unsubscribe(Unsubscribe { packet_identifier, properties, filters })
+        });
+        match answer.await? {
+            ControlPacket::Unsuback(unsuback) => Ok(unsuback),
+            other => Err(self.link.unexpected(other.name())),
+        }
+    }
+
     /// Sends a message if that is possible at once, from any thread; `tag` comes back in
     /// the connection's [`Sink`].
     ///
@@ -439,10 +546,103 @@ impl Publisher {
         self.link.publish(publish, Some(Waiter::Tag(tag)), Some(tag))
     }
 
+    /// Sends SUBSCRIBE or UNSUBSCRIBE with an identifier of ours, from any thread; its answer comes as the end of an
+    /// exchange with `tag`, with the worst of its Reason Codes.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn try_request(&self, mut packet: ControlPacket, tag: u64) -> Result<Sent, ClientError> {
+        let mut state = self.link.state();
+        let identifier = state.next_identifier();
+        match &mut packet {
+            ControlPacket::Subscribe(subscribe) => subscribe.packet_identifier = identifier,
+            ControlPacket::Unsubscribe(unsubscribe) => unsubscribe.packet_identifier = identifier,
+            _ => return Err(self.link.unexpected(packet.name())),
+        }
+        let sent = self.link.send_tagged(&mut state, &packet, tag)?;
+        state.requests.insert(identifier, Request::Tag(tag));
+        Ok(sent)
+    }
+
+    /// Lets go of the QoS 2 message that was sent with `tag`: its PUBREL is sent now, or when its PUBREC comes. Of those
+    /// that stand in for another client; others do so by themselves.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn try_release(&self, tag: u64) -> Result<(), ClientError> {
+        let mut state = self.link.state();
+        let Some(identifier) = state.held.remove(&tag) else { return Ok(()) };
+        let Some(exchange) = state.exchanges.get_mut(&identifier) else { return Ok(()) };
+        exchange.may_release = true;
+        if !exchange.is_received || exchange.is_released {
+            return Ok(());
+        }
+        exchange.is_released = true;
+        let pubrel = ControlPacket::Pubrel(Ack::new(identifier));
+        self.link.send(&mut state, &pubrel).map(|_| ())
+    }
+
+    /// Lets go of all QoS 2 messages; answers with their tags.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn try_release_all(&self) -> Result<Vec<u64>, ClientError> {
+        let mut tags: Vec<u64> = self.link.state().held.keys().copied().collect();
+        // In the order they were sent.
+        tags.sort_unstable();
+        tags.iter().try_for_each(|tag| self.try_release(*tag))?;
+        Ok(tags)
+    }
+
+    /// Sends DISCONNECT, and closes our half of the connection behind it.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn try_disconnect(&self, disconnect: Disconnect, tag: u64) -> Result<Sent, ClientError> {
+        let mut state = self.link.state();
+        let sent = self.link.send_tagged(&mut state, &ControlPacket::Disconnect(disconnect), tag)?;
+        self.link.close_half(&mut state);
+        Ok(sent)
+    }
+
+    /// Closes our half of the connection as soon as all is written; what the server still sends is heard, and at last
+    /// that it closes, too.
+    pub fn close_half(&self) {
+        self.link.close_half(&mut self.link.state());
+    }
+
+    /// Whether another SUBSCRIBE or UNSUBSCRIBE may be sent before one is answered.
+    pub fn may_request(&self) -> bool {
+        self.link.state().requests.len() < REQUESTS_MAX
+    }
+
+    /// Sends bytes, whatever they are.
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn try_send_raw(&self, bytes: &[u8], tag: u64) -> Result<Sent, ClientError> {
+        let mut state = self.link.state();
+        let sent = self.link.send_bytes(&mut state, |out| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        state.mark(sent, tag);
+        Ok(sent)
+    }
+
     /// Sends PINGREQ; the ticket is for [`until_answered`](Self::until_answered).
     pub fn send_ping(&self) -> Result<u64, ClientError> {
         let mut state = self.link.state();
         self.link.send_ping(&mut state)
+    }
+
+    pub fn protocol(&self) -> ProtocolVersion {
+        self.link.protocol
+    }
+
+    /// What was not finished, for the client's next connection: this one is being taken over.
+    pub fn take_session(&self) -> ClientSession {
+        self.link.take_session()
     }
 
     /// PINGREQs sent so far: one sent after this is `ticket + 1`.
@@ -462,6 +662,11 @@ impl Publisher {
     /// QoS 1 and 2 messages without their last ack.
     pub fn unacknowledged(&self) -> usize {
         self.link.state().exchanges.len()
+    }
+
+    /// Bytes that the kernel has taken so far.
+    pub fn written(&self) -> u64 {
+        self.link.state().written
     }
 
     /// Bytes that wait for the kernel.
@@ -522,7 +727,8 @@ impl Link {
         if state.out.len() >= OUT_BYTES {
             return Err(TryPublish::Full(publish));
         }
-        if publish.qos != QoS::AtMostOnce && state.exchanges.len() >= usize::from(self.limits.receive_maximum)
+        if publish.qos != QoS::AtMostOnce
+            && state.exchanges.len() >= usize::from(self.limits.receive_maximum).min(IN_FLIGHT_MAX)
         {
             return Err(TryPublish::Busy(publish));
         }
@@ -532,19 +738,45 @@ impl Link {
             QoS::AtLeastOnce | QoS::ExactlyOnce => Some(state.next_identifier()),
         };
         publish.packet_identifier = identifier;
+        let kept = (self.keeps_session && identifier.is_some()).then(|| publish.clone());
         let packet = ControlPacket::Publish(publish);
         if let ControlPacket::Publish(publish) = &packet {
             self.check(publish, &packet).map_err(|error| TryPublish::Failed(error.into()))?;
         }
         let sent = self.send(&mut state, &packet).map_err(TryPublish::Failed)?;
         if let (Some(identifier), Some(waiter)) = (identifier, waiter) {
-            state.exchanges.insert(identifier, Exchange { qos, is_released: false, waiter });
+            let offset = state.offset;
+            if let (true, QoS::ExactlyOnce, Waiter::Tag(tag)) = (self.keeps_session, qos, &waiter) {
+                state.held.insert(*tag, identifier);
+            }
+            let exchange = Exchange {
+                qos,
+                is_released: false,
+                may_release: !self.keeps_session,
+                is_received: false,
+                waiter,
+                publish: kept,
+                offset,
+            };
+            state.exchanges.insert(identifier, exchange);
         }
-        if let (Sent::Waiting, Some(tag)) = (sent, tag) {
-            let end = state.offset;
-            state.marks.push_back((end, tag));
+        if let Some(tag) = tag {
+            state.mark(sent, tag);
         }
         Ok(sent)
+    }
+
+    fn send_tagged(&self, state: &mut State, packet: &ControlPacket, tag: u64) -> Result<Sent, ClientError> {
+        let sent = self.send(state, packet)?;
+        state.mark(sent, tag);
+        Ok(sent)
+    }
+
+    fn close_half(&self, state: &mut State) {
+        state.is_closing = true;
+        if state.out.is_empty() {
+            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        }
     }
 
     /// Whether the server takes this message at all.
@@ -576,7 +808,7 @@ impl Link {
             let identifier = state.next_identifier();
             let (sender, answer) = oneshot::channel();
             self.send(&mut state, &packet(identifier))?;
-            state.requests.insert(identifier, sender);
+            state.requests.insert(identifier, Request::Answer(sender));
             answer
         };
         answer.await.map_err(|_| self.why_ended())
@@ -591,12 +823,20 @@ impl Link {
 
     /// Writes `packet`, or as much of it as the kernel takes; the writing task does the rest.
     fn send(&self, state: &mut State, packet: &ControlPacket) -> Result<Sent, ClientError> {
+        self.send_bytes(state, |out| packet.encode(self.protocol, out))
+    }
+
+    fn send_bytes(
+        &self,
+        state: &mut State,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,
+    ) -> Result<Sent, ClientError> {
         if let Some(error) = &state.ended {
             return Err(error.clone());
         }
         let had_waiting = !state.out.is_empty();
         let before = state.out.len();
-        packet.encode(self.protocol, &mut state.out)?;
+        write(&mut state.out)?;
         if let Some(reporting) = &self.reporting {
             reporting.sent(&state.out[before..]);
         }
@@ -618,7 +858,7 @@ impl Link {
     /// Writes as much of `out` as the kernel takes.
     fn write_out(&self, state: &mut State) {
         while !state.out.is_empty() {
-            match self.write.try_write(&state.out) {
+            match self.stream.try_write(&state.out) {
                 Ok(count) => {
                     let _ = state.out.split_to(count);
                     state.written += count as u64;
@@ -629,10 +869,12 @@ impl Link {
                     // The reading task finds out what the server said last, and ends the connection.
                     debug!(target_url = %self.target, %error, "cannot write");
                     state.is_broken = true;
-                    state.written += state.out.len() as u64;
                     state.out.clear();
                 }
             }
+        }
+        if state.is_closing {
+            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
         }
         // One long message must not keep its memory for good.
         if state.out.capacity() > OUT_BYTES {
@@ -658,14 +900,33 @@ impl Link {
     }
 
     fn end(&self, error: ClientError) {
-        let (exchanges, error) = {
+        let (exchanges, requests, error, is_first) = {
             let mut state = self.state();
+            let is_first = state.ended.is_none();
+            self.tell_written(&mut state);
+            for (_, tag) in std::mem::take(&mut state.marks) {
+                if let Some(sink) = &self.sink {
+                    sink.unsent(tag);
+                }
+            }
             let error = state.ended.get_or_insert(error).clone();
-            state.requests.clear();
-            (std::mem::take(&mut state.exchanges), error)
+            let exchanges = match self.keeps_session {
+                true => HashMap::new(),
+                false => std::mem::take(&mut state.exchanges),
+            };
+            (exchanges, std::mem::take(&mut state.requests), error, is_first)
         };
         for exchange in exchanges.into_values() {
             self.tell(exchange.waiter, Outcome::Lost(error.clone()));
+        }
+        for request in requests.into_values() {
+            // The other kind hears of it by its sender's end.
+            if let Request::Tag(tag) = request {
+                self.tell(Waiter::Tag(tag), Outcome::Lost(error.clone()));
+            }
+        }
+        if let (true, Some(sink)) = (is_first, &self.sink) {
+            sink.closed(&error);
         }
         self.progress.notify_waiters();
         self.to_write.notify_one();
@@ -701,7 +962,7 @@ impl Link {
             let room = async {
                 match is_waiting {
                     // An error is found by the reading task.
-                    true => _ = self.write.writable().await,
+                    true => _ = self.stream.writable().await,
                     false => self.to_write.notified().await,
                 }
             };
@@ -721,7 +982,7 @@ impl Link {
             drop(state);
             let seconds = self.limits.keep_alive;
             self.end(ClientError::KeepAlive { target: self.target.clone(), seconds });
-            let _ = SockRef::from(self.write.as_ref()).shutdown(Shutdown::Both);
+            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Both);
         } else if state.ping_sent_at.is_none() && state.last_sent.elapsed() >= keep_alive / 2 {
             // Fails when the connection has just ended, which the loop sees.
             let _ = self.send_ping(&mut state);
@@ -740,12 +1001,7 @@ impl Link {
         }
     }
 
-    async fn keep_reading(
-        self: Arc<Self>,
-        mut read: OwnedReadHalf,
-        mut frames: FrameReader,
-        messages: mpsc::Sender<Publish>,
-    ) {
+    async fn keep_reading(self: Arc<Self>, mut frames: FrameReader, messages: Option<mpsc::Sender<Publish>>) {
         let error = loop {
             match frames.next_frame() {
                 Ok(Some(frame)) => {
@@ -753,7 +1009,7 @@ impl Link {
                         reporting.received(frame.bytes);
                         reporting.tap.ready().await;
                     }
-                    match self.receive(frame.packet, &messages).await {
+                    match self.receive(frame.packet, messages.as_ref()).await {
                         Ok(()) => continue,
                         Err(error) => break error,
                     }
@@ -767,8 +1023,17 @@ impl Link {
                     break ClientError::Malformed { target: self.target.clone(), error };
                 }
             }
+            // A server that does not read is not answered without end.
+            if let Err(error) = self.until(|state| (state.out.len() < 2 * OUT_BYTES).then_some(())).await {
+                break error;
+            }
             frames.buffer().reserve(8 << 10);
-            match read.read_buf(frames.buffer()).await {
+            let read = match self.stream.readable().await {
+                Ok(()) => self.stream.try_read_buf(frames.buffer()),
+                Err(error) => Err(error),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => break ClientError::Closed { target: self.target.clone() },
                 Ok(_) => {}
             }
@@ -779,7 +1044,7 @@ impl Link {
     async fn receive(
         &self,
         packet: ControlPacket,
-        messages: &mpsc::Sender<Publish>,
+        messages: Option<&mpsc::Sender<Publish>>,
     ) -> Result<(), ClientError> {
         match packet {
             ControlPacket::Publish(publish) => self.take(publish, messages).await?,
@@ -792,6 +1057,9 @@ impl Link {
                     true => ReasonCode::SUCCESS,
                     false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
                 };
+                if let (ReasonCode::SUCCESS, Some(sink)) = (reason_code, &self.sink) {
+                    sink.delivered();
+                }
                 let packet_identifier = ack.packet_identifier;
                 let properties = Properties::new();
                 self.send(
@@ -799,12 +1067,17 @@ impl Link {
                     &ControlPacket::Pubcomp(Ack { packet_identifier, reason_code, properties }),
                 )?;
             }
-            ControlPacket::Suback(Suback { packet_identifier, .. })
-            | ControlPacket::Unsuback(Unsuback { packet_identifier, .. }) => {
+            ControlPacket::Suback(Suback { packet_identifier, ref reason_codes, .. })
+            | ControlPacket::Unsuback(Unsuback { packet_identifier, ref reason_codes, .. }) => {
                 let request = self.state().requests.remove(&packet_identifier);
-                if let Some(request) = request {
+                match request {
                     // Whoever asked may not wait any more.
-                    let _ = request.send(packet);
+                    Some(Request::Answer(sender)) => _ = sender.send(packet),
+                    Some(Request::Tag(tag)) => {
+                        let worst = reason_codes.iter().copied().max().unwrap_or(ReasonCode::SUCCESS);
+                        self.tell(Waiter::Tag(tag), Outcome::Acked(worst));
+                    }
+                    None => {}
                 }
             }
             ControlPacket::Pingresp => {
@@ -813,27 +1086,36 @@ impl Link {
                 if state.pings_answered >= state.pings_sent {
                     state.ping_sent_at = None;
                 }
+                let answered = state.pings_answered;
                 drop(state);
+                if let Some(sink) = &self.sink {
+                    sink.ping_answered(answered);
+                }
                 self.progress.notify_waiters();
             }
             ControlPacket::Disconnect(disconnect) => {
                 let reason_code = disconnect.reason_code;
                 return Err(ClientError::Disconnected { target: self.target.clone(), reason_code });
             }
-            other => {
-                return Err(ClientError::Unexpected { target: self.target.clone(), packet: other.name() });
-            }
+            other => return Err(self.unexpected(other.name())),
         }
         Ok(())
     }
 
-    async fn take(&self, publish: Publish, messages: &mpsc::Sender<Publish>) -> Result<(), ClientError> {
+    async fn take(
+        &self,
+        publish: Publish,
+        messages: Option<&mpsc::Sender<Publish>>,
+    ) -> Result<(), ClientError> {
         let (qos, identifier) = (publish.qos, publish.packet_identifier);
         let is_new = match (qos, identifier) {
             (QoS::ExactlyOnce, Some(identifier)) => self.state().received.insert(identifier),
             _ => true,
         };
-        if is_new {
+        if let (true, Some(sink)) = (is_new && !publish.dup && !publish.retain, &self.sink) {
+            sink.delivered();
+        }
+        if let (true, Some(messages)) = (is_new, messages) {
             // Nobody may want messages any more; the server still gets its acks.
             let _ = messages.send(publish).await;
         }
@@ -847,6 +1129,59 @@ impl Link {
         self.send(&mut self.state(), &packet).map(|_| ())
     }
 
+    fn unexpected(&self, packet: &'static str) -> ClientError {
+        ClientError::Unexpected { target: self.target.clone(), packet }
+    }
+
+    /// What the next connection goes on with.
+    fn take_session(&self) -> ClientSession {
+        let mut state = self.state();
+        let mut exchanges: Vec<_> = std::mem::take(&mut state.exchanges).into_iter().collect();
+        exchanges.sort_unstable_by_key(|(_, exchange)| exchange.offset);
+        let received = std::mem::take(&mut state.received);
+        ClientSession { exchanges, received, last_identifier: state.last_identifier }
+    }
+
+    /// Goes on with what the connection before has left, if the server does.
+    fn resume(&self, session: ClientSession) {
+        let ClientSession { exchanges, received, last_identifier } = session;
+        let mut state = self.state();
+        state.last_identifier = last_identifier;
+        if !self.limits.session_present {
+            drop(state);
+            let lost = ClientError::Closed { target: self.target.clone() };
+            exchanges.into_iter().for_each(|(_, exchange)| {
+                self.tell(exchange.waiter, Outcome::Lost(lost.clone()));
+            });
+            return;
+        }
+        state.received = received;
+        for (packet_identifier, mut exchange) in exchanges {
+            let packet = match &exchange.publish {
+                // Its PUBREL is still to be asked for.
+                Some(_) if exchange.is_received && !exchange.may_release => None,
+                Some(publish) if !exchange.is_received => {
+                    let packet_identifier = Some(packet_identifier);
+                    let publish = Publish { dup: true, packet_identifier, ..publish.clone() };
+                    Some(ControlPacket::Publish(publish))
+                }
+                _ => Some(ControlPacket::Pubrel(Ack::new(packet_identifier))),
+            };
+            if let Some(packet) = packet {
+                // Whether the connection lasts is found out by its tasks.
+                let _ = self.send(&mut state, &packet);
+            }
+            exchange.is_released |= exchange.is_received && exchange.may_release;
+            exchange.offset = state.offset;
+            if let (QoS::ExactlyOnce, false, Waiter::Tag(tag)) =
+                (exchange.qos, exchange.may_release, &exchange.waiter)
+            {
+                state.held.insert(*tag, packet_identifier);
+            }
+            state.exchanges.insert(packet_identifier, exchange);
+        }
+    }
+
     /// PUBREC: the message is the server's; PUBREL lets it forget the identifier.
     fn release(&self, ack: Ack) -> Result<(), ClientError> {
         let packet_identifier = ack.packet_identifier;
@@ -857,6 +1192,13 @@ impl Link {
                     // Refused: the exchange ends here [MQTT-4.3.3-4].
                     drop(state);
                     self.conclude(ack, QoS::ExactlyOnce);
+                    return Ok(());
+                }
+                exchange.is_received = true;
+                if let (Waiter::Tag(tag), Some(sink)) = (&exchange.waiter, &self.sink) {
+                    sink.received(*tag);
+                }
+                if !exchange.may_release {
                     return Ok(());
                 }
                 exchange.is_released = true;
@@ -889,6 +1231,14 @@ impl Link {
 }
 
 impl State {
+    /// What was sent just now and waits has this tag.
+    fn mark(&mut self, sent: Sent, tag: u64) {
+        if sent == Sent::Waiting {
+            let end = self.offset;
+            self.marks.push_back((end, tag));
+        }
+    }
+
     fn new() -> Self {
         Self {
             out: BytesMut::new(),
@@ -896,6 +1246,7 @@ impl State {
             written: 0,
             marks: VecDeque::new(),
             exchanges: HashMap::new(),
+            held: HashMap::new(),
             requests: HashMap::new(),
             received: HashSet::new(),
             last_identifier: 0,
@@ -904,6 +1255,7 @@ impl State {
             pings_sent: 0,
             pings_answered: 0,
             is_broken: false,
+            is_closing: false,
             ended: None,
         }
     }
@@ -927,32 +1279,34 @@ struct Connected {
     stream: TcpStream,
     frames: FrameReader,
     limits: ServerLimits,
+    introduced_at: Instant,
 }
 
 impl Connected {
-    fn start(
-        self,
-        protocol: ProtocolVersion,
-        target: String,
-        sink: Option<Arc<dyn Sink>>,
-        reporting: Option<Reporting>,
-    ) -> Client {
-        let (read, write) = self.stream.into_split();
+    fn start(self, protocol: ProtocolVersion, target: String, wiring: Wiring) -> Client {
+        let Wiring { sink, reporting, session } = wiring;
+        let keeps_session = session.is_some();
         let link = Arc::new(Link {
             target,
             protocol,
             limits: self.limits,
-            write,
+            stream: self.stream,
+            keeps_session,
             state: Mutex::new(State::new()),
             sink,
             reporting,
             to_write: Notify::new(),
             progress: Notify::new(),
         });
+        if let Some(session) = session {
+            link.resume(session);
+        }
         let (sender, messages) = mpsc::channel(MESSAGES_WAITING);
-        let reading = tokio::spawn(Arc::clone(&link).keep_reading(read, self.frames, sender));
+        let sender = (!keeps_session).then_some(sender);
+        let reading = tokio::spawn(Arc::clone(&link).keep_reading(self.frames, sender));
         let writing = tokio::spawn(Arc::clone(&link).keep_writing());
-        Client { publisher: Publisher { link }, messages, tasks: [reading, writing] }
+        let (tasks, introduced_at) = ([reading, writing], self.introduced_at);
+        Client { publisher: Publisher { link }, messages, tasks, introduced_at, is_reset: false }
     }
 }
 
@@ -977,6 +1331,7 @@ async fn handshake(
         reporting.sent(&out);
     }
     tokio::io::AsyncWriteExt::write_all(&mut stream, &out).await.map_err(|_| closed())?;
+    let introduced_at = Instant::now();
     let mut frames = FrameReader::new(PACKET_SIZE_MAX);
     frames.set_protocol(options.protocol);
     loop {
@@ -989,7 +1344,8 @@ async fn handshake(
                     let (target, reason_code) = (target.to_owned(), connack.reason_code);
                     return Err(ClientError::Refused { target, reason_code });
                 }
-                return Ok(Connected { stream, frames, limits: server_limits(options, &connack) });
+                let limits = server_limits(options, &connack);
+                return Ok(Connected { stream, frames, limits, introduced_at });
             }
             Ok(Some(frame)) => {
                 let (target, packet) = (target.to_owned(), frame.packet.name());
@@ -1030,6 +1386,7 @@ fn server_limits(options: &ClientOptions, connack: &Connack) -> ServerLimits {
         retain_available: true,
         maximum_packet_size: None,
         keep_alive: options.keep_alive,
+        properties: connack.properties.clone(),
     };
     for property in connack.properties.iter() {
         match property {

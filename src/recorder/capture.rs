@@ -47,6 +47,8 @@ struct State<S> {
     /// The connections that are open.
     numbers: BTreeMap<ConnectionId, Numbered>,
     next_number: u32,
+    /// Whether connections are numbered as they are reported, and not from 1.
+    keeps_numbers: bool,
     /// `None` if everything is wanted.
     sieve: Option<Sieved>,
     long: LongPackets,
@@ -137,6 +139,7 @@ impl<S: Sink> Capture<S> {
             sink,
             numbers: BTreeMap::new(),
             next_number: 1,
+            keeps_numbers: false,
             sieve: (!spec.filter.is_everything()).then(|| Sieved {
                 sieve: Sieve::new(spec.filter.clone(), Purpose::Keep),
                 numbers: HashMap::new(),
@@ -151,6 +154,12 @@ impl<S: Sink> Capture<S> {
         };
         let keep_credentials = spec.keep_credentials;
         Self { origin, keep_credentials, of_messages, backlog, state: Mutex::new(state) }
+    }
+
+    /// Numbers connections as they are reported.
+    pub fn keeping_numbers(self) -> Self {
+        self.state().keeps_numbers = true;
+        self
     }
 
     /// Something is missing here, of any connection.
@@ -210,7 +219,10 @@ impl<S: Sink> Capture<S> {
     }
 
     fn open(&self, state: &mut State<S>, at: Instant, connection: ConnectionId, info: &ConnectionInfo) {
-        let number = state.next_number;
+        let number = match state.keeps_numbers {
+            true => u32::try_from(connection.0).unwrap_or(u32::MAX),
+            false => state.next_number,
+        };
         state.next_number += 1;
         let numbered = Numbered { number, raw: RawPasswords::new(info.is_up()) };
         state.numbers.insert(connection, numbered);

@@ -25,11 +25,9 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use self::{
-    capture::{Capture, Sink},
-    store_sink::StoreSink,
-};
+use self::store_sink::StoreSink;
 pub use self::{
+    capture::{Capture, Sink},
     flight::{FlightOptions, FlightRecorder, Snapshot},
     prepared::Prepared,
     reason::Reason,

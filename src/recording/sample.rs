@@ -1,11 +1,11 @@
 //! Events that tests are made of.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    ConnectionInfo, Direction, Event, EventKind, FaultInjected, RecordingInfo, RecordingSource,
+    CloseCause, ConnectionInfo, Direction, Event, EventKind, FaultInjected, RecordingInfo, RecordingSource,
     RecordingState,
 };
 use crate::packet::{
@@ -130,4 +130,34 @@ pub fn info() -> RecordingInfo {
         seed: None,
         edits: Vec::new(),
     }
+}
+
+/// Events from lines as `1 s2c PUBLISH t x`, `1 close client_fin` and `1 open`; a millisecond apart. Packets are of the
+/// version that their connection's CONNECT says, else of MQTT 5.
+pub fn script(text: &str) -> Vec<Event> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut protocols = HashMap::new();
+    let event = |(seq, line): (u64, &str)| {
+        let (number, rest) = line.split_once(' ').expect(line);
+        let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let kind = match word {
+            "open" => EventKind::Open(Box::<ConnectionInfo>::default()),
+            "close" => EventKind::Close(CloseCause::from_name(rest).expect(line)),
+            direction => {
+                let direction = Direction::from_name(direction).expect(line);
+                let known = protocols.entry(number.to_owned()).or_insert(ProtocolVersion::V5);
+                let packet =
+                    ControlPacket::parse_text(rest, *known).unwrap_or_else(|error| panic!("{line}: {error}"));
+                if let ControlPacket::Connect(connect) = &packet {
+                    *known = connect.protocol;
+                }
+                let mut bytes = BytesMut::new();
+                packet.encode(*known, &mut bytes).expect(line);
+                EventKind::Packet { direction, bytes: bytes.freeze() }
+            }
+        };
+        let connection = number.parse().expect(line);
+        Event { seq, at: Duration::from_millis(seq), connection, kind }
+    };
+    (1..).zip(lines).map(event).collect()
 }

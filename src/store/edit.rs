@@ -5,8 +5,7 @@ use super::{
     keeper::{Start, StartName},
 };
 use crate::recording::{
-    Comparer, Comparison, Cut, Differences, EventFilter, Merge, RecordingInfo, RecordingSource,
-    RecordingState,
+    Cut, EventFilter, Merge, RecordingInfo, RecordingSource, RecordingState,
     redact::{Redaction, RedactionReport, Redactor},
     shifts,
 };
@@ -113,24 +112,6 @@ impl Store {
             edits: vec![format!("merged from {}", names.join(" and "))],
         };
         self.keep(start, state, Merge::new(inputs))
-    }
-
-    /// In what the second recording differs from the first.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`], and [`StoreError::TooDifferent`].
-    pub fn compare(&self, first: &str, second: &str, by: Comparison) -> Result<Differences, StoreError> {
-        let mut comparer = Comparer::new(by);
-        let mut sides = [Some(self.events(first, 1)?), Some(self.events(second, 1)?)];
-        while sides.iter().any(Option::is_some) {
-            for (is_second, side) in [false, true].into_iter().zip(&mut sides) {
-                match side.as_mut().and_then(Iterator::next).transpose()? {
-                    Some(event) => comparer.push(is_second, &event)?,
-                    None => *side = None,
-                }
-            }
-        }
-        Ok(comparer.finish())
     }
 
     fn ended(&self, id: &str) -> Result<RecordingInfo, StoreError> {
@@ -331,10 +312,6 @@ mod tests {
         assert_eq!((info.name.as_str(), info.events, info.duration), ("gone", 6, source.duration));
         assert!(info.edits[0].ends_with(": client_id=hash, topic:+/+=hash"), "{:?}", info.edits);
         assert_eq!(bench.store.find("orders").unwrap(), source);
-        let differences = bench.store.compare("orders", "gone", Comparison::Packets).unwrap();
-        // The client has another name now, so nothing is compared with anything.
-        assert_eq!((differences.same, differences.missing, differences.unexpected), (0, 5, 5));
-        assert_eq!(bench.store.compare("orders", "orders", Comparison::Bytes).unwrap().count(), 0);
     }
 
     #[test]

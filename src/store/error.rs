@@ -46,8 +46,6 @@ pub enum StoreError {
     Ended { name: String },
     #[error("imported recording: {0}")]
     Import(#[from] crate::recording::FileError),
-    #[error(transparent)]
-    TooDifferent(#[from] crate::recording::TooDifferent),
     #[error(
         "no space is left where {} is: free some first, the store has to write a little to be opened",
         path.display()

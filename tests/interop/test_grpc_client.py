@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import queue
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import threading
 import grpc
 import paho.mqtt.client as mqtt
 import pytest
+from google.protobuf import duration_pb2, empty_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -207,3 +209,101 @@ def test_the_guides_three_curl_calls():
         assert stats["active_connections"] == 1 and stats["subscriptions_active"] == 1
         client.disconnect()
         client.loop_stop()
+
+
+class Driver:
+    """Drives a replay over one stream: commands by name, and what came back."""
+
+    def __init__(self, stubs, channel, first):
+        self.pb = stubs.replays_pb2
+        self.commands = queue.Queue()
+        self.sent = 0
+        self.answers, self.changes, self.ended = {}, [], None
+        self.send(**first)
+        replays = stubs.replays_pb2_grpc.ReplaysStub(channel)
+        self.stream = replays.ControlReplay(iter(self.commands.get, None), timeout=60)
+
+    def send(self, **command):
+        self.sent += 1
+        command = {name: empty_pb2.Empty() if value is None else value for name, value in command.items()}
+        self.commands.put(self.pb.ControlReplayRequest(command_id=self.sent, **command))
+        return self.sent
+
+    def hear(self, until):
+        while not until():
+            response = next(self.stream)
+            kind = response.WhichOneof("event")
+            event = getattr(response, kind)
+            if kind in ("acknowledged", "refused"):
+                assert event.command_id not in self.answers, "answered twice"
+                self.answers[event.command_id] = event
+            elif kind == "changed":
+                self.changes.append(event)
+            else:
+                self.ended = event
+
+    def ask(self, **command):
+        number = self.send(**command)
+        self.hear(lambda: number in self.answers)
+        return self.answers[number]
+
+
+def test_a_replay_is_driven_both_ways(stubs, scene, tmp_path):
+    mosquitto, proxy, channel = scene
+    session = {"version": 1, "messages": [{"t_ms": 60_000 * n, "topic": "t", "payload": str(n)} for n in range(20)]}
+    (tmp_path / "slow.json").write_text(json.dumps(session))
+    assert proxy.ask("recordings", "import", tmp_path / "slow.json", "--name", "slow")[0] == 0
+    pb = stubs.replays_pb2
+    spec = pb.ReplaySpec(recording="slow", target=mosquitto.url, start_paused=True)
+    driver = Driver(stubs, channel, {"create": spec})
+
+    def stands_at(sent, paused):
+        changes = driver.changes
+        driver.hear(lambda: changes and changes[-1].progress.sent == sent and changes[-1].progress.paused == paused)
+
+    stands_at(0, True)
+    assert driver.answers[1].DESCRIPTOR.name == "ReplayCommandAcknowledged"
+    driver.ask(step=None)
+    stands_at(1, True)
+    driver.ask(burst=3)
+    stands_at(4, True)
+    refused = driver.ask(set_speed=5000.0)
+    assert (refused.reason, refused.code) == ("BAD_FIELD", grpc.StatusCode.INVALID_ARGUMENT.value[0]), refused
+    assert "0.001 to 1000" in refused.message
+    assert driver.ask(burst=0).reason == "BAD_FIELD"
+    assert driver.ask(attach="x").reason == "BAD_FIELD"
+    assert driver.ask().reason == "BAD_FIELD"
+    assert driver.ask(seek=duration_pb2.Duration(seconds=20 * 60)).reason == "BAD_FIELD"
+    # Another one may do so at the same time, and sees the same.
+    other = Driver(stubs, channel, {"attach": driver.changes[-1].id})
+    other.ask(set_speed=0.0)
+    other.ask(resume=None)
+    for one in (driver, other):
+        one.hear(lambda: one.ended)
+        assert one.ended.verdict == pb.REPLAY_VERDICT_PASSED and one.ended.report.sent == 20, one.ended
+        assert next(one.stream, None) is None
+    late = Driver(stubs, channel, {"attach": driver.ended.id})
+    late.hear(lambda: late.ended)
+
+    for first, code in [
+        ({"attach": "nobody"}, grpc.StatusCode.NOT_FOUND),
+        ({"pause": None}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"create": pb.ReplaySpec(recording="slow", listen="127.0.0.1:0")}, grpc.StatusCode.INVALID_ARGUMENT),
+    ]:
+        with pytest.raises(grpc.RpcError) as refused:
+            next(Driver(stubs, channel, first).stream)
+        assert refused.value.code() == code
+
+
+def test_a_driven_replay_is_cancelled_and_one_as_the_server_cannot_seek(stubs, scene, tmp_path):
+    _, proxy, channel = scene
+    session = {"version": 1, "messages": [{"t_ms": 0, "topic": "t", "payload": "x"}]}
+    (tmp_path / "short.json").write_text(json.dumps(session))
+    assert proxy.ask("recordings", "import", tmp_path / "short.json", "--name", "short")[0] == 0
+    pb = stubs.replays_pb2
+    driver = Driver(stubs, channel, {"create": pb.ReplaySpec(recording="short", mode=pb.REPLAY_MODE_SERVER)})
+    refused = driver.ask(seek=duration_pb2.Duration())
+    assert (refused.reason, refused.code) == ("WRONG_MODE", grpc.StatusCode.FAILED_PRECONDITION.value[0])
+    driver.ask(cancel=None)
+    driver.hear(lambda: driver.ended)
+    assert driver.ended.verdict == pb.REPLAY_VERDICT_CANCELLED

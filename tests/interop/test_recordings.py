@@ -152,10 +152,17 @@ def test_two_runs_of_one_client_do_not_differ_and_one_that_does_is_told(server):
             publish(server, "-i", "job", "-t", "a", "-q", "1", "-m", message)
             wait_until(lambda: not server.rest("/mqtt/clients").get("clients"), "its DISCONNECT to arrive")
         server.rest(f"/recordings/{name}:stop", {})
-    assert printed(server, "compare", "first", "second", "--by", "bytes").startswith("no difference")
+    for level in ["count", "payload", "packets"]:
+        same = printed(server, "compare", "first", "second", "--level", level)
+        figures = re.match(r"(\d+) of (\d+) expected", same).groups()
+        assert figures[0] == figures[1] != "0" and "differences" not in same, same
+    assert server.ask("recordings", "compare", "first", "third", "--level", "count")[0] == 0
     code, out, _ = server.ask("recordings", "compare", "first", "third")
     assert code == 1
-    assert "what job sent over its connection 2" in out and 'PUBLISH a qos=1 "3"' in out, out
+    assert "changed job (session 2) c2s a\n    $: 2 → 3\n" in out, out
+    answer = server.rest("/recordings:compare", {"first": "first", "second": "third", "level": "payload", "reports": ["junit"]})
+    assert not answer.get("passed") and answer["verification"]["counts"] == {"changed": 1}, answer
+    assert answer["reports"][0]["content_type"] == "application/xml", answer
     assert "4 connections" in printed(server, "merge", "first", "third", "--name", "both")
 
 

@@ -7,7 +7,10 @@ import threading
 import paho.mqtt.client as mqtt
 import pytest
 
-from peers import Mosquitto, free_port, run, wait_until
+from peers import ROOT, Mosquitto, free_port, run, wait_until
+
+
+COMMANDS = ROOT / "recordings" / "commands.json"
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,17 @@ def test_exit_codes(mosquitto, tmp_path):
     assert code == 2, errors
     code, _, errors = replay('{"format": "mockforge.mqtt.session", "version": 99, "events": []}')
     assert code in (2, 5) and "99" in errors, errors
+
+
+@pytest.mark.parametrize("mode", ["publish", "client", "server"])
+def test_a_dry_run_says_what_the_mode_would_do(tmp_path, mode):
+    code, output, errors = run("mqtt", "replay", "--input", COMMANDS, "--mode", mode, "--dry-run", "-o", "json", cwd=tmp_path)
+    assert code == 0, errors
+    plan = json.loads(output)
+    counts = {
+        "publish": {},
+        "client": {"connect": 2, "disconnect": 2, "fin": 2, "publish": 40, "subscribe": 2},
+        "server": {"answer": 44, "connect": 2, "delivery": 40, "publish": 40, "subscribe": 2},
+    }
+    assert plan.get("counts", {}) == counts[mode]
+    assert (plan["sent"], plan["connections"]) == (40, 2)

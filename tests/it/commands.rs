@@ -160,7 +160,15 @@ fn bad_flags_exit_2() {
         (&["--nonsense"], "nonsense"),
         (&["--target", "ftp://x"], "ftp"),
         (&["--topic", "a/#/b"], "#"),
-        (&["--mode", "server"], "server"),
+        (&["--mode", "server", "--listen", "here"], "here"),
+        (&["--mode", "publish", "--verify", "count"], "--mode client"),
+        (&["--multiply", "3", "--map-client", "dev"], "{{i}}"),
+        (&["--map-client", "{{client_id}}-x"], "--map-client"),
+        (&["--map-topic", "a"], "PATTERN=TOPIC"),
+        (&["--map-topic", "a/(.*)=b/#"], "wildcard"),
+        (&["--map-topic", "a/(.*)=b/$2"], "no such group"),
+        (&["--speed", "max", "--max-lateness", "1s"], "max_lateness"),
+        (&["--verify", "count", "--rules", "none.yaml"], "none.yaml"),
         (&["--duration", "-1s"], "a duration is not negative"),
         (&["--rate", "-1"], "expected a number above 0"),
         (&["--start", "5s", "--until", "1s"], "later than start"),
@@ -170,6 +178,28 @@ fn bad_flags_exit_2() {
     }
     check(&mockforge(folder.path(), &["mqtt", "replay"]), 2, &["--input", "--recording"]);
     assert!(!folder.path().join("mockforge-data").exists(), "a file needs no store");
+}
+
+#[test]
+fn clients_and_topics_are_selected_as_they_are_recorded_whatever_they_are_called() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = sample("sensor-fleet");
+    let plan = |flags: &[&str], code: i32, says: &[&str]| {
+        let replay = ["mqtt", "replay", "--input", &input, "--dry-run", "--mode", "client"];
+        let mut output = mockforge(folder.path(), &[&replay[..], flags].concat());
+        // What is planned is told on standard output.
+        output.stderr.append(&mut output.stdout);
+        check(&output, code, says);
+    };
+    plan(&["--map-client", "x"], 2, &["would both be called \"x\"", "dashboard"]);
+    plan(&["--map-client", "x", "--client", "sensor-1"], 0, &["over 1 connection"]);
+    plan(&["--multiply", "3", "--client", "sensor-1"], 0, &["over 3 connections"]);
+    plan(&["--multiply", "3", "--client", "sensor-1-2"], 4, &[]);
+    let same = "{{client_id}}{{ i }}";
+    plan(&["--multiply", "3", "--map-client", same, "--client", "sensor-1"], 0, &["over 3 connections"]);
+    plan(&["--map-topic", "sensors/(.*)=test/$1", "--topic", "sensors/s1/#"], 0, &["on 1 topic"]);
+    let merged = "sensors/.*=test";
+    plan(&["--map-topic", merged, "--topic", "sensors/s1/#"], 2, &["is selected", "\"test\""]);
 }
 
 #[test]

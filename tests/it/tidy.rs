@@ -27,6 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // For `Direction`, the word for which way bytes go.
     ("relay", &["packet", "session", "interceptor", "recording"]),
     ("recording", &["amount", "likeness", "packet", "session"]),
+    ("verification", &["likeness", "packet", "recording"]),
     ("mock", &["field", "likeness", "packet", "session", "draws", "delay", "interceptor", "recording"]),
     ("fault", &["field", "likeness", "packet", "draws", "delay", "recording", "mock"]),
     ("webhook", &["field", "likeness", "packet", "session", "draws", "mock"]),
@@ -72,6 +73,7 @@ const PURE: &[&str] = &[
     "broker",
     "relay",
     "recording",
+    "verification",
     "mock",
     "fault",
     "webhook",
@@ -184,8 +186,11 @@ fn every_rpc_has_its_rest_twin() {
             rpcs += 1;
             let rest = &text[at + 1..];
             let end = rest[1..].find("\n  rpc ").map_or(rest.len(), |next| next + 1);
-            if !rest[..end].contains("(google.api.http)") {
-                wrong.push(format!("{}: {}", path.display(), rest.lines().next().unwrap_or_default().trim()));
+            let head = rest.lines().next().unwrap_or_default();
+            let is_both_ways = head.contains("(stream ") && head.contains("returns (stream ");
+            // What is said both ways at once has no twin in a request and an answer.
+            if !is_both_ways && !rest[..end].contains("(google.api.http)") {
+                wrong.push(format!("{}: {}", path.display(), head.trim()));
             }
         }
     }

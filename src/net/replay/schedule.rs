@@ -1,7 +1,7 @@
 //! The thread that sends every message at its time.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -9,18 +9,17 @@ use std::{
 
 use futures_util::{StreamExt, future::join_all, stream};
 use tokio::{runtime::Runtime, sync::watch, time::timeout};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{
-    Cancel, EventsError, Phase, ReplayOutcome, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
+    Command, Ended, EventsError, Phase, Remote, ReplayProgress, ReplayReport, ReplaySpec, TopicCount,
     expiry_warning, gaps_error, lateness::Cause, read_ahead::ReadAhead, tally::Tally,
 };
 use crate::{
     net::client::{Capability, Client, ClientError, ClientOptions, Publisher, Sent, Sink, TryPublish},
     packet::{ProtocolVersion, QoS, ReasonCode},
     recording::{
-        RUN_LEN,
-        player::{ClientKey, Plan, Player, Poll, Repeat, Skipped, Speed, Step, plan},
+        player::{ClientKey, Message, Messages, Plan, Player, Poll, Repeat, Step, plan},
         replay_client,
     },
 };
@@ -32,17 +31,17 @@ const CONNECTIONS_AHEAD: usize = 256;
 const CONNECTING_AT_ONCE: usize = 32;
 
 /// From the last connection to the first message.
-const LEAD: Duration = Duration::from_millis(5);
+pub(super) const LEAD: Duration = Duration::from_millis(5);
 
 /// The system wakes a thread about 50 µs after the time it asked for: it asks for so much earlier,
 /// and the rest is spun.
-const SPIN: Duration = Duration::from_micros(60);
+pub(super) const SPIN: Duration = Duration::from_micros(60);
 
 /// How long nothing may move before waiting for acks, confirmations or room is given up.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// How often progress is told at most.
-const TELL_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Keep alive of the connections: a recording may be silent for long, so ours send PINGREQ.
 const KEEP_ALIVE_SECONDS: u16 = 60;
@@ -54,7 +53,7 @@ const ERRORS_NAMED: usize = 20;
 pub(super) struct Run {
     spec: ReplaySpec,
     runtime: Runtime,
-    cancel: Arc<Cancel>,
+    remote: Arc<Remote>,
     tally: Arc<Tally>,
     progress: watch::Sender<ReplayProgress>,
     told_at: Instant,
@@ -101,7 +100,7 @@ enum Confirmation {
 }
 
 /// Why a replay ends early.
-enum Stop {
+pub(super) enum Stop {
     Cancelled,
     Events(EventsError),
     Connect(ClientError),
@@ -113,43 +112,16 @@ impl Run {
     pub fn new(
         spec: ReplaySpec,
         runtime: Runtime,
-        cancel: Arc<Cancel>,
+        remote: Arc<Remote>,
         tally: Arc<Tally>,
         progress: watch::Sender<ReplayProgress>,
+        report: ReplayReport,
     ) -> Self {
-        // The last part is the random one; short enough for the 23 characters that 3.1 allows.
-        let run = ulid::Ulid::new().to_string().to_ascii_lowercase().split_off(26 - RUN_LEN);
-        let report = ReplayReport {
-            run,
-            target: spec.target.to_string(),
-            outcome: ReplayOutcome::Passed,
-            errors: Vec::new(),
-            warnings: spec.warnings.clone(),
-            planned: 0,
-            passes: 0,
-            connections: 0,
-            sent: 0,
-            acked: 0,
-            unacked: 0,
-            refused: BTreeMap::new(),
-            incapable: Vec::new(),
-            unsent: 0,
-            bytes: 0,
-            topics: BTreeMap::new(),
-            skipped: Skipped::default(),
-            gaps: spec.gaps,
-            missing: 0,
-            speed: spec.pace.speed,
-            recorded_span: Duration::ZERO,
-            planned_span: Duration::ZERO,
-            actual_span: Duration::ZERO,
-            lateness: Default::default(),
-        };
         let now = Instant::now();
         Self {
             spec,
             runtime,
-            cancel,
+            remote,
             tally,
             progress,
             told_at: now,
@@ -165,45 +137,18 @@ impl Run {
         }
     }
 
-    pub fn run(mut self) -> ReplayReport {
+    pub fn run(mut self) -> Ended {
         let stopped = self.try_run().err();
-        let is_cancelled = matches!(stopped, Some(Stop::Cancelled));
-        let is_damaged =
-            matches!(stopped, Some(Stop::Events(_))) || self.report.gaps + self.report.missing > 0;
-        let is_unreachable = matches!(stopped, Some(Stop::Connect(_)));
-        let is_disconnected = matches!(stopped, Some(Stop::Disconnected));
-        match stopped {
+        match &stopped {
             Some(Stop::Events(error)) => self.error(error.to_string()),
             Some(Stop::Connect(error)) => self.error(error.to_string()),
             Some(Stop::Disconnected | Stop::Cancelled) | None => {}
         }
         self.finish();
-        let report = &mut self.report;
-        let was_refused = report.refused.values().sum::<u64>() > 0;
-        let is_incomplete = is_disconnected
-            || report.unacked + report.unsent > 0
-            || was_refused
-            || !report.incapable.is_empty();
-        report.outcome = if is_cancelled {
-            ReplayOutcome::Cancelled
-        } else if is_damaged {
-            ReplayOutcome::Damaged
-        } else if is_unreachable {
-            ReplayOutcome::Unreachable
-        } else if is_incomplete {
-            ReplayOutcome::Incomplete
-        } else if report.sent == 0 && !self.spec.allow_empty {
-            ReplayOutcome::Nothing
-        } else if self.spec.max_lateness.is_some_and(|budget| report.lateness.all.max > budget) {
-            ReplayOutcome::Late
-        } else {
-            ReplayOutcome::Passed
-        };
-        info!(outcome = %report.outcome, sent = report.sent, acked = report.acked, "replay ended");
         self.tell(Phase::Ended);
         // Connections are closed by now; a name lookup that hangs is not waited for.
         self.runtime.shutdown_background();
-        self.report
+        Ended::new(self.report, stopped)
     }
 
     fn try_run(&mut self) -> Result<(), Stop> {
@@ -215,7 +160,7 @@ impl Run {
         if let Some(text) = gaps_error(self.spec.gaps, plan.missing) {
             self.error(text);
         }
-        let expiry = expiry_warning(&plan, self.spec.pace.speed);
+        let expiry = expiry_warning(plan.has_expiry, self.spec.mode, self.spec.pace.speed);
         self.report.warnings.extend(plan.left_out_warning());
         self.report.skipped = plan.skipped;
         let passes = match self.spec.pace.repeat {
@@ -227,6 +172,7 @@ impl Run {
         self.progress.send_modify(|progress| {
             progress.total = total;
             progress.planned_span = planned_span;
+            progress.end = Some(plan.end);
         });
         self.set_links(plan.clients);
         if plan.messages == 0 {
@@ -242,9 +188,9 @@ impl Run {
     /// Reads the recording once, at no speed.
     fn plan(&self) -> Result<Plan, Stop> {
         let events = (self.spec.events)().map_err(Stop::Events)?.map(|event| {
-            if self.cancel.is_cancelled() { Err(Stop::Cancelled) } else { event.map_err(Stop::Events) }
+            if self.remote.is_cancelled() { Err(Stop::Cancelled) } else { event.map_err(Stop::Events) }
         });
-        plan(events, self.spec.selection.clone(), self.spec.pace.clone())
+        plan(events, self.spec.selection.clone(), self.spec.pace.clone(), Instant::now())
     }
 
     fn set_links(&mut self, clients: Vec<ClientKey>) {
@@ -276,7 +222,7 @@ impl Run {
         if let Some(error) = failed {
             return Err(Stop::Connect(error));
         }
-        if self.cancel.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
+        if self.remote.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
     }
 
     fn opened(&mut self, link: usize, client: Client) {
@@ -300,14 +246,17 @@ impl Run {
         events.fill();
         self.anchor = Instant::now() + LEAD;
         let (selection, pace) = (self.spec.selection.clone(), self.spec.pace.clone());
-        let mut player = Player::new(events, selection, pace, self.anchor);
+        let mut player = Player::new(events, Messages::new(selection), &pace, self.anchor);
         self.report.passes = 1;
         self.tell(Phase::Playing);
         let mut now = Instant::now();
         let mut first_sent = None;
         let played = loop {
-            if self.cancel.is_cancelled() {
+            if self.remote.is_cancelled() {
                 break Err(Stop::Cancelled);
+            }
+            if let Err(stop) = self.obey(&mut player, now) {
+                break Err(stop);
             }
             match player.poll(now) {
                 Ok(Poll::Due(step)) => {
@@ -323,6 +272,11 @@ impl Run {
                 Ok(Poll::Wait(deadline)) => {
                     self.held_up_by = Cause::Scheduler;
                     self.wait_until(deadline);
+                    now = Instant::now();
+                }
+                Ok(Poll::Paused) => {
+                    self.tell(Phase::Playing);
+                    self.wait_until(now + TELL_INTERVAL);
                     now = Instant::now();
                 }
                 Ok(Poll::Rewind) => match self.read_ahead() {
@@ -347,6 +301,16 @@ impl Run {
         played
     }
 
+    fn obey(&self, player: &mut Player<ReadAhead, Messages>, now: Instant) -> Result<(), Stop> {
+        for command in self.remote.take_commands() {
+            match command {
+                Command::Seek(to) => player.seek(self.read_ahead()?, self.spec.selection.clamp(to), now),
+                command => command.apply(player.timeline(), now),
+            }
+        }
+        Ok(())
+    }
+
     fn read_ahead(&self) -> Result<ReadAhead, Stop> {
         let events = (self.spec.events)().map_err(Stop::Events)?;
         ReadAhead::new(events).map_err(|error| Stop::Events(error.into()))
@@ -354,7 +318,7 @@ impl Run {
 
     /// Sleeps, and spins for the last moment.
     fn wait_until(&mut self, deadline: Instant) {
-        while !self.cancel.is_cancelled() {
+        while !self.remote.has_word() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left > TELL_INTERVAL {
                 self.tell(Phase::Playing);
@@ -368,15 +332,12 @@ impl Run {
     }
 
     /// Sends one message that is due.
-    fn send(&mut self, step: Step) -> Result<(), Stop> {
-        let deadline = match (self.spec.pace.speed, self.spec.pace.rate) {
-            (Speed::Max, None) => None,
-            _ => Some(step.deadline),
-        };
-        let link = self.by_client.get(&ClientKey::of(&step)).copied().expect("the plan saw this client");
+    fn send(&mut self, step: Step<Message>) -> Result<(), Stop> {
+        let deadline = step.deadline;
+        let link = self.by_client.get(&ClientKey::of(&step)).copied().ok_or_else(has_changed)?;
         let publisher = self.publisher(link)?;
-        let mut publish = step.publish;
-        if step.protocol != ProtocolVersion::V5 {
+        let Message { mut publish, protocol, .. } = step.item;
+        if protocol != ProtocolVersion::V5 {
             publish.properties = Default::default();
         }
         let (qos, bytes) = (publish.qos, publish.payload.len() as u64);
@@ -404,7 +365,7 @@ impl Run {
             self.held_up_by = cause;
             publish = again;
             let moved = self.tally.wait(give_up_at, |state| (state.steps != steps).then_some(()));
-            if self.cancel.is_cancelled() {
+            if self.remote.is_cancelled() {
                 self.tally.withdraw(tag);
                 return Err(Stop::Cancelled);
             }
@@ -460,9 +421,9 @@ impl Run {
         let before = Instant::now();
         match last.confirmation {
             Confirmation::Exchange(tag) => {
-                let cancel = Arc::clone(&self.cancel);
+                let remote = Arc::clone(&self.remote);
                 let ended = |state: &super::tally::TallyState| {
-                    (!state.open.contains(&tag) || cancel.is_cancelled()).then_some(())
+                    (!state.open.contains(&tag) || remote.is_cancelled()).then_some(())
                 };
                 if self.tally.wait(before + SETTLE, ended).is_none() {
                     self.error(format!(
@@ -489,7 +450,7 @@ impl Run {
         if before.elapsed() > Duration::from_micros(1) {
             self.held_up_by = Cause::Causality;
         }
-        if self.cancel.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
+        if self.remote.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
     }
 
     /// A message could not be sent.
@@ -511,7 +472,7 @@ impl Run {
         self.tell(Phase::Settling);
         let mut steps = self.tally.state().steps;
         let mut give_up_at = Instant::now() + SETTLE;
-        while !self.cancel.is_cancelled() {
+        while !self.remote.is_cancelled() {
             let until = give_up_at.min(Instant::now() + TELL_INTERVAL);
             let settled = self.tally.wait(until, |state| {
                 (state.open.is_empty() && !state.is_waiting_to_be_written()).then_some(())
@@ -533,7 +494,7 @@ impl Run {
 
     /// Closes the connections, once the target has read all of them, and sums up.
     fn finish(&mut self) {
-        let (is_cancelled, unsent) = (self.cancel.is_cancelled(), self.report.unsent);
+        let is_cancelled = self.remote.is_cancelled();
         let clients: Vec<_> = self.links.iter_mut().filter_map(|link| link.client.take()).collect();
         let closing = clients.into_iter().map(|client| async move {
             let pinged = match is_cancelled {
@@ -562,26 +523,16 @@ impl Run {
         let state = self.tally.state();
         self.report.acked = state.acked;
         self.report.unacked = state.unacked();
+        self.report.unsent += state.unsent;
+        self.report.sent -= state.unsent;
         self.report.refused = state.refused.clone();
         self.report.lateness = state.lateness.summary();
         drop(state);
         self.report.incapable = self.incapable.drain().collect();
         self.report.topics =
             self.topics.drain().map(|(topic, state)| (topic.into_string(), state.count)).collect();
-        let texts: Vec<_> = self
-            .report
-            .incapable
-            .iter()
-            .map(|(capability, count)| format!("{count} messages were not sent: {capability}"))
-            .chain(self.report.refused.iter().map(|(reason, count)| {
-                format!("{count} messages were refused: {} (0x{:02x})", reason.name(), reason.0)
-            }))
-            .collect();
-        for text in texts {
+        for text in self.report.shortfalls() {
             self.error(text);
-        }
-        if unsent > 0 {
-            self.error(format!("{unsent} messages were not sent: their connection had ended"));
         }
     }
 
@@ -618,6 +569,10 @@ impl Link {
         self.publisher = Some(client.publisher());
         self.client = Some(client);
     }
+}
+
+fn has_changed() -> Stop {
+    Stop::Events("the recording has changed while it was played: it has clients that it had not".into())
 }
 
 fn stuck(target: &str) -> ClientError {

@@ -26,13 +26,15 @@ pub(super) struct TallyState {
     pub acked: u64,
     pub refused: BTreeMap<ReasonCode, u64>,
     pub lost: u64,
+    /// Messages of QoS 0 that waited for the kernel when their connection ended.
+    pub unsent: u64,
     pub lateness: LatenessRecorder,
     /// When the last byte of any message was handed to the kernel.
     pub last_written: Option<Instant>,
     /// Messages that wait for the kernel: when they were due.
     waiting: HashMap<u64, Option<Instant>>,
-    /// Of messages that had left before they were known to wait.
-    already_written: HashMap<u64, Instant>,
+    /// Of messages that had left before they were known to wait; `None` of those that never will.
+    already_written: HashMap<u64, Option<Instant>>,
     /// Changes with everything that a connection tells.
     pub steps: u64,
 }
@@ -61,7 +63,8 @@ impl Tally {
     pub fn waits(&self, tag: u64, deadline: Option<Instant>) {
         let mut state = self.state();
         match state.already_written.remove(&tag) {
-            Some(at) => state.record(at, deadline, Cause::Socket),
+            Some(Some(at)) => state.record(at, deadline, Cause::Socket),
+            Some(None) => {}
             None => _ = state.waiting.insert(tag, deadline),
         }
     }
@@ -111,8 +114,20 @@ impl Sink for Tally {
         let mut state = self.state();
         match state.waiting.remove(&tag) {
             Some(deadline) => state.record(at, deadline, Cause::Socket),
-            None => _ = state.already_written.insert(tag, at),
+            None => _ = state.already_written.insert(tag, Some(at)),
         }
+        state.steps += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn unsent(&self, tag: u64) {
+        let mut state = self.state();
+        if state.waiting.remove(&tag).is_none() {
+            state.already_written.insert(tag, None);
+        }
+        // Those of others are told to be lost.
+        state.unsent += u64::from(!state.open.contains(&tag));
         state.steps += 1;
         drop(state);
         self.changed.notify_all();

@@ -10,6 +10,7 @@ mod hostile;
 mod interception;
 mod proxy;
 mod replay;
+mod server_mode;
 pub(crate) mod sink;
 mod stages;
 mod webhooks;

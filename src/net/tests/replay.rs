@@ -268,5 +268,5 @@ async fn what_the_target_does_not_take_is_reported_and_not_sent() {
     let report = replay(ReplaySpec::new(script.source(), url(broker.address))).await;
     assert_eq!((report.exit_code(), report.sent, report.acked), (1, 1, 1), "{report:#?}");
     assert_eq!(report.incapable.len(), 1);
-    assert!(report.errors[0].starts_with("1 messages were not sent: a packet of "), "{:?}", report.errors);
+    assert!(report.errors[0].starts_with("1 message was not sent: a packet of "), "{:?}", report.errors);
 }

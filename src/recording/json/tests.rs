@@ -240,7 +240,12 @@ fn a_short_list_of_messages_written_by_hand_loads() {
     assert_eq!(bytes(3), b"\x33\x15\0\x03a/c\0\x01{\"n\":[1,2.50]}".as_slice());
     assert_eq!(bytes(4), b"\x30\x06\0\x03a/b\xff");
     assert_eq!(bytes(5), b"\x34\x07\0\x03a/d\0\x02");
-    let plan = plan(read(json).unwrap().into_iter().map(Ok::<_, ()>), Selection::default(), Pace::default());
+    let plan = plan(
+        read(json).unwrap().into_iter().map(Ok::<_, ()>),
+        Selection::default(),
+        Pace::default(),
+        std::time::Instant::now(),
+    );
     assert_eq!(plan.unwrap().messages, 4);
     check_round_trip(&events);
 }

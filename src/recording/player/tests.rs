@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    packet::{Properties, QoS},
+    packet::{ControlPacket, Properties, Property, ProtocolVersion, QoS, TopicFilter},
     recording::{
-        CloseCause, ConnectionInfo,
+        CloseCause, ConnectionInfo, Direction, EventKind, NamePattern,
         sample::{
             ack, connack, connect, events, from_client, from_server, identified, open, packet, publish, text,
         },
@@ -22,28 +22,29 @@ fn as_recorded(events: &[Event]) -> impl Iterator<Item = Result<Event, ()>> {
 }
 
 /// Plays everything; the offset from the anchor of each step.
-fn play(recorded: &[Event], selection: Selection, pace: Pace) -> Vec<(Duration, Step)> {
+fn play(recorded: &[Event], selection: Selection, pace: Pace) -> Vec<(Duration, Step<Message>)> {
     let anchor = Instant::now();
-    let mut player = Player::new(as_recorded(recorded), selection, pace, anchor);
+    let mut player = Player::new(as_recorded(recorded), Messages::new(selection), &pace, anchor);
     let (mut now, mut steps) = (anchor, Vec::new());
     loop {
         match player.poll(now).unwrap() {
-            Poll::Due(step) => steps.push((step.deadline - anchor, step)),
+            Poll::Due(step) => steps.push((step.deadline.unwrap_or(anchor) - anchor, step)),
             Poll::Wait(until) => {
                 assert!(until > now);
                 now = until;
             }
             Poll::Rewind => player.rewind(as_recorded(recorded)),
+            Poll::Paused => panic!("nobody paused it"),
             Poll::Done => return steps,
         }
     }
 }
 
-fn topics(steps: &[(Duration, Step)]) -> Vec<&str> {
-    steps.iter().map(|(_, step)| step.publish.topic.as_ref().unwrap().as_str()).collect()
+fn topics(steps: &[(Duration, Step<Message>)]) -> Vec<&str> {
+    steps.iter().map(|(_, step)| step.item.publish.topic.as_ref().unwrap().as_str()).collect()
 }
 
-fn millis(steps: &[(Duration, Step)]) -> Vec<u128> {
+fn millis(steps: &[(Duration, Step<Message>)]) -> Vec<u128> {
     steps.iter().map(|(offset, _)| offset.as_millis()).collect()
 }
 
@@ -185,8 +186,8 @@ fn topic_aliases_are_resolved_for_each_connection() {
     ]);
     let steps = play(&recorded, Selection::default(), Pace::default());
     assert_eq!(topics(&steps), ["one", "two", "one", "two", "three", "three"]);
-    assert!(steps.iter().all(|(_, step)| step.publish.properties.is_empty()));
-    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default()).unwrap();
+    assert!(steps.iter().all(|(_, step)| step.item.publish.properties.is_empty()));
+    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default(), Instant::now()).unwrap();
     assert_eq!(plan.skipped, Skipped { unknown_aliases: 1, ..Skipped::default() });
     assert_eq!((plan.messages, plan.connections(false), plan.connections(true)), (6, 2, 1));
 }
@@ -211,7 +212,7 @@ fn a_message_in_pieces_is_not_sent_and_the_plan_says_so() {
         (7, 1, EventKind::Close(CloseCause::ClientRst)),
     ]);
     let warning = |selection| {
-        let plan = plan(as_recorded(&recorded), selection, Pace::default()).unwrap();
+        let plan = plan(as_recorded(&recorded), selection, Pace::default(), Instant::now()).unwrap();
         plan.left_out_warning().unwrap_or_default()
     };
     let in_a = Selection { topics: vec![TopicFilter::parse("a").unwrap()], ..Selection::default() };
@@ -258,8 +259,8 @@ fn a_retransmission_is_not_sent_twice() {
     ]);
     let steps = play(&recorded, Selection::default(), Pace::default());
     assert_eq!(topics(&steps), ["before", "a", "b", "c", "c"]);
-    assert!(steps.iter().all(|(_, step)| !step.publish.dup));
-    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default()).unwrap();
+    assert!(steps.iter().all(|(_, step)| !step.item.publish.dup));
+    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default(), Instant::now()).unwrap();
     assert_eq!(plan.skipped.retransmissions, 3);
 }
 
@@ -283,7 +284,7 @@ fn of_a_subscriber_recording_the_deliveries_are_played() {
     let deliveries = Selection { deliveries: true, ..Selection::default() };
     let steps = play(&recorded, deliveries, Pace::default());
     assert_eq!(topics(&steps), ["delivered"]);
-    assert_eq!(steps[0].1.publish.properties, Properties(vec![Property::ContentType(text("x"))]));
+    assert_eq!(steps[0].1.item.publish.properties, Properties(vec![Property::ContentType(text("x"))]));
     assert_eq!(topics(&play(&recorded, Selection::default(), Pace::default())), ["sent"]);
 }
 
@@ -296,7 +297,7 @@ fn what_cannot_be_read_is_counted() {
         (0, 1, from_client(publish(Some("a"), b"", vec![]))),
         (0, 1, packet(Direction::ClientToServer, V5, ControlPacket::Pingreq)),
     ]);
-    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default()).unwrap();
+    let plan = plan(as_recorded(&recorded), Selection::default(), Pace::default(), Instant::now()).unwrap();
     assert_eq!(plan, Plan { skipped: Skipped { unreadable: 1, ..Skipped::default() }, ..Plan::default() });
 }
 
@@ -305,7 +306,7 @@ fn an_error_in_the_events_comes_out() {
     let recorded = session(&[(0, "a")]);
     let failing = as_recorded(&recorded).take(4).chain([Err(())]);
     let now = Instant::now();
-    let mut player = Player::new(failing, Selection::default(), Pace::default(), now);
+    let mut player = Player::new(failing, Messages::new(Selection::default()), &Pace::default(), now);
     assert!(matches!(player.poll(now), Ok(Poll::Due(_))));
     assert_eq!(player.poll(now), Err(()));
 }
@@ -323,4 +324,58 @@ fn speeds_and_repeats_are_written_like_this() {
     assert_eq!("3".parse(), Ok(Repeat::Times(3)));
     assert_eq!("forever".parse(), Ok(Repeat::Forever));
     assert!("0".parse::<Repeat>().is_err() && "-1".parse::<Repeat>().is_err());
+}
+
+/// The next item: its topic, and milliseconds from `from` to when it was due, which is when it is played.
+fn next<I>(player: &mut Player<I, Messages>, from: Instant) -> Option<(String, u128)>
+where
+    I: Iterator<Item = Result<Event, ()>>,
+{
+    let mut now = from;
+    loop {
+        match player.poll(now).unwrap() {
+            Poll::Due(step) => {
+                let topic = step.item.publish.topic.unwrap().as_str().to_owned();
+                return Some((topic, (now - from).as_millis()));
+            }
+            Poll::Wait(until) => now = until,
+            Poll::Paused | Poll::Rewind | Poll::Done => return None,
+        }
+    }
+}
+
+#[test]
+fn a_pass_begins_when_it_is_told_to_however_long_that_took() {
+    let recorded = session(&[(100, "a"), (400, "b")]);
+    let pace = Pace { repeat: Repeat::Times(2), ..Pace::default() };
+    let start = Instant::now();
+    let mut player = Player::new(as_recorded(&recorded), Messages::new(Selection::default()), &pace, start);
+    assert_eq!(next(&mut player, start), Some(("a".to_owned(), 0)));
+    assert_eq!(next(&mut player, start), Some(("b".to_owned(), 300)));
+    assert_eq!(next(&mut player, start), None);
+    player.rewind(as_recorded(&recorded));
+    let later = start + Duration::from_secs(60);
+    player.begin_pass(later);
+    assert_eq!(next(&mut player, later), Some(("a".to_owned(), 0)));
+    assert_eq!(next(&mut player, later), Some(("b".to_owned(), 300)));
+}
+
+#[test]
+fn what_is_sought_comes_at_once_and_the_rest_in_its_time() {
+    let recorded = session(&[(100, "a"), (400, "b"), (500, "c"), (900, "d")]);
+    let pace = Pace { speed: Speed::Factor(2.0), ..Pace::default() };
+    let start = Instant::now();
+    let mut player = Player::new(as_recorded(&recorded), Messages::new(Selection::default()), &pace, start);
+    assert_eq!(next(&mut player, start), Some(("a".to_owned(), 0)));
+    player.seek(as_recorded(&recorded), Duration::from_millis(450), start);
+    assert_eq!(next(&mut player, start), Some(("c".to_owned(), 25)));
+    player.seek(as_recorded(&recorded), Duration::from_millis(400), start);
+    assert_eq!(next(&mut player, start), Some(("b".to_owned(), 0)));
+    player.timeline().pause(start);
+    player.seek(as_recorded(&recorded), Duration::from_millis(900), start);
+    assert_eq!(next(&mut player, start), None);
+    player.timeline().resume(start);
+    assert_eq!(next(&mut player, start), Some(("d".to_owned(), 0)));
+    player.seek(as_recorded(&recorded), Duration::from_secs(9), start);
+    assert_eq!(next(&mut player, start), None);
 }

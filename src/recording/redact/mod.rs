@@ -5,7 +5,7 @@
 //! cannot be searched either, so it is hidden as a whole. Passwords have a module of their own, because they are never
 //! recorded unless asked for.
 
-mod json;
+pub(super) mod json;
 mod key;
 mod pass;
 mod password;

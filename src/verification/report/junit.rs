@@ -1,0 +1,98 @@
+//! JUnit XML, as CI servers read it: a test case for each session.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write},
+};
+
+use super::Heading;
+use crate::verification::{Difference, Owner, SessionVerdict, Verdict};
+
+/// The verdict as one test suite that took `seconds`.
+pub fn junit(heading: &Heading, verdict: &Verdict, seconds: f64) -> String {
+    let mut out = String::new();
+    write_junit(&mut out, heading, verdict, seconds).expect("a String takes everything");
+    out
+}
+
+fn write_junit(out: &mut String, heading: &Heading, verdict: &Verdict, seconds: f64) -> fmt::Result {
+    let name = Escaped(&heading.title);
+    // CI must not be green for another reason than that all is as it was.
+    let failure = heading.why_failed(verdict);
+    let tests = verdict.sessions.len() + usize::from(failure.is_some());
+    let differing = verdict.sessions.iter().filter(|session| session.differences > 0).count();
+    let failures = differing + usize::from(failure.is_some());
+    let mut differences: HashMap<&Owner, Vec<&Difference>> = HashMap::new();
+    for difference in &verdict.differences {
+        differences.entry(&difference.owner).or_default().push(difference);
+    }
+    writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
+    writeln!(
+        out,
+        r#"<testsuites name="mockforge" tests="{tests}" failures="{failures}" errors="0" time="{seconds:.3}">"#
+    )?;
+    writeln!(
+        out,
+        r#"  <testsuite name="{name}" tests="{tests}" failures="{failures}" errors="0" skipped="0" time="{seconds:.3}">"#
+    )?;
+    for session in &verdict.sessions {
+        let differences = differences.get(&session.owner).map_or(&[][..], Vec::as_slice);
+        write_case(out, heading, session, differences)?;
+    }
+    if let Some(failure) = failure {
+        writeln!(out, r#"    <testcase name="verification" classname="{name}" time="0">"#)?;
+        writeln!(out, r#"      <failure type="failed" message="{}"/>"#, Escaped(&failure))?;
+        writeln!(out, "    </testcase>")?;
+    }
+    writeln!(out, "  </testsuite>")?;
+    writeln!(out, "</testsuites>")
+}
+
+fn write_case(
+    out: &mut String,
+    heading: &Heading,
+    session: &SessionVerdict,
+    differences: &[&Difference],
+) -> fmt::Result {
+    let owner = session.owner.to_string();
+    let (case, class) = (Escaped(&owner), Escaped(&heading.title));
+    if session.differences == 0 {
+        return writeln!(out, r#"    <testcase name="{case}" classname="{class}" time="0"/>"#);
+    }
+    let message = match differences.first() {
+        Some(first) if session.differences == 1 => first.to_string(),
+        Some(first) => format!("{} differences, first: {first}", session.differences),
+        None => format!("{} differences", session.differences),
+    };
+    let kind = differences.first().map_or("difference", |first| first.kind.name());
+    writeln!(out, r#"    <testcase name="{case}" classname="{class}" time="0">"#)?;
+    writeln!(out, r#"      <failure type="{kind}" message="{}">"#, Escaped(&message))?;
+    for difference in differences {
+        writeln!(out, "{}", Escaped(&difference.to_string()))?;
+    }
+    writeln!(out, "</failure>")?;
+    writeln!(out, "    </testcase>")
+}
+
+/// Text in XML, with a mark in place of what XML cannot hold.
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for one in self.0.chars() {
+            match one {
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '&' => f.write_str("&amp;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                '\n' | '\r' | '\t' => write!(f, "&#{};", one as u32)?,
+                one if one.is_control() || matches!(one, '\u{fffe}' | '\u{ffff}') => {
+                    f.write_char('\u{fffd}')?
+                }
+                one => f.write_char(one)?,
+            }
+        }
+        Ok(())
+    }
+}
