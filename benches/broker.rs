@@ -31,7 +31,11 @@ impl Stage {
         let now = Instant::now();
         let mut stage = Self { broker: Broker::new(now, limits, 1), now };
         for id in 0..clients {
-            stage.broker.handle_open(now, ConnectionId(id), Peer { address: None, transport: "tcp" });
+            stage.broker.handle_open(
+                now,
+                ConnectionId(id),
+                Peer { address: None, transport: "tcp", identity: None },
+            );
             stage.send(id, format!("CONNECT c{id} v=3.1.1").parse().expect("a CONNECT"));
         }
         stage
@@ -132,6 +136,7 @@ fn mocks(criterion: &mut Criterion) {
             state: mocks.shared_state(),
             seed: 1,
             queue_bytes: 16 << 20,
+            template_steps: 1_000_000,
             interest: interest.clone(),
             on_event: Box::new(|_| {}),
         });

@@ -63,3 +63,9 @@ pub use server::Server;
 pub mod mqtt {
     pub use crate::metrics;
 }
+
+#[cfg(test)]
+extern crate self as mockforge;
+#[cfg(test)]
+#[path = "../fuzz/src/lib.rs"]
+mod fuzzing;

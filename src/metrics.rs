@@ -355,14 +355,33 @@ fn render(view: &MetricsView) -> String {
         view.published,
     );
     out.by_qos("mqtt_messages_delivered_total", "PUBLISH packets sent to clients.", view.delivered);
-    out.family("mqtt_messages_dropped_total", "counter", "Messages a subscriber did not get.");
+    out.family(
+        "mqtt_messages_dropped_total",
+        "counter",
+        "Messages a subscriber did not get, or that were not taken from a client.",
+    );
     for (reason, count) in [
         ("queue_full", view.broker.dropped_queue_full),
         ("expired", view.broker.dropped_expired),
         ("too_large", view.broker.dropped_too_large),
+        ("not_authorized", view.broker.dropped_not_authorized),
     ] {
         out.sample(&format!("mqtt_messages_dropped_total{{reason=\"{reason}\"}}"), count);
     }
+    out.family("mqtt_logins_refused_total", "counter", "Clients that were not let in.");
+    for (reason, count) in [
+        ("bad_user_name_or_password", view.broker.refused_credentials),
+        ("not_authorized", view.broker.refused_not_authorized),
+        ("server_busy", view.broker.refused_busy),
+    ] {
+        out.sample(&format!("mqtt_logins_refused_total{{reason=\"{reason}\"}}"), count);
+    }
+    out.single(
+        "mqtt_subscriptions_refused_total",
+        "counter",
+        "Subscriptions that no access rule allows.",
+        view.broker.refused_subscriptions,
+    );
     for (name, kind, help, value) in [
         ("mqtt_subscriptions_active", "gauge", "Subscriptions in force.", view.subscriptions_active),
         ("mqtt_subscriptions_total", "counter", "Subscriptions granted.", view.subscriptions_total),

@@ -292,6 +292,11 @@ impl Relay {
         self.identity.as_ref()
     }
 
+    /// Whether the client still owes a CONNECT. One that sends what is no MQTT owes none: the server judges it.
+    pub fn awaits_connect(&self) -> bool {
+        self.identity.is_none() && !matches!(self.to_server, Place::Blind)
+    }
+
     /// Subscriptions granted on this connection, by Topic Filter.
     pub fn subscriptions(&self) -> &BTreeMap<String, Granted> {
         &self.subscriptions

@@ -1,8 +1,9 @@
 //! The composition root: a checked [`Config`] becomes listeners, a broker or a proxy, and the control
 //! plane before them. Decides nothing.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, path::Path, sync::Arc};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
@@ -12,19 +13,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    auth::OwnLogin,
     broker::{self, BrokerEvent, DropReason},
-    config::{Config, ListenConfig, MqttConfig, RingConfig},
-    control::{Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer, fault_families},
+    config::{
+        Config, ConnectionLimits, ListenConfig, MqttConfig, RingConfig, UpstreamTlsConfig, WebSocketConfig,
+    },
+    control::{
+        Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer, TokensInForce,
+        fault_families,
+    },
     event::{EventBus, What},
     fault::{Chaos, ChaosOptions},
-    gateway::{self, Access, BadBinding, Gateway},
+    gateway::{self, Access, BadBinding, Gateway, OtherHosts, Port},
     interceptor::Interest,
     metrics::Metrics,
     mock::{Fired, MockEvent},
     net::{
-        Asking, BadUrl, BrokerHandle, BrokerOptions, ChaosWatch, Gate, MockHandle, MockOptions, MqttUrl,
-        ProxyHandle, ProxyOptions, RelayLimits, WebhookHandle, WebhookOptions, bind, leads_to,
-        reserve_descriptors, spawn_broker, spawn_proxy,
+        Admission, Asking, BadUrl, BrokerHandle, BrokerOptions, ChaosWatch, DoorOptions, Entrance, Gate,
+        Guests, MockHandle, MockOptions, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, WebSocketOptions,
+        WebhookHandle, WebhookOptions, bind, leads_to, prepare, reserve_descriptors, spawn_broker,
+        spawn_door, spawn_proxy,
+        tls::{ServerTls, ServerTlsOptions, TlsError, TlsFiles, identity},
+        watch_peers,
     },
     packet::ReasonCode,
     recorder::{FlightOptions, FlightRecorder, Trigger},
@@ -33,17 +43,14 @@ use crate::{
     tap::Tap,
 };
 
-/// For name resolution and TCP together; then the client is told that there is no server.
-const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A server that listens: whoever connects after [`bind`](Self::bind) waits, and is served once it
 /// [runs](Self::run). What is asked of its [`control`](Self::control) before, such as to record, is
 /// in force for the first client.
 pub struct Server {
     control: Control,
     gateway: Gateway,
-    http: Option<TcpListener>,
-    grpc: Option<TcpListener>,
+    http: Option<Port>,
+    grpc: Option<Port>,
     mqtt: Option<Mqtt>,
     gate: Gate,
     addresses: Addresses,
@@ -55,9 +62,11 @@ pub enum BindError {
     #[error("cannot listen for {what} on {address}: {error}")]
     Listen { what: &'static str, address: String, error: io::Error },
     #[error("mqtt.upstream: {0}")]
-    Upstream(#[from] BadUrl),
+    Upstream(BadUrl),
     #[error("mqtt.upstream: {upstream} leads back to this proxy, which listens on {address}")]
-    Loop { upstream: MqttUrl, address: SocketAddr },
+    Loop { upstream: Box<MqttUrl>, address: SocketAddr },
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("control plane: {0}")]
@@ -70,7 +79,7 @@ impl BindError {
         match self {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::Loop { .. } => true,
-            Self::Upstream(_) | Self::Thread(_) | Self::Gateway(_) => false,
+            Self::Upstream(_) | Self::Tls(_) | Self::Thread(_) | Self::Gateway(_) => false,
         }
     }
 }
@@ -88,47 +97,56 @@ impl Server {
     /// The first address that cannot be listened on, or a proxy that would be its own upstream; then
     /// nothing was started.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let upstream = config.mqtt.upstream.as_deref().map(str::parse::<MqttUrl>).transpose()?;
-        let listen = |what, host: &str, port| {
-            bind(host, port).map_err(|error| BindError::Listen {
-                what,
-                address: format!("{host}:{port}"),
-                error,
-            })
-        };
+        let upstream = upstream(&config.mqtt)?;
         let mqtt_listener = match &config.mqtt {
             MqttConfig { enabled: true, host, port, .. } => Some(listen("MQTT", host, *port)?),
             _ => None,
         };
         if let Some(listener) = &mqtt_listener {
             let sockets = if upstream.is_some() { 2 } else { 1 };
-            reserve_descriptors(listener, config.mqtt.max_connections.saturating_mul(sockets));
+            reserve_descriptors(listener, config.mqtt.connections.total.saturating_mul(sockets));
         }
-        let control_listener = |what, of: &ListenConfig| match of.enabled {
-            true => {
-                let listener = TcpListener::from_std(listen(what, &of.host, of.port)?);
-                listener.map(Some).map_err(|error| BindError::Listen { what, address: of.address(), error })
+        let http = control_port("HTTP", &config.http, &config.folder)?;
+        let grpc = control_port("gRPC", &config.grpc, &config.folder)?;
+        let entrances = entrances(&config.mqtt)?;
+        let of_ports = [&http, &grpc].into_iter().flatten().filter_map(|port| port.tls.as_ref());
+        let of_listeners = entrances.certificates.iter().chain(of_ports).cloned();
+        let mut certificates: Vec<_> = of_listeners.map(|tls| tls as Arc<dyn TlsFiles>).collect();
+        let laid = [&entrances.tls, &entrances.ws, &entrances.wss].map(Option::as_ref);
+        let laid = laid.into_iter().flatten().map(|entrance| &entrance.listener);
+        for listener in mqtt_listener.iter().chain(laid) {
+            let ConnectionLimits { keepalive, unacknowledged, .. } = config.mqtt.connections;
+            if let Err(error) = watch_peers(listener, keepalive, unacknowledged) {
+                warn!(%error, "clients that are gone without a word may not be noticed");
             }
-            false => Ok(None),
-        };
-        let http = control_listener("HTTP", &config.http)?;
-        let grpc = control_listener("gRPC", &config.grpc)?;
+        }
         let addresses = Addresses {
             mqtt: mqtt_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
-            http: http.as_ref().and_then(|listener| listener.local_addr().ok()),
-            grpc: grpc.as_ref().and_then(|listener| listener.local_addr().ok()),
+            mqtts: entrances.tls.as_ref().and_then(Entrance::address),
+            ws: entrances.ws.as_ref().and_then(Entrance::address),
+            wss: entrances.wss.as_ref().and_then(Entrance::address),
+            http: http.as_ref().and_then(|port| port.listener.local_addr().ok()),
+            grpc: grpc.as_ref().and_then(|port| port.listener.local_addr().ok()),
+            http_tls: http.as_ref().is_some_and(|port| port.tls.is_some()),
+            grpc_tls: grpc.as_ref().is_some_and(|port| port.tls.is_some()),
         };
-        if let (Some(upstream), Some(address)) = (&upstream, addresses.mqtt)
-            && leads_to(upstream, address).await
-        {
-            return Err(BindError::Loop { upstream: upstream.clone(), address });
+        if let Some(upstream) = &upstream {
+            for address in addresses.of_mqtt() {
+                if leads_to(upstream, address).await {
+                    return Err(BindError::Loop { upstream: Box::new(upstream.clone()), address });
+                }
+            }
+            certificates.extend(prepare(upstream).await?.map(|tls| tls as Arc<dyn TlsFiles>));
         }
         let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
         let gate = Gate::default();
         let seed = config.mqtt.seed.unwrap_or_else(drawn_seed);
         let asking = make_asking(&config, seed, &tap, &metrics, &events);
         let (chaos, chaos_watch) = make_chaos(&config, seed, &metrics, &events);
+        let own_login = drawn_login();
         let parts = Parts {
+            own_login: &own_login,
+            admission: &Admission::new(config.mqtt.connections),
             gate: &gate,
             tap: &tap,
             metrics: &metrics,
@@ -136,18 +154,24 @@ impl Server {
             asking: &asking,
             chaos: &chaos_watch,
         };
+        let guests = start_door(entrances, &config.mqtt, upstream.as_ref(), parts)?;
         let mqtt = match (mqtt_listener, upstream) {
             (None, _) => None,
-            (Some(listener), None) => Some(Mqtt::Broker(start_broker(listener, &config.mqtt, parts)?)),
+            (Some(listener), None) => {
+                Some(Mqtt::Broker(start_broker(listener, guests, &config.mqtt, parts)?))
+            }
             (Some(listener), Some(upstream)) => {
-                Some(Mqtt::Proxy(start_proxy(listener, upstream, &config, parts)?))
+                Some(Mqtt::Proxy(start_proxy(listener, guests, upstream, &config, parts)?))
             }
         };
         let stop = CancellationToken::new();
         let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
             match (mqtt, addresses.mqtt) {
                 (Mqtt::Broker(broker), Some(address)) => {
-                    Arc::new(BrokerServer::new(broker.clone(), MqttUrl::of_listener(address), tap.clone()))
+                    let mut url = MqttUrl::of_listener(address);
+                    url.username = Some(own_login.username.clone());
+                    url.password = Some(own_login.password.clone());
+                    Arc::new(BrokerServer::new(broker.clone(), url, tap.clone()))
                 }
                 (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
                 (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone())),
@@ -168,11 +192,15 @@ impl Server {
             let spec = RecordingSpec::new(server.source());
             Arc::new(FlightRecorder::start(&tap, &spec, flight_options(ring)))
         });
+        let has_tokens = !config.api.tokens.is_empty();
+        let tokens = TokensInForce::from(config.api.tokens);
         let control = Control::new(ControlParts {
+            tokens: tokens.clone(),
             server,
             tap,
             metrics,
             events,
+            folder: (config.http.enabled || config.grpc.enabled).then(|| config.folder.clone()),
             store: StoreOptions {
                 flush_interval: config.store.flush_interval,
                 recorder_memory: config.recorder.memory_bytes,
@@ -180,8 +208,10 @@ impl Server {
                 ..StoreOptions::new(&config.store.path)
             },
             on_overload: config.recorder.on_overload,
+            import_bytes: config.api.limits.import_bytes,
             flight,
             addresses,
+            certificates,
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
             chaos,
@@ -190,11 +220,19 @@ impl Server {
         tokio::spawn(control.clone().follow_triggers());
         let is_exposed =
             [addresses.http, addresses.grpc].into_iter().flatten().any(|address| !address.ip().is_loopback());
-        let access = Access { token: config.api_token, any_host: is_exposed };
-        let gateway = Gateway::new(control.clone(), access)?;
+        let other_hosts = match (is_exposed, has_tokens) {
+            (false, _) => OtherHosts::None,
+            (true, false) => OtherHosts::Undotted,
+            (true, true) => OtherHosts::Any,
+        };
+        let access = Access { tokens, hosts: config.api.allowed_hosts, other_hosts };
+        let gateway = Gateway::new(control.clone(), access, config.api.limits)?;
         let shown = |address: Option<SocketAddr>| address.map(tracing::field::display);
         info!(
             mqtt = shown(addresses.mqtt),
+            mqtts = shown(addresses.mqtts),
+            ws = shown(addresses.ws),
+            wss = shown(addresses.wss),
             http = shown(addresses.http),
             grpc = shown(addresses.grpc),
             seed,
@@ -264,9 +302,9 @@ impl Server {
 /// A server whose MQTT has ended.
 pub(crate) struct Quiet {
     control: Control,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<()>,
     /// What `serving` came to, if that is why the server ended.
-    served: Option<Result<io::Result<()>, JoinError>>,
+    served: Option<Result<(), JoinError>>,
     failed: Option<io::Error>,
 }
 
@@ -280,7 +318,7 @@ impl Quiet {
         };
         match self.failed {
             Some(error) => Err(error),
-            None => served.map_err(io::Error::other)?,
+            None => served.map_err(io::Error::other),
         }
     }
 }
@@ -288,6 +326,8 @@ impl Quiet {
 /// What whoever moves MQTT bytes is given.
 #[derive(Clone, Copy)]
 struct Parts<'a> {
+    own_login: &'a OwnLogin,
+    admission: &'a Arc<Admission>,
     gate: &'a Gate,
     tap: &'a Tap,
     metrics: &'a Arc<Metrics>,
@@ -309,6 +349,14 @@ fn flight_options(ring: &RingConfig) -> FlightOptions {
 fn drawn_seed() -> u64 {
     // The last 80 bits are random.
     ulid::Ulid::new().0 as u64 >> 11
+}
+
+/// How our own clients prove to be ours.
+fn drawn_login() -> OwnLogin {
+    let mut password = [0; 32];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut password).expect("the system has random bytes");
+    OwnLogin { username: "mockforge".to_owned(), password: BASE64_STANDARD.encode(password) }
 }
 
 /// Mocks and webhooks of the settings.
@@ -341,6 +389,7 @@ fn make_mocks(
         limits: config.mqtt.mock_limits,
         environment: config.mqtt.mock_env.clone(),
         folder: config.folder.clone(),
+        secret_files: config.secret_files.clone(),
         interest: interest.clone(),
     };
     let (tap, events) = (tap.clone(), events.clone());
@@ -372,6 +421,7 @@ fn make_webhooks(
     let webhooks = WebhookHandle::start(WebhookOptions {
         runtime: Handle::current(),
         environment: config.mqtt.mock_env.clone(),
+        template_steps: config.mqtt.mock_limits.template_steps,
         folder: config.folder.clone(),
         state: mocks.shared_state(),
         seed,
@@ -403,8 +453,105 @@ fn make_chaos(config: &Config, seed: u64, metrics: &Metrics, events: &EventBus) 
     (chaos, watch)
 }
 
+fn listen(what: &'static str, host: &str, port: u16) -> Result<std::net::TcpListener, BindError> {
+    bind(host, port).map_err(|error| BindError::Listen { what, address: format!("{host}:{port}"), error })
+}
+
+fn control_port(what: &'static str, config: &ListenConfig, folder: &Path) -> Result<Option<Port>, BindError> {
+    if !config.enabled {
+        return Ok(None);
+    }
+    let tls = config.tls.as_ref().map(|tls| {
+        ServerTls::load(&ServerTlsOptions {
+            cert_path: folder.join(&tls.cert_path),
+            key_path: folder.join(&tls.key_path),
+            ca_path: tls.ca_path.as_ref().map(|path| folder.join(path)),
+            client_auth: tls.client_auth,
+            alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            ..ServerTlsOptions::default()
+        })
+    });
+    let tls = tls.transpose()?;
+    let listener = TcpListener::from_std(listen(what, &config.host, config.port)?)
+        .map_err(|error| BindError::Listen { what, address: config.address(), error })?;
+    Ok(Some(Port { listener, tls: tls.map(Arc::new) }))
+}
+
+/// The broker to proxy, with all that is said of how it is believed.
+fn upstream(config: &MqttConfig) -> Result<Option<MqttUrl>, BindError> {
+    let Some(url) = &config.upstream else { return Ok(None) };
+    let mut url: MqttUrl = url.parse().map_err(BindError::Upstream)?;
+    let UpstreamTlsConfig { ca_path, cert_path, key_path, insecure } = config.upstream_tls.clone();
+    if url.trust.cert.is_none() {
+        (url.trust.cert, url.trust.key) = (cert_path, key_path);
+    }
+    url.trust.cafile = url.trust.cafile.or(ca_path);
+    url.trust.insecure |= insecure;
+    Ok(Some(url))
+}
+
+/// Listeners of what is more than TCP.
+#[derive(Default)]
+struct Entrances {
+    tls: Option<Entrance>,
+    ws: Option<Entrance>,
+    wss: Option<Entrance>,
+    /// What those with TLS show.
+    certificates: Option<Arc<ServerTls>>,
+}
+
+fn entrances(config: &MqttConfig) -> Result<Entrances, BindError> {
+    if !config.enabled {
+        return Ok(Entrances::default());
+    }
+    let is_proxy = config.upstream.is_some();
+    let certificates =
+        config.tls.as_ref().map(|tls| ServerTls::of_mqtt(tls, is_proxy)).transpose()?.map(Arc::new);
+    let enter = |what, port, tls: Option<&Arc<ServerTls>>, web_socket| {
+        let listener = listen(what, &config.host, port)?;
+        Ok::<_, BindError>(Entrance { listener, tls: tls.cloned(), web_socket })
+    };
+    let mut entrances = Entrances::default();
+    if let Some(tls) = &config.tls {
+        entrances.tls = Some(enter("MQTT over TLS", tls.port, certificates.as_ref(), None)?);
+    }
+    if let Some(WebSocketConfig { port, tls_port, max_frame_size, origins }) = &config.web_socket {
+        let options = WebSocketOptions { frame_max: *max_frame_size, origins: origins.clone() };
+        entrances.ws = Some(enter("MQTT over WebSocket", *port, None, Some(options.clone()))?);
+        if certificates.is_some() {
+            let what = "MQTT over WebSocket with TLS";
+            entrances.wss = Some(enter(what, *tls_port, certificates.as_ref(), Some(options))?);
+        }
+    }
+    Ok(Entrances { certificates, ..entrances })
+}
+
+fn start_door(
+    entrances: Entrances,
+    config: &MqttConfig,
+    upstream: Option<&MqttUrl>,
+    parts: Parts<'_>,
+) -> Result<Option<Guests>, BindError> {
+    let Entrances { tls, ws, wss, .. } = entrances;
+    let entrances: Vec<_> = [tls, ws, wss].into_iter().flatten().collect();
+    if entrances.is_empty() {
+        return Ok(None);
+    }
+    let username_from = config.tls.as_ref().map(|tls| tls.username_from).unwrap_or_default();
+    let options = DoorOptions {
+        admission: Arc::clone(parts.admission),
+        handshake_timeout: config.limits.connect_timeout,
+        gate: parts.gate.clone(),
+        metrics: Arc::clone(parts.metrics),
+        identify: Box::new(move |connection| identity(username_from, connection.peer_certificates())),
+        upstream: upstream.map(MqttUrl::to_string),
+    };
+    spawn_door(entrances, options).map(Some).map_err(BindError::Thread)
+}
+
 fn start_broker(
     listener: std::net::TcpListener,
+    guests: Option<Guests>,
     config: &MqttConfig,
     parts: Parts<'_>,
 ) -> Result<BrokerHandle, BindError> {
@@ -415,10 +562,13 @@ fn start_broker(
             limits: config.limits.clone(),
             sys_interval: config.sys_interval,
             scram_users: config.scram_users.clone(),
+            access: config.access.clone(),
+            own_login: Some(parts.own_login.clone()),
         },
-        max_connections: config.max_connections,
+        admission: Arc::clone(parts.admission),
         // Its last 80 bits are random.
         seed: ulid::Ulid::new().0 as u64,
+        guests,
         gate: gate.clone(),
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
@@ -441,6 +591,7 @@ fn start_broker(
 
 fn start_proxy(
     listener: std::net::TcpListener,
+    guests: Option<Guests>,
     upstream: MqttUrl,
     config: &Config,
     parts: Parts<'_>,
@@ -449,10 +600,12 @@ fn start_proxy(
     let (events, mocks, asking) = (parts.events.clone(), parts.asking.mocks.clone(), parts.asking.clone());
     let options = ProxyOptions {
         upstream,
-        max_connections: config.mqtt.max_connections,
-        connect_timeout: UPSTREAM_TIMEOUT,
+        admission: Arc::clone(parts.admission),
+        upstream_timeout: config.mqtt.upstream_timeout,
+        connect_timeout: config.mqtt.limits.connect_timeout,
         threads: 0,
         limits: RelayLimits { record: config.recorder.packet_bytes, ..RelayLimits::default() },
+        guests,
         gate: gate.clone(),
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
@@ -482,6 +635,16 @@ fn log(event: &BrokerEvent) {
         }
         BrokerEvent::Dropped { client_identifier, reason } => {
             debug!(client = %client_identifier, reason = reason.name(), "a message was dropped");
+        }
+        BrokerEvent::Refused { connection, client_identifier, username, reason } => {
+            let user = username.as_ref().map(tracing::field::display);
+            info!(%connection, client = %client_identifier, user, reason = reason.name(), "not let in");
+        }
+        BrokerEvent::NotAuthorized { client_identifier, username, action, topic, rule } => {
+            let user = username.as_ref().map(tracing::field::display);
+            let rule = rule.map(|position| format!("mqtt.acl[{position}]"));
+            let rule = rule.as_deref().unwrap_or("no rule allows it");
+            debug!(client = %client_identifier, user, action = action.name(), topic, rule, "not authorized");
         }
         BrokerEvent::Subscribed { connection, filter, .. } => debug!(%connection, filter, "subscribed"),
         BrokerEvent::Unsubscribed { connection, filter } => debug!(%connection, filter, "unsubscribed"),

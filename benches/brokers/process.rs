@@ -56,6 +56,11 @@ impl Process {
         bail!("nothing on port {} after {START_MAX:?}", self.port)
     }
 
+    #[allow(dead_code, reason = "for the other bench")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// User and system time so far, of its children too.
     pub fn cpu(&self) -> Result<Duration> {
         cpu_of(&tree(self.child.id())?)

@@ -23,7 +23,7 @@ impl Random {
     }
 
     /// What always belongs to `name`.
-    pub(super) fn of(&self, purpose: &str, name: &[u8]) -> Digest256 {
+    pub fn of(&self, purpose: &str, name: &[u8]) -> Digest256 {
         sign(&self.secret, &[purpose.as_bytes(), name])
     }
 }

@@ -13,6 +13,9 @@ pub const METHOD: &str = "SCRAM-SHA-256";
 /// Bytes of a client's nonce; clients send some dozens.
 const LONGEST_NONCE: usize = 1024;
 
+/// Bytes of a client's first message, of which an exchange keeps several copies.
+const LONGEST_FIRST: usize = 4096;
+
 /// Why a client is not let in. Says nothing that would help to guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -61,6 +64,9 @@ impl Challenge {
     /// [`Refused`] for one that is malformed or asks for what is not supported. That a user is not
     /// there shows only at the end.
     pub fn new(users: &mut Users, first: &[u8]) -> Result<Self, Refused> {
+        if first.len() > LONGEST_FIRST {
+            return Err(Refused::FirstMessage);
+        }
         let first = std::str::from_utf8(first).map_err(|_| Refused::FirstMessage)?;
         let (binding, rest) = first.split_once(',').ok_or(Refused::FirstMessage)?;
         let (identity, bare) = rest.split_once(',').ok_or(Refused::FirstMessage)?;
@@ -249,6 +255,8 @@ mod tests {
         for first in ["n,,n=a=2X,r=a", "n,,n=alice,r=", "n,,n=alice,r=\u{e4}", "n,b=x,n=alice,r=a"] {
             assert_eq!(refused(&mut users, first), Some(Refused::FirstMessage), "{first}");
         }
+        let long = "a".repeat(LONGEST_FIRST);
+        assert_eq!(refused(&mut users, &format!("n,,n={long},r=a")), Some(Refused::FirstMessage));
         assert_eq!(Challenge::new(&mut users, b"n,,n=\xff,r=a").err(), Some(Refused::FirstMessage));
         assert_eq!(refused(&mut users, "p=tls-unique,,n=alice,r=a"), Some(Refused::ChannelBinding));
         assert_eq!(refused(&mut users, "n,a=bob,n=alice,r=a"), Some(Refused::OtherUser));

@@ -7,18 +7,16 @@ use bytes::Bytes;
 use crate::{
     auth::{Challenge, METHOD, Refused, Success},
     packet::{Auth, Connect, ControlPacket, Properties, Property, ReasonCode, Utf8String},
-    session::State,
+    session::{Standing, State},
 };
 
-use super::Broker;
+use super::{Broker, access::BUSY};
 
 /// How a connection authenticates, from its CONNECT on.
 pub(super) struct Authentication {
     /// As in CONNECT, and then in every packet that names one [MQTT-4.12.0-5].
     pub method: Utf8String,
     step: Step,
-    /// Until it is accepted.
-    connect: Option<Box<Connect>>,
     /// Who it turned out to be.
     user: Option<String>,
 }
@@ -39,8 +37,8 @@ enum Answer {
 }
 
 impl Authentication {
-    fn new(method: Utf8String, connect: Box<Connect>) -> Self {
-        Self { method, step: Step::First, connect: Some(connect), user: None }
+    fn new(method: Utf8String) -> Self {
+        Self { method, step: Step::First, user: None }
     }
 }
 
@@ -68,9 +66,14 @@ impl Broker {
     /// Begins the exchange that a CONNECT asks for.
     pub(super) fn begin_authentication(&mut self, now: Instant, index: u32, connect: Connect) {
         let (Some(method), data) = fields(&connect.properties) else { return };
-        let (method, data) = (method.clone(), data.cloned());
+        // A copy: the packet is not to be kept for it.
+        let Some(method) = Utf8String::new(method.as_str()) else { return };
+        let data = data.cloned();
+        if let Err(connect) = self.held.hold(index, Box::new(connect)) {
+            return self.refuse_login(index, &connect, ReasonCode::SERVER_BUSY, BUSY);
+        }
         self.connections[index as usize].state = State::Authenticating;
-        self.authentications.insert(index, Authentication::new(method, Box::new(connect)));
+        self.authentications.insert(index, Authentication::new(method));
         match data {
             Some(data) => self.authenticate(now, index, &data),
             // Some methods, and some clients, leave the first word to the server.
@@ -144,12 +147,16 @@ impl Broker {
     fn authenticated(&mut self, now: Instant, index: u32, success: Success) {
         let Some(current) = self.authentications.get_mut(&index) else { return };
         let data = Bytes::from(success.message);
-        match (current.connect.take(), &current.user) {
+        match (self.held.take(index), &current.user) {
+            // Who has a certificate proves nothing else.
+            (Some(_), _) if self.identities.get(&index).is_some_and(|name| **name != *success.user) => {
+                self.refuse_authentication(now, index, Refused::OtherUser);
+            }
             (Some(mut connect), _) => {
                 connect.username = Utf8String::new(success.user.as_str());
                 current.user = Some(success.user);
                 let method = current.method.clone();
-                self.accept(now, index, *connect, Some((method, data)));
+                self.accept(now, index, *connect, Standing::Proven, Some((method, data)));
             }
             (None, Some(before)) if *before == success.user => {
                 self.send_auth(now, index, ReasonCode::SUCCESS, data);
@@ -162,7 +169,13 @@ impl Broker {
     fn refuse_authentication(&mut self, now: Instant, index: u32, refused: Refused) {
         let reason = ReasonCode::NOT_AUTHORIZED;
         match self.connections[index as usize].state {
-            State::Authenticating => self.refuse_with(index, reason, Some(&refused.to_string())),
+            State::Authenticating => {
+                let text = refused.to_string();
+                match self.held.take(index) {
+                    Some(connect) => self.refuse_login(index, &connect, reason, &text),
+                    None => self.refuse_with(index, reason, Some(&text)),
+                }
+            }
             _ => self.fail(now, index, reason, Some(&refused.to_string())),
         }
     }

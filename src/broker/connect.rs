@@ -9,7 +9,7 @@ use crate::{
         Connack, Connect, ControlPacket, DecodeError, PacketType, Properties, Property, ProtocolVersion, QoS,
         ReasonCode, Utf8String,
     },
-    session::{Inflight, Session, State},
+    session::{Inflight, Session, Standing, State},
 };
 
 use super::{
@@ -80,7 +80,7 @@ impl Broker {
             return self.refuse(index, reason);
         }
         match self.supports_method_of(&connect) {
-            None => self.accept(now, index, connect, None),
+            None => self.log_in(now, index, connect),
             Some(true) => self.begin_authentication(now, index, connect),
             // [MQTT-4.12.0-1]
             Some(false) => self.refuse(index, ReasonCode::BAD_AUTHENTICATION_METHOD),
@@ -94,6 +94,7 @@ impl Broker {
         now: Instant,
         index: u32,
         mut connect: Connect,
+        standing: Standing,
         proof: Option<(Utf8String, Bytes)>,
     ) {
         let asked = Asked::by(&connect, self.limits.session_expiry_max);
@@ -102,16 +103,32 @@ impl Broker {
             connect.client_identifier = self.assign_client_identifier();
         }
         let existing = self.by_client.get(connect.client_identifier.as_str()).copied();
+        let user =
+            connect.username.as_ref().filter(|_| standing != Standing::Claimed).map(Utf8String::as_str);
+        let owner = existing.map(|session| &self.sessions[session as usize]);
+        let is_anothers = owner.is_some_and(|owner| owner.proven_user() != user);
+        if is_anothers && owner.is_some_and(Session::is_reserved) {
+            let text = "another user has a session with this client identifier";
+            return self.refuse_login(index, &connect, ReasonCode::NOT_AUTHORIZED, text);
+        }
+        if !self.may_have_will(&connect, standing) {
+            let text = "the access rules do not allow the will";
+            return self.refuse_login(index, &connect, ReasonCode::NOT_AUTHORIZED, text);
+        }
         if existing.is_none() && self.sessions.len() >= self.limits.sessions {
             let v5 = connect.protocol == ProtocolVersion::V5;
             return self
                 .refuse(index, if v5 { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SERVER_UNAVAILABLE });
         }
 
-        let resumed = existing.and_then(|session| self.reclaim(now, session, connect.clean_start));
+        // What another one left is not for this one.
+        let clean_start = connect.clean_start || is_anothers;
+        let resumed = existing.and_then(|session| self.reclaim(now, session, clean_start));
         let session_present = resumed.is_some();
         let session = resumed.unwrap_or_else(|| self.add_session(connect.client_identifier.as_str()));
         self.attach(now, index, session, &connect, &asked);
+        self.sessions[session as usize].standing = standing;
+        self.permissions.remove(&session);
         let granted = Granted { session_present, assigned, proof };
         if !self.send_connack(index, session, granted, &connect, &asked) {
             // Not even CONNACK fits into the client's Maximum Packet Size.
@@ -197,7 +214,8 @@ impl Broker {
             received.resume();
         }
         state.queue.miss();
-        let repeats = state.inflight.changed().map(Inflight::repeats).unwrap_or_default();
+        let mut repeats = state.inflight.changed().map(Inflight::repeats).unwrap_or_default();
+        self.recheck_repeats(now, session, &mut repeats);
         for identifier in repeats.releases {
             self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
         }
@@ -215,8 +233,10 @@ impl Broker {
     pub(super) fn refuse_with(&mut self, index: u32, reason_code: ReasonCode, text: Option<&str>) {
         // Before MQTT 5 some reasons have no return code, and then there is no CONNACK
         // [MQTT3-3.2.2-6].
-        let is_sayable =
-            !matches!(reason_code, ReasonCode::QOS_NOT_SUPPORTED | ReasonCode::RETAIN_NOT_SUPPORTED);
+        let is_sayable = !matches!(
+            reason_code,
+            ReasonCode::QOS_NOT_SUPPORTED | ReasonCode::RETAIN_NOT_SUPPORTED | ReasonCode::TOPIC_NAME_INVALID
+        );
         if is_sayable || self.connections[index as usize].is_v5() {
             let connack = Connack { session_present: false, reason_code, properties: explain(text) };
             self.send(index, ControlPacket::Connack(connack));
@@ -343,12 +363,18 @@ impl Broker {
 
 /// Why a CONNECT is not accepted.
 fn refusal(connect: &Connect, limits: &Limits) -> Option<ReasonCode> {
+    if connect.client_identifier.len() > limits.client_id_bytes {
+        return Some(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID); // [MQTT-3.1.3-8]
+    }
     let will = connect.will.as_ref()?;
     if will.qos > limits.maximum_qos {
         return Some(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
     }
     if will.retain && !limits.retain_available {
         return Some(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
+    }
+    if !limits.allow_topic(will.topic.as_str()) {
+        return Some(ReasonCode::TOPIC_NAME_INVALID);
     }
     let claims_utf8 = will.properties.iter().any(|property| *property == Property::PayloadFormatIndicator(1));
     if claims_utf8 && simdutf8::basic::from_utf8(&will.payload).is_err() {

@@ -27,6 +27,7 @@ use crate::{
 
 use super::{
     Broker, BrokerEvent, BrokerStats, DropReason, Limits, Output, Timer,
+    pressure::Room,
     retained::Step,
     subscriptions::{Matches, Subscriber, Subscriptions},
 };
@@ -288,6 +289,9 @@ struct Deliverer<'a> {
     connections: &'a mut Slab<Connection>,
     outputs: &'a mut VecDeque<Output>,
     stats: &'a mut BrokerStats,
+    room: Room,
+    /// Bytes of messages that wait for somebody now and did not before.
+    added: &'a mut usize,
     buffer: &'a mut Vec<u8>,
     layouts: &'a mut Layouts,
     spares: &'a mut Spares,
@@ -302,20 +306,24 @@ impl Broker {
         if message.retain && self.limits.retain_available {
             self.retain(message, publisher, &mut stored);
         }
-        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
+        self.watch_pressure(now);
+        let room = self.pressure.room();
+        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, pressure, .. } =
+            self;
         let FanOut { finder, chosen, buffer, layouts, spares } = fan_out;
         let route = finder.find(message.topic, publisher, subscriptions, sessions);
         if let Some(packet) = &message.packet
-            && let Some(count) = pass_on(packet, message, route, sessions, connections, limits, outputs)
+            && let Some(count) = pass_on(packet, message, route, sessions, connections, room, outputs)
         {
             stats.delivered[QoS::AtMostOnce as usize] += count as u64;
             stats.packets_sent += count as u64;
+            pressure.added += count * packet.bytes.len();
             stats.payload_bytes_sent += (count * message.payload.as_bytes().len()) as u64;
             return Routed { matched: count, reached: count };
         }
         chosen.clear();
         for &share in &route.groups {
-            let is_ready = |session| is_ready(&sessions[session as usize], connections, limits);
+            let is_ready = |session| is_ready(&sessions[session as usize], connections, room);
             chosen.extend(subscriptions.choose(share, is_ready).map(|subscriber| (subscriber, share)));
         }
         buffer.clear();
@@ -329,6 +337,8 @@ impl Broker {
             connections,
             outputs,
             stats,
+            room,
+            added: &mut pressure.added,
             buffer,
             layouts,
             spares,
@@ -351,14 +361,16 @@ impl Broker {
 
     /// Gives a message that a member of a shared subscription did not get to another member.
     pub(super) fn hand_on(&mut self, now: Instant, delivery: Delivery) {
-        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, .. } = self;
+        let room = self.pressure.room();
+        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, pressure, .. } =
+            self;
         let Some(share) = delivery.share else { return };
         if delivery.message.is_expired(now) {
             stats.dropped_expired += 1;
             return;
         }
         let chosen =
-            subscriptions.choose(share, |session| is_ready(&sessions[session as usize], connections, limits));
+            subscriptions.choose(share, |session| is_ready(&sessions[session as usize], connections, room));
         let Some(subscriber) = chosen else { return };
         let FanOut { buffer, layouts, spares, .. } = fan_out;
         buffer.clear();
@@ -370,6 +382,8 @@ impl Broker {
             connections,
             outputs,
             stats,
+            room,
+            added: &mut pressure.added,
             buffer,
             layouts,
             spares,
@@ -388,8 +402,19 @@ impl Broker {
 
     /// The same, looking at no more than `budget` retained topics.
     pub(super) fn pump_within(&mut self, now: Instant, index: u32, budget: &mut usize) {
+        let room = self.pressure.room();
         let Self {
-            limits, sessions, connections, outputs, stats, fan_out, retained, figures, timers, ..
+            limits,
+            sessions,
+            connections,
+            outputs,
+            stats,
+            fan_out,
+            retained,
+            figures,
+            timers,
+            pressure,
+            ..
         } = self;
         let FanOut { buffer, layouts, spares, .. } = fan_out;
         let mut deliverer = Deliverer {
@@ -399,6 +424,8 @@ impl Broker {
             connections,
             outputs,
             stats,
+            room,
+            added: &mut pressure.added,
             buffer,
             layouts,
             spares,
@@ -407,7 +434,7 @@ impl Broker {
         loop {
             let session = &mut deliverer.sessions[index as usize];
             let Some(connection) = session.connection else { return };
-            if deliverer.connections[connection as usize].outbox.len() > deliverer.limits.outbox_bytes {
+            if deliverer.connections[connection as usize].outbox.len() > deliverer.room.outbox {
                 return;
             }
             if !session.resend.is_empty() {
@@ -416,7 +443,8 @@ impl Broker {
                 }
                 continue;
             }
-            let may_begin = has_slot(session, &deliverer.connections[connection as usize], deliverer.limits);
+            let receiving = &deliverer.connections[connection as usize];
+            let may_begin = has_slot(session, receiving, deliverer.limits, deliverer.room);
             if session.queue.take_missed() {
                 for scan in session.queue.scans_mut() {
                     let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
@@ -454,13 +482,15 @@ impl Broker {
 }
 
 /// Whether a shared subscription prefers this member: it is connected and keeps up.
-fn is_ready(session: &Session, connections: &Slab<Connection>, limits: &Limits) -> bool {
-    session.connection.is_some_and(|index| connections[index as usize].outbox.len() <= limits.outbox_bytes)
+fn is_ready(session: &Session, connections: &Slab<Connection>, room: Room) -> bool {
+    session.connection.is_some_and(|index| connections[index as usize].outbox.len() <= room.outbox)
 }
 
 /// Whether a message of QoS 1 or 2 may be sent for the first time.
-fn has_slot(session: &Session, connection: &Connection, limits: &Limits) -> bool {
-    session.inflight.len() < usize::from(limits.inflight_max) && connection.has_quota()
+fn has_slot(session: &Session, connection: &Connection, limits: &Limits, room: Room) -> bool {
+    session.inflight.len() < usize::from(limits.inflight_max)
+        && session.inflight.bytes() < room.queue
+        && connection.has_quota()
 }
 
 /// Sends the most frequent message, of QoS 0 and not retained, if its packet is what every receiver is to
@@ -472,14 +502,14 @@ fn pass_on(
     route: &Route,
     sessions: &Slab<Session>,
     connections: &mut Slab<Connection>,
-    limits: &Limits,
+    room: Room,
     outputs: &mut VecDeque<Output>,
 ) -> Option<usize> {
     let takes_it = |receiver: &Receiver, connection: &Connection| {
         packet.v5 == connection.is_v5()
             && receiver.identifiers.0 == 0
             && !connection.has_aliases()
-            && connection.outbox.len() <= limits.outbox_bytes
+            && connection.outbox.len() <= room.outbox
             && packet.bytes.len() <= connection.packet_size_maximum
     };
     let connection_of = |receiver: &Receiver| sessions[receiver.session as usize].connection;
@@ -566,7 +596,7 @@ impl Deliverer<'_> {
         let session = &mut self.sessions[receiver.session as usize];
         let connection = session.connection.map(|index| &mut self.connections[index as usize]);
         let has_room =
-            connection.as_ref().is_some_and(|connection| connection.outbox.len() <= self.limits.outbox_bytes);
+            connection.as_ref().is_some_and(|connection| connection.outbox.len() <= self.room.outbox);
         let identifiers = identifiers();
         if qos == QoS::AtMostOnce {
             if !has_room {
@@ -579,7 +609,9 @@ impl Deliverer<'_> {
         } else {
             let may_begin = has_room
                 && session.is_caught_up()
-                && connection.as_ref().is_some_and(|connection| has_slot(session, connection, self.limits));
+                && connection
+                    .as_ref()
+                    .is_some_and(|connection| has_slot(session, connection, self.limits, self.room));
             if !may_begin {
                 let message = take_stored(stored, message, self.spares, self.is_last);
                 let share = receiver.share;
@@ -640,6 +672,8 @@ impl Deliverer<'_> {
 
     #[inline]
     fn count_delivered(&mut self, qos: QoS, message: &MessageRef<'_>) {
+        // Unacknowledged, it waits in flight as well.
+        *self.added += message.size() << u8::from(qos != QoS::AtMostOnce);
         self.stats.delivered[qos as usize] += 1;
         self.stats.packets_sent += 1;
         self.stats.payload_bytes_sent += message.payload.as_bytes().len() as u64;
@@ -648,7 +682,8 @@ impl Deliverer<'_> {
     fn queue(&mut self, index: u32, delivery: Delivery) -> bool {
         let session = &mut self.sessions[index as usize];
         self.stats.dropped_expired += session.queue.expire(self.now) as u64;
-        match session.queue.push(delivery, self.limits.queue_messages, self.limits.queue_bytes) {
+        *self.added += delivery.message.size();
+        match session.queue.push(delivery, self.limits.queue_messages, self.room.queue) {
             Ok(()) => true,
             Err(full) => {
                 self.count_full(index, full.is_first);

@@ -7,7 +7,7 @@ use crate::{
         ControlPacket, DecodeError, Disconnect, PacketType, Properties, Property, ProtocolVersion, QoS,
         ReasonCode, Utf8String,
     },
-    session::{Inflight, NEVER, State},
+    session::{Inflight, NEVER, Standing, State},
 };
 
 use super::{Broker, BrokerEvent, Closing, Output, Timer};
@@ -79,7 +79,9 @@ impl Broker {
             State::Connected(session) => {
                 self.disconnect_client(now, index, session, reason, text, WillFate::Publish);
             }
-            State::AwaitingConnect | State::Authenticating => self.close(index, Closing::Refused(reason)),
+            State::AwaitingConnect | State::Authenticating | State::Checking => {
+                self.close(index, Closing::Refused(reason))
+            }
             State::Closing => {}
         }
     }
@@ -126,6 +128,10 @@ impl Broker {
         let id = connection.id;
         let state = &mut self.sessions[session as usize];
         state.connection = None;
+        if state.standing == Standing::Claimed {
+            // Anybody can say any name: it says nothing of whose Session this is.
+            state.username = None;
+        }
         if let Some(resend) = state.resend.changed() {
             resend.clear();
         }
@@ -167,6 +173,7 @@ impl Broker {
         self.publish_will_of(now, index);
         let mut session = self.sessions.remove(index as usize);
         self.by_client.remove(&session.client_identifier);
+        self.permissions.remove(&index);
         // Shared subscriptions pass on what this member did not get; a QoS 2 message that was sent
         // stays with it [MQTT-4.8.2-5].
         let sent = session.inflight.changed().map(Inflight::take_published).into_iter().flatten();

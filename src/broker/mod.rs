@@ -4,15 +4,20 @@
 //! connection's [`Outbox`], and [`Output`]s say what the shell has to do, in order. Nothing here
 //! reads a clock, a socket or a random source.
 
+mod access;
 mod acknowledge;
 mod authenticate;
 mod connect;
+#[cfg(any(test, fuzzing))]
+mod consistency;
 mod deliver;
 mod disconnect;
 mod figures;
+mod held;
 mod limits;
 mod options;
 mod output;
+mod pressure;
 mod publish;
 mod retained;
 mod subscribe;
@@ -26,34 +31,35 @@ mod will;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
-    auth::{Random, Users},
+    auth::{Access, OwnLogin, Permissions, Random, Remembered, Users},
     interceptor::Interception,
     packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
 };
 
+pub use access::Checked;
 pub use limits::Limits;
 pub use options::Options;
 pub use output::{BrokerEvent, Closing, DropReason, Output};
 pub use view::{BrokerStats, ClientView, SubscriptionView};
 
+use access::Recheck;
 use authenticate::Authentication;
 use deliver::FanOut;
 use disconnect::{WillFate, reason_in};
 use figures::Figures;
+use held::HeldConnects;
+use pressure::Pressure;
 use retained::Retained;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
-
-/// How long a client may take to send CONNECT [section 3.1.4].
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of answers, beyond the limit for messages, that a client may leave unread before it is
 /// disconnected. Answers are no longer than what they answer, so a shell that stops reading from a
@@ -84,7 +90,21 @@ pub struct Broker {
     /// Of connections whose CONNECT names a method.
     authentications: HashMap<u32, Authentication, FixedState>,
     users: Users,
+    access: Access,
+    own_login: Option<OwnLogin>,
+    remembered: Remembered,
+    /// Of connections whose password is being checked: which [`Access`] the check is of.
+    checking: HashMap<u32, u64, FixedState>,
+    /// Of those, and of connections in the middle of an authentication.
+    held: HeldConnects,
+    /// Of connections whose peers have a certificate that says who they are.
+    identities: HashMap<u32, Box<str>, FixedState>,
+    /// Of Sessions that the rules were looked up for; none while there are none.
+    permissions: HashMap<u32, Permissions, FixedState>,
+    recheck: Recheck,
     subscriptions: Subscriptions,
+    /// What those of all Sessions count against the limit.
+    subscription_cost: usize,
     retained: Retained,
     /// When the timer for expiring retained messages is due.
     retained_expiry_at: Option<Instant>,
@@ -94,6 +114,7 @@ pub struct Broker {
     /// Only what is counted since the start; figures of now are counted when asked for.
     stats: BrokerStats,
     fan_out: FanOut,
+    pressure: Pressure,
     interception: Interception,
     /// State of the generator of client identifiers.
     random: Random,
@@ -102,11 +123,22 @@ pub struct Broker {
 impl Broker {
     /// `seed` makes assigned client identifiers, and what authentication needs to be unforeseeable.
     pub fn new(now: Instant, options: impl Into<Options>, seed: u64) -> Self {
-        let Options { limits, sys_interval, scram_users } = options.into();
+        let Options { limits, sys_interval, scram_users, access, own_login } = options.into();
+        let random = Random::new(seed);
         let mut broker = Self {
+            pressure: Pressure::new(now, &limits),
+            subscription_cost: 0,
             limits,
             authentications: HashMap::with_hasher(FixedState::with_seed(seed)),
             users: Users::new(&scram_users, seed),
+            access,
+            own_login,
+            remembered: Remembered::new(random.of("key of remembered passwords", &[])),
+            checking: HashMap::with_hasher(FixedState::with_seed(seed)),
+            held: HeldConnects::new(seed),
+            identities: HashMap::with_hasher(FixedState::with_seed(seed)),
+            permissions: HashMap::with_hasher(FixedState::with_seed(seed)),
+            recheck: Recheck::default(),
             sessions: Slab::new(),
             connections: Slab::new(),
             connected: 0,
@@ -122,7 +154,7 @@ impl Broker {
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
             interception: Interception::default(),
-            random: Random::new(seed),
+            random,
         };
         broker.start_figures();
         broker
@@ -138,12 +170,15 @@ impl Broker {
         self.interception = interception;
     }
 
-    /// A transport connection was accepted; its client has yet to send CONNECT.
-    pub fn handle_open(&mut self, now: Instant, id: ConnectionId, peer: Peer) {
-        let index = self.connections.insert(Connection::new(now, id, peer)) as u32;
+    /// A transport connection was accepted, at `accepted_at`; its client has yet to send CONNECT.
+    pub fn handle_open(&mut self, accepted_at: Instant, id: ConnectionId, peer: Peer) {
+        let index = self.connections.insert(Connection::new(accepted_at, id, &peer)) as u32;
+        if let Some(identity) = peer.identity {
+            self.identities.insert(index, identity);
+        }
         self.by_id.insert(id, index);
         self.stats.connections_accepted += 1;
-        self.set_connection_timer(index, Some(now + CONNECT_TIMEOUT));
+        self.set_connection_timer(index, Some(accepted_at + self.limits.connect_timeout));
     }
 
     /// The protocol of a connection whose CONNECT is not accepted by the decoder, which still could
@@ -201,6 +236,8 @@ impl Broker {
             }
             // [MQTT-3.1.2-30]
             (State::Authenticating, _) => return self.refuse(index, ReasonCode::PROTOCOL_ERROR),
+            // Whoever drives us holds them back.
+            (State::Checking, _) => return self.refuse(index, ReasonCode::PROTOCOL_ERROR),
             (State::Connected(session), packet) => (session, packet),
         };
         if self.hear(now, index) {
@@ -251,7 +288,7 @@ impl Broker {
             State::Closing => {}
             State::AwaitingConnect => self.refuse_malformed(index, error),
             // Its CONNECT was accepted as one: no code is left that only speaks of CONNECT.
-            State::Authenticating => {
+            State::Authenticating | State::Checking => {
                 self.refuse(index, reason_in(&[PacketType::Connack, PacketType::Disconnect], error));
             }
             State::Connected(_) => {
@@ -271,6 +308,9 @@ impl Broker {
         }
         self.connections.remove(index as usize);
         self.authentications.remove(&index);
+        self.checking.remove(&index);
+        self.held.remove(index);
+        self.identities.remove(&index);
     }
 
     /// The shell wrote from the outbox; messages that waited for room can follow.
@@ -314,6 +354,8 @@ impl Broker {
                     // Others have their turn before the next lookup.
                     return self.pump(now, index);
                 }
+                // Others have their turn before it goes on.
+                Timer::Recheck => return self.recheck(now),
                 Timer::RetainedExpiry => {
                     self.retained_expiry_at = None;
                     self.stats.dropped_expired += self.retained.expire(now, TIMERS_PER_TURN) as u64;
@@ -387,7 +429,7 @@ impl Broker {
                     self.disconnect_client(now, index, session, reason, None, WillFate::Discard);
                 }
                 State::AwaitingConnect => self.close(index, Closing::Refused(reason)),
-                State::Authenticating => self.refuse(index, ReasonCode::SERVER_UNAVAILABLE),
+                State::Authenticating | State::Checking => self.refuse(index, ReasonCode::SERVER_UNAVAILABLE),
                 State::Closing => {}
             }
         }
@@ -396,6 +438,9 @@ impl Broker {
     fn connection_timed_out(&mut self, now: Instant, index: u32) {
         let connection = &mut self.connections[index as usize];
         connection.deadline = None;
+        if connection.state == State::Checking {
+            return self.give_up_checking(index);
+        }
         let State::Connected(_) = connection.state else {
             return self.close(index, Closing::Refused(ReasonCode::KEEP_ALIVE_TIMEOUT));
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::auth::UserList;
+use crate::auth::{Access, OwnLogin, UserList};
 
 use super::Limits;
 
@@ -14,6 +14,10 @@ pub struct Options {
     pub sys_interval: Duration,
     /// Who may authenticate with SCRAM-SHA-256; with nobody in it the method is not supported.
     pub scram_users: UserList,
+    /// Who else is let in, and who may do what.
+    pub access: Access,
+    /// How our own clients log in.
+    pub own_login: Option<OwnLogin>,
 }
 
 impl From<Limits> for Options {

@@ -1,8 +1,9 @@
 //! What comes out of the broker: work for the shell, and events.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
+    auth::{Action, PasswordCheck},
     packet::{ProtocolVersion, QoS, ReasonCode},
     session::ConnectionId,
 };
@@ -14,6 +15,9 @@ pub enum Output {
     Flush(ConnectionId),
     /// Write what the outbox holds, then close. The shell calls `handle_close` afterwards.
     Close(ConnectionId, Closing),
+    /// Have the password checked where that may take long, and say what came of it by
+    /// [`handle_checked`](super::Broker::handle_checked). Until then packets that follow the CONNECT wait.
+    Check { connection: ConnectionId, address: Option<IpAddr>, check: PasswordCheck },
     /// Something an operator may want to see.
     Emit(BrokerEvent),
 }
@@ -41,6 +45,23 @@ pub enum BrokerEvent {
         client_identifier: String,
         /// `None` when the connection was lost: nobody said DISCONNECT, and we did not end it.
         reason: Option<ReasonCode>,
+    },
+    /// A client was not let in.
+    Refused {
+        connection: ConnectionId,
+        client_identifier: String,
+        username: Option<String>,
+        reason: ReasonCode,
+    },
+    /// A client may not do what it wanted to; of messages to one topic, the first of a run.
+    NotAuthorized {
+        client_identifier: Arc<str>,
+        username: Option<Box<str>>,
+        action: Action,
+        /// A Topic Name, or a Topic Filter.
+        topic: String,
+        /// The position of the rule that says so; `None`: no rule allows it.
+        rule: Option<usize>,
     },
     Subscribed {
         connection: ConnectionId,

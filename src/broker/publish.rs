@@ -24,6 +24,9 @@ use super::{
     figures::is_own_topic,
 };
 
+/// What a client is told of the rules, which are not its business.
+const BY_RULES: &str = "not allowed by the access rules";
+
 /// What a PUBLISH's properties mean to the broker itself.
 #[derive(Clone, Copy, Default)]
 struct Own {
@@ -197,8 +200,10 @@ impl Broker {
         let is_special = message.topic.first() == Some(&b'$')
             || publish.retain
             || publish.own.claims_utf8
-            || publish.qos == QoS::AtLeastOnce && !self.sessions[session as usize].received.is_empty();
-        if is_special && let Err((reason, text)) = self.judge(session, publish, &message) {
+            || publish.qos == QoS::AtLeastOnce && !self.sessions[session as usize].received.is_empty()
+            || !self.access.acl.is_empty()
+            || !self.limits.allow_topic(topic);
+        if is_special && let Err((reason, text)) = self.judge(session, publish, topic, &message) {
             return self.refuse_publish(now, index, publish, reason, text);
         }
         self.stats.published[publish.qos as usize] += 1;
@@ -272,10 +277,17 @@ impl Broker {
         &mut self,
         session: u32,
         publish: &Incoming<'_>,
+        topic: &str,
         message: &MessageRef<'_>,
     ) -> Result<(), (ReasonCode, &'static str)> {
         if is_own_topic(message.topic) {
             return Err((ReasonCode::NOT_AUTHORIZED, "only the server publishes below $SYS"));
+        }
+        if !self.access.acl.is_empty() && !self.may_publish(session, topic) {
+            return Err((ReasonCode::NOT_AUTHORIZED, BY_RULES));
+        }
+        if !self.limits.allow_topic(topic) {
+            return Err((ReasonCode::TOPIC_NAME_INVALID, "the topic is longer than topics may be"));
         }
         if publish.own.claims_utf8 && simdutf8::basic::from_utf8(publish.payload.as_bytes()).is_err() {
             return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not UTF-8"));
@@ -312,7 +324,9 @@ impl Broker {
             // There is no acknowledgement to say it in [section 3.3.2.3.2].
             return self.fail(now, index, reason, Some(text));
         }
-        self.report_refused(index, text);
+        if text != BY_RULES {
+            self.report_refused(index, text);
+        }
         let Some(identifier) = publish.packet_identifier else { return };
         let v5 = self.connections[index as usize].is_v5();
         match publish.qos {

@@ -18,6 +18,8 @@ use super::{
 
 const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
 
+const TOO_MANY_FILTERS: &str = "too many topic filters in one packet";
+
 /// Levels and bytes of a filter that count as one subscription against the limit, so that filters of
 /// thousands of them cannot fill the memory that the limit is to guard.
 const LEVELS_PER_UNIT: usize = 64;
@@ -39,6 +41,9 @@ impl Broker {
         if let Some(reason) = unavailable.filter(|_| v5) {
             // CONNACK said so [section 3.2.2.3]; before MQTT 5 only SUBACK can.
             return self.fail(now, index, reason, None);
+        }
+        if subscribe.subscriptions.len() > self.limits.filters_per_packet {
+            return self.fail(now, index, ReasonCode::QUOTA_EXCEEDED, Some(TOO_MANY_FILTERS));
         }
         let packet_identifier = subscribe.packet_identifier;
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
@@ -87,6 +92,12 @@ impl Broker {
         if let Some(reason) = self.unavailable(filter) {
             return Err(reason);
         }
+        if !self.access.acl.is_empty() && !self.may_subscribe(session, filter) {
+            return Err(ReasonCode::NOT_AUTHORIZED);
+        }
+        if !self.limits.allow_topic(filter.pattern()) {
+            return Err(ReasonCode::TOPIC_FILTER_INVALID);
+        }
         let options = SubscriptionOptions { qos: options.qos.min(self.limits.maximum_qos), ..*options };
         let subscriber =
             Subscriber { session, options, subscription_identifier: subscription_identifier.unwrap_or(0) };
@@ -104,10 +115,13 @@ impl Broker {
             }
             None => {
                 let cost = cost(filter.pattern().split('/').count(), filter.pattern().len());
-                if state.subscription_cost + cost > self.limits.subscriptions_per_client {
+                if state.subscription_cost + cost > self.limits.subscriptions_per_client
+                    || self.subscription_cost + cost > self.limits.subscriptions
+                {
                     return Err(ReasonCode::QUOTA_EXCEEDED);
                 }
                 state.subscription_cost += cost;
+                self.subscription_cost += cost;
                 let (key, position) = self.subscriptions.add(filter, subscriber);
                 state.subscriptions.insert(key, position);
                 key
@@ -186,6 +200,9 @@ impl Broker {
         session: u32,
         unsubscribe: Unsubscribe,
     ) {
+        if unsubscribe.filters.len() > self.limits.filters_per_packet {
+            return self.fail(now, index, ReasonCode::QUOTA_EXCEEDED, Some(TOO_MANY_FILTERS));
+        }
         let packet_identifier = unsubscribe.packet_identifier;
         let v5 = self.connections[index as usize].is_v5();
         let in_use = v5 && self.sessions[session as usize].received.contains(packet_identifier);
@@ -230,7 +247,9 @@ impl Broker {
         let state = &mut self.sessions[session as usize];
         let Some(position) = state.subscriptions.remove(&key) else { return };
         let (levels, bytes) = self.subscriptions.size(key);
-        state.subscription_cost -= cost(levels, bytes);
+        let cost = cost(levels, bytes);
+        state.subscription_cost -= cost;
+        self.subscription_cost -= cost;
         if let Some(moved) = self.subscriptions.remove(key, position) {
             self.sessions[moved.session as usize].subscriptions.insert(key, moved.position);
         }

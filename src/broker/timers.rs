@@ -15,6 +15,8 @@ pub enum Timer {
     RetainedExpiry,
     /// The `$SYS` topics are published again.
     Figures,
+    /// Looking whether subscriptions are still allowed goes on.
+    Recheck,
 }
 
 /// At most one deadline for each timer: its owner keeps the time, with which it is found here.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use crate::{
     packet::{ProtocolVersion, SubscriptionOptions},
-    session::{ConnectionId, Peer, StoredMessage},
+    session::{Connection, ConnectionId, Peer, StoredMessage},
 };
 
 use super::Broker;
@@ -49,6 +49,16 @@ pub struct BrokerStats {
     pub dropped_queue_full: u64,
     pub dropped_expired: u64,
     pub dropped_too_large: u64,
+    /// PUBLISH packets that no rule allows.
+    pub dropped_not_authorized: u64,
+    /// CONNECT packets with a wrong user name or password.
+    pub refused_credentials: u64,
+    /// CONNECT packets of those who may not connect, or not as they would.
+    pub refused_not_authorized: u64,
+    /// CONNECT packets whose password there was no time to check.
+    pub refused_busy: u64,
+    /// Subscriptions that no rule allows.
+    pub refused_subscriptions: u64,
     /// Messages that were passed on but not retained, for want of room.
     pub dropped_retained: u64,
     /// Control Packets of every type.
@@ -84,7 +94,7 @@ impl Broker {
                 ClientView {
                     client_identifier: session.client_identifier.to_string(),
                     connection: connection.map(|connection| connection.id),
-                    peer: connection.map(|connection| connection.peer.clone()),
+                    peer: session.connection.map(|index| self.peer(index)),
                     protocol: session.protocol,
                     username: session.username.as_deref().map(str::to_owned),
                     keep_alive: session.keep_alive,
@@ -98,6 +108,11 @@ impl Broker {
             .collect();
         clients.sort_by(|one, other| one.client_identifier.cmp(&other.client_identifier));
         clients
+    }
+
+    fn peer(&self, index: u32) -> Peer {
+        let Connection { address, transport, .. } = self.connections[index as usize];
+        Peer { address, transport, identity: self.identities.get(&index).cloned() }
     }
 
     /// Subscriptions by client identifier and filter.

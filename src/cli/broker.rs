@@ -113,11 +113,17 @@ pub fn describe(info: &pb::ServerInfo) -> String {
         }
         lines.push(line);
     }
+    let others = [("mqtts", &info.mqtts_address), ("ws", &info.ws_address), ("wss", &info.wss_address)];
+    for (scheme, address) in others.into_iter().filter(|(_, address)| !address.is_empty()) {
+        lines.push(format!("{scheme:<5} {scheme}://{address}"));
+    }
     if !info.http_address.is_empty() {
-        lines.push(format!("http  http://{}/__mockforge", info.http_address));
+        let scheme = if info.http_tls { "https" } else { "http" };
+        lines.push(format!("{scheme:<5} {scheme}://{}/__mockforge", info.http_address));
     }
     if !info.grpc_address.is_empty() {
-        lines.push(format!("grpc  {}", info.grpc_address));
+        let scheme = if info.grpc_tls { "https://" } else { "" };
+        lines.push(format!("grpc  {scheme}{}", info.grpc_address));
     }
     lines.join("\n")
 }
@@ -136,7 +142,8 @@ fn figures(stats: &pb::GetStatsResponse) -> Vec<Vec<String>> {
         let pb::MessageCounts { qos0, qos1, qos2 } = counts.unwrap_or_default();
         format!("{} ({qos0} at QoS 0, {qos1} at QoS 1, {qos2} at QoS 2)", qos0 + qos1 + qos2)
     };
-    let pb::DropCounts { queue_full, expired, too_large } = stats.messages_dropped.unwrap_or_default();
+    let pb::DropCounts { queue_full, expired, too_large, not_authorized } =
+        stats.messages_dropped.unwrap_or_default();
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     vec![
         row("uptime", duration::show(duration::from_proto(stats.uptime.as_ref()))),
@@ -155,7 +162,8 @@ fn figures(stats: &pb::GetStatsResponse) -> Vec<Vec<String>> {
         row(
             "dropped",
             format!(
-                "{queue_full} for a full queue, {expired} expired, {too_large} too large for their client"
+                "{queue_full} for a full queue, {expired} expired, {too_large} too large for their client, \
+                 {not_authorized} not authorized"
             ),
         ),
         row("rate", format!("{:.1} messages/s", stats.messages_per_second)),
@@ -344,6 +352,11 @@ mod tests {
             mqtt  mqtt://127.0.0.1:1884 before mqtt://broker:1883
             http  http://127.0.0.1:3000/__mockforge"#]]
         .assert_eq(&describe(&info));
+        let grpc_address = "127.0.0.1:50051".into();
+        let behind_tls = pb::ServerInfo { http_tls: true, grpc_tls: true, grpc_address, ..info };
+        let described = describe(&behind_tls);
+        let addresses: Vec<_> = described.lines().skip(2).collect();
+        assert_eq!(addresses, ["https https://127.0.0.1:3000/__mockforge", "grpc  https://127.0.0.1:50051"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
@@ -20,14 +20,14 @@ use super::{
     report::Report,
     session_file,
     signal::{Passed, Signals},
-    target::{Target, parse_target},
+    target::{Target, TrustArgs, parse_target},
     transfer::{export_to, format_to_write},
     transport::Transport,
 };
 use crate::{
     config::Config,
     control::{Control, ReplaySource, pb},
-    net::MqttUrl,
+    net::{MqttUrl, reach},
     recording::{RecordingFormat, player::Speed},
 };
 
@@ -52,6 +52,8 @@ pub struct CassetteArgs {
     /// The broker that is recorded, and that passthrough asks, mqtt://[user[:password]@]host[:port]
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", value_parser = parse_target)]
     target: Target,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// When it is played: factor from 0.001 to 1000; `max` or 0 does not wait
     #[arg(long, default_value = "1.0", allow_negative_numbers = true)]
     speed: Speed,
@@ -114,11 +116,12 @@ enum OnMiss {
 }
 
 pub async fn run(
-    args: CassetteArgs,
+    mut args: CassetteArgs,
     server: Option<&str>,
     config: Config,
     format: Format,
 ) -> Result<Exit, Failure> {
+    args.target = args.trust.apply(args.target);
     if server.is_some() {
         return Err(Failure::usage(
             "a cassette is recorded and played by this process; --server is for talking to another",
@@ -186,8 +189,7 @@ async fn record(args: CassetteArgs, config: Config, format: Format) -> Result<Ex
 /// # Errors
 /// [`Exit::Unreachable`]: better than a command that fails for another reason.
 async fn check_reachable(target: &MqttUrl) -> Result<(), Failure> {
-    let connect = TcpStream::connect((&*target.host, target.port));
-    let why = match tokio::time::timeout(TARGET_PATIENCE, connect).await {
+    let why = match tokio::time::timeout(TARGET_PATIENCE, reach(target)).await {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer in {} s", TARGET_PATIENCE.as_secs()),

@@ -147,7 +147,7 @@ fn status_text(status: &Status) -> String {
         _ => {}
     }
     if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
-        text += " (the token is taken from MOCKFORGE_API_TOKEN or api_token in mockforge.yaml)";
+        text += " (the token is taken from --token, MOCKFORGE_CLIENT_TOKEN or client.token, else MOCKFORGE_API_TOKEN or api_token)";
     }
     text
 }

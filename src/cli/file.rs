@@ -21,6 +21,15 @@ enum Out {
     StandardOutput(io::Stdout),
 }
 
+/// Who may read a new file.
+#[derive(Clone, Copy, PartialEq)]
+enum Readers {
+    /// As the process has it with all its files.
+    Umask,
+    /// Those of the file that is replaced; of a new one its owner alone.
+    AsBefore,
+}
+
 /// Where a file is until it is whole.
 struct Temporary {
     path: PathBuf,
@@ -32,8 +41,21 @@ impl NewFile {
     /// # Errors
     /// If `path` can't be written to; the text names it.
     pub fn create(path: &Path) -> io::Result<Self> {
+        Self::create_for(path, Readers::Umask)
+    }
+
+    /// The same of a file that only its owner may read, or write. One that is there keeps owner, group and rights:
+    /// it may be for a server that runs as another user.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and if owner and group can't be kept.
+    pub fn create_private(path: &Path) -> io::Result<Self> {
+        Self::create_for(path, Readers::AsBefore)
+    }
+
+    fn create_for(path: &Path, readers: Readers) -> io::Result<Self> {
         refuse_folder(path)?;
-        let (temporary, out) = Self::open(path).map_err(|error| named(path, error))?;
+        let (temporary, out) = Self::open(path, readers).map_err(|error| named(path, error))?;
         Ok(Self { path: path.to_owned(), temporary, out: Some(BufWriter::new(out)) })
     }
 
@@ -47,11 +69,11 @@ impl NewFile {
         if is_standard_output(path) || is_special(path) {
             return Ok(());
         }
-        let (temporary, _) = Self::open(path).map_err(|error| named(path, error))?;
+        let (temporary, _) = Self::open(path, Readers::Umask).map_err(|error| named(path, error))?;
         temporary.map_or(Ok(()), |temporary| fs::remove_file(temporary.path))
     }
 
-    fn open(path: &Path) -> io::Result<(Option<Temporary>, Out)> {
+    fn open(path: &Path, readers: Readers) -> io::Result<(Option<Temporary>, Out)> {
         if is_standard_output(path) {
             return Ok((None, Out::StandardOutput(io::stdout())));
         }
@@ -62,7 +84,25 @@ impl NewFile {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
         let temporary = target.with_file_name(name);
-        let file = File::create(&temporary)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        if readers == Readers::AsBefore {
+            // One that an end left behind may be readable.
+            let _ = fs::remove_file(&temporary);
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        }
+        let file = options.open(&temporary)?;
+        #[cfg(unix)]
+        if readers == Readers::AsBefore
+            && let Ok(before) = fs::metadata(&target)
+            && let Err(error) = keep_rights(&file, &before)
+        {
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        #[cfg(not(unix))]
+        let _ = readers;
         Ok((Some(Temporary { path: temporary, target }), Out::File(file)))
     }
 
@@ -127,6 +167,22 @@ impl Write for Out {
             Self::StandardOutput(out) => out.flush(),
         }
     }
+}
+
+/// Gives `file` owner, group and rights of the one `before` it.
+#[cfg(unix)]
+fn keep_rights(file: &File, before: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
+        fchown(file, Some(before.uid()), Some(before.gid())).map_err(|error| {
+            let text = format!("its owner {}:{} can't be kept: {error}", before.uid(), before.gid());
+            io::Error::new(error.kind(), text)
+        })?;
+    }
+    // Behind the owner, who alone may read it until then.
+    file.set_permissions(before.permissions())
 }
 
 /// Whether `path` means standard output, and no file of that name.
@@ -219,6 +275,32 @@ mod tests {
         std::os::unix::fs::symlink("round.json", folder.path().join("round.json")).unwrap();
         let error = NewFile::create(&folder.path().join("round.json")).err().unwrap().to_string();
         assert!(error.ends_with("round.json: too many links lead on from it"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_private_file_is_its_owners_and_one_that_is_there_keeps_its_rights() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwd");
+        let write = || {
+            let mut file = NewFile::create_private(&path).unwrap();
+            file.write_all(b"alice").unwrap();
+            file.finish().unwrap();
+            let found = fs::metadata(&path).unwrap();
+            (found.mode() & 0o7777, found.uid(), found.gid())
+        };
+        let (mode, user, group) = write();
+        assert_eq!(mode, 0o600);
+        for mode in [0o640, 0o644, 0o400] {
+            fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(write(), (mode, user, group));
+        }
+        // Only the system's administrator can give a file away.
+        if std::os::unix::fs::chown(&path, Some(65_534), Some(65_533)).is_ok() {
+            assert_eq!(write(), (0o400, 65_534, 65_533));
+        }
     }
 
     #[cfg(unix)]

@@ -2,6 +2,7 @@
 
 mod broker;
 mod cassette;
+mod certs;
 mod chaos;
 mod child;
 mod compare;
@@ -17,6 +18,7 @@ mod keys;
 mod listing;
 mod mocks;
 mod output;
+mod passwd;
 mod place;
 mod progress;
 mod record;
@@ -54,10 +56,25 @@ pub struct Arguments {
     /// The settings file [default: mockforge.yaml here or in one of five parent folders]
     #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// The running server to talk to, host:port of its gRPC or HTTP interface [default: what the
-    /// settings say]
+    /// The running server to talk to, host:port of its gRPC or HTTP interface, with https:// before it where that is behind
+    /// TLS [default: what the settings say]
     #[arg(long, value_name = "ADDR", global = true, help_heading = GLOBAL)]
     server: Option<String>,
+    /// The token to send to it; others on this machine can read it here, MOCKFORGE_CLIENT_TOKEN they can't
+    #[arg(long, value_name = "TOKEN", global = true, help_heading = GLOBAL)]
+    token: Option<String>,
+    /// The CA of its certificate, a PEM file [default: whom the system trusts]
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
+    server_cacert: Option<PathBuf>,
+    /// The certificate to show to it, a PEM file
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
+    server_cert: Option<PathBuf>,
+    /// The certificate's key, a PEM file
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
+    server_key: Option<PathBuf>,
+    /// Believe any server, whatever its certificate: whoever is in between can read and change everything
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    server_insecure: bool,
     /// Log level or filter, such as debug or info,mockforge::net=trace
     #[arg(long, value_name = "FILTER", global = true, help_heading = GLOBAL)]
     log: Option<String>,
@@ -93,6 +110,10 @@ enum Command {
     /// Networks, brokers and clients that misbehave, in the running server
     #[command(subcommand)]
     Chaos(chaos::Command),
+    /// Make certificates for development: an authority, a server and a client
+    Certs(certs::CertsArgs),
+    /// Passwords of users, for mqtt.password_file and mqtt.users
+    Passwd(passwd::PasswdArgs),
     /// Settings of file, environment and flags
     #[command(subcommand)]
     Config(config::Command),
@@ -131,6 +152,10 @@ enum Mqtt {
 /// # Errors
 /// With the exit code that stands for what went wrong.
 pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    if let Command::Passwd(args) = arguments.command {
+        // Before settings are read, which may name the file that is to be made.
+        return passwd::run(args).await;
+    }
     let sources = arguments.sources();
     let config = Config::load(sources.clone())?;
     start_logging(arguments.log_filter(&config))?;
@@ -148,6 +173,9 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Serve(_) if server.is_some() => {
             Err(Failure::usage("serve starts a server; --server is for talking to one"))
         }
+        Command::Serve(_) if arguments.token.is_some() => Err(Failure::usage(
+            "--token is for talking to a server; callers of this one are known by api_token and api_tokens",
+        )),
         Command::Serve(args) => {
             let read_again = || Config::load(sources.clone());
             serve::run(args, config, read_again, format, &signals).await
@@ -180,7 +208,9 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let (transport, _) = Transport::connect(server, &config).await?;
             chaos::run(command, &transport, format, &signals).await
         }
+        Command::Certs(args) => certs::run(args, &config, format),
         Command::Config(command) => config::run(&command, &config, format),
+        Command::Passwd(_) => unreachable!("it needs no settings"),
     }
 }
 
@@ -225,6 +255,22 @@ impl Arguments {
             Command::Mqtt(Mqtt::Record(args)) => args.flags(),
             _ => Vec::new(),
         };
+        // Settings' paths start at their file's folder; those that are typed, here.
+        let path = |path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            Some(path.to_string_lossy().into_owned())
+        };
+        let said = [
+            ("client.token", "--token", self.token.clone()),
+            ("client.tls.ca_path", "--server-cacert", path(&self.server_cacert)),
+            ("client.tls.cert_path", "--server-cert", path(&self.server_cert)),
+            ("client.tls.key_path", "--server-key", path(&self.server_key)),
+            ("client.tls.insecure", "--server-insecure", self.server_insecure.then(|| "true".to_owned())),
+        ];
+        flags.extend(
+            said.into_iter().filter_map(|(key, name, value)| Some(Flag { key, name, value: value? })),
+        );
         let level = match self.verbose {
             0 => self.log.clone().map(|filter| ("--log", filter)),
             1 => Some(("-v", "debug".to_owned())),
@@ -314,7 +360,7 @@ mod tests {
             "mockforge mqtt record",
             "mockforge mqtt replay --input a --loop 0",
             "mockforge mqtt replay --input a --topic a/#/b",
-            "mockforge mqtt replay --input a --target mqtts://b",
+            "mockforge certs --days 826",
             "mockforge mqtt record --output a --duration 30",
             "mockforge mqtt publish a b --qos 3",
             "mockforge recordings export a -o a.json",
@@ -328,17 +374,6 @@ mod tests {
     fn a_file_behind_o_is_told_from_a_format() {
         let error = parse("mockforge recordings export a -o a.json").unwrap_err().to_string();
         assert!(error.contains("expected text or json; the file to write is --output a.json"), "{error}");
-    }
-
-    #[test]
-    fn tls_is_refused_by_name() {
-        let arguments = parse("mockforge serve --mqtt --mqtt-tls").unwrap();
-        let Command::Serve(args) = &arguments.command else { unreachable!("it was typed") };
-        let sources = Sources { flags: args.flags(), ..Sources::default() };
-        assert_eq!(
-            Config::load(sources).unwrap_err().to_string(),
-            "--mqtt-tls: mqtt.tls.enabled is not supported by this version yet"
-        );
     }
 
     #[test]

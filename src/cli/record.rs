@@ -7,7 +7,6 @@ use std::{
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 use tonic::Code;
 
 use super::{
@@ -21,13 +20,14 @@ use super::{
     output::{self, Format, json},
     progress::Progress,
     signal::Signals,
+    target::{TrustArgs, parse_target},
     transfer::{export_to, format_to_write, parse_format},
     transport::Transport,
 };
 use crate::{
     config::{Config, Flag},
     control::pb,
-    net::MqttUrl,
+    net::{MqttUrl, reach},
     recording::{OnOverload, RecordingFormat},
 };
 
@@ -42,6 +42,8 @@ pub struct RecordArgs {
     /// Start a proxy before this broker, mqtt://host:port
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Start a broker (with --upstream: the proxy) on this address [default: mqtt.host and mqtt.port]
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_listen)]
     listen: Option<Listen>,
@@ -109,6 +111,7 @@ impl RecordArgs {
         if let Some(store) = &self.store {
             say("store.path", "--store", store);
         }
+        flags.extend(self.trust.flags());
         flags
     }
 
@@ -196,8 +199,7 @@ async fn subscribe(
 /// A proxy waits for its broker, and nothing else says so before the first client comes.
 async fn say_if_unreachable(upstream: Option<String>) {
     let Some(url) = upstream.and_then(|upstream| upstream.parse::<MqttUrl>().ok()) else { return };
-    let connected = tokio::time::timeout(UPSTREAM_PATIENCE, TcpStream::connect((&*url.host, url.port))).await;
-    let why = match connected {
+    let why = match tokio::time::timeout(UPSTREAM_PATIENCE, reach(&url)).await {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer in {} s", UPSTREAM_PATIENCE.as_secs()),
@@ -245,7 +247,8 @@ fn request(args: &RecordArgs) -> Result<pb::StartRecordingRequest, Failure> {
         }),
         on_overload: args.on_overload.unwrap_or_default().into(),
         subscriber: args.broker.as_ref().map(|url| pb::SubscriberSource {
-            url: url.clone(),
+            // What is wrong with the URL is told by whoever is to go by it.
+            url: parse_target(url).map_or_else(|_| url.clone(), |target| args.trust.apply(target).text),
             filters: args.subscribe.clone(),
             qos: args.qos,
             client_id: String::new(),

@@ -24,7 +24,7 @@ use super::{
     report::Report,
     session_file,
     signal::Signals,
-    target::{Target, parse_target},
+    target::{Target, TrustArgs, parse_target},
     transfer::parse_format,
     transport::Transport,
 };
@@ -58,6 +58,8 @@ pub struct ReplayArgs {
     /// that --on-miss passthrough asks. Given twice: the same clients at both, what comes back compared
     #[arg(long = "target", value_name = "URL", value_parser = parse_target)]
     targets: Vec<Target>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Factor from 0.001 to 1000; `max` or 0 does not wait
     #[arg(long, default_value = "1.0", allow_negative_numbers = true)]
     speed: Speed,
@@ -433,13 +435,14 @@ impl ReplayArgs {
 }
 
 pub async fn run(
-    args: ReplayArgs,
+    mut args: ReplayArgs,
     server: Option<&str>,
     config: &Config,
     format: Format,
     signals: &Signals,
 ) -> Result<Exit, Failure> {
     args.check()?;
+    args.targets = args.targets.into_iter().map(|target| args.trust.apply(target)).collect();
     if let Some(receipt) = &args.receipt {
         // Better now than after the replay; nothing is left behind.
         NewFile::check(receipt).map_err(|error| Failure::new(Exit::Usage, error))?;

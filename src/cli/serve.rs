@@ -15,6 +15,7 @@ use super::{
     record, session_file,
     signal::{HangUp, Signals, UserSignal},
     size,
+    target::TrustArgs,
     transfer::say,
     transport::Transport,
 };
@@ -37,12 +38,23 @@ pub struct ServeArgs {
     /// Address of the MQTT listener
     #[arg(long, value_name = "HOST")]
     mqtt_host: Option<String>,
-    /// Serve MQTT over TLS (not supported by this version yet)
+    /// Serve MQTT over TLS, too
     #[arg(long)]
     mqtt_tls: bool,
-    /// Be a proxy before this broker, mqtt://host:port
+    /// Port of MQTT over TLS; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    mqtt_tls_port: Option<String>,
+    /// Serve MQTT over WebSocket, too
+    #[arg(long)]
+    mqtt_ws: bool,
+    /// Port of MQTT over WebSocket; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    mqtt_ws_port: Option<String>,
+    /// Be a proxy before this broker: mqtt://host:port, or mqtts://, ws://, wss://
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Draw random values from this number, so that they are the same again
     #[arg(long, value_name = "N")]
     seed: Option<String>,
@@ -90,6 +102,9 @@ impl ServeArgs {
             ("mqtt.port", "--mqtt-port", self.mqtt_port.clone()),
             ("mqtt.host", "--mqtt-host", self.mqtt_host.clone()),
             ("mqtt.tls.enabled", "--mqtt-tls", switch(self.mqtt_tls)),
+            ("mqtt.tls.port", "--mqtt-tls-port", self.mqtt_tls_port.clone()),
+            ("mqtt.websocket.enabled", "--mqtt-ws", switch(self.mqtt_ws)),
+            ("mqtt.websocket.port", "--mqtt-ws-port", self.mqtt_ws_port.clone()),
             ("mqtt.upstream", "--upstream", self.upstream.clone()),
             ("mqtt.seed", "--seed", self.seed.clone()),
             ("recorder.ring_bytes", "--ring", self.ring.map(|size| size.to_string())),
@@ -106,7 +121,7 @@ impl ServeArgs {
             ("store.path", "--store", self.store.clone()),
         ];
         let flag = |(key, name, value): (_, _, Option<String>)| Some(Flag { key, name, value: value? });
-        said.into_iter().filter_map(flag).collect()
+        said.into_iter().filter_map(flag).chain(self.trust.flags()).collect()
     }
 }
 
@@ -164,7 +179,10 @@ pub async fn run(
             // Somebody asked for it over the API, or it failed.
             () = host.ended() => break,
             () = user_signal.recv() => drop(tokio::spawn(snapshot(host.control().clone()))),
-            () = hang_up.recv() => apply(&host, &began_with, read_again()),
+            () = hang_up.recv() => {
+                apply(&host, &began_with, read_again()).await;
+                reload_certificates(host.control()).await;
+            }
         }
     }
     // Traffic first, so that the recording holds all of it.
@@ -226,16 +244,25 @@ async fn load_script(control: &Control, from: &str, signals: &Signals) -> Result
     loaded.map_err(|error| Failure::from(Status::from(error)).context(format!("--chaos-from {from}")))
 }
 
+async fn reload_certificates(control: &Control) {
+    match control.reload_certificates().await {
+        Ok(0) => {}
+        Ok(endpoints) => info!(endpoints, "the certificates were read again"),
+        Err(error) => error!(%error, "the certificates were read again, and are refused: the old ones stay"),
+    }
+}
+
 /// Settings that are not good change nothing, and those of a file that is gone neither.
-fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) {
-    let applied = config.map_err(anyhow::Error::from).and_then(|config| {
+async fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) {
+    let applied = async {
+        let config = config?;
         if config.file.is_none() && began_with.file.is_some() {
             anyhow::bail!("there is no mockforge.yaml any more");
         }
-        host.control().apply_settings(&config)?;
+        host.control().apply_settings(&config).await?;
         Ok(config)
-    });
-    match applied {
+    };
+    match applied.await {
         Ok(config) => {
             let (mocks, webhooks) = (config.mqtt.mocks.len(), config.mqtt.webhooks.len());
             let rules = chaos_rules(&config);
@@ -256,7 +283,16 @@ fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) 
 }
 
 /// How settings that take effect while a server runs begin.
-const APPLIED: [&str; 3] = ["mqtt.mocks", "mqtt.webhooks", "mqtt.chaos."];
+const APPLIED: [&str; 8] = [
+    "api_token",
+    "mqtt.allow_anonymous",
+    "mqtt.users",
+    "mqtt.password_file",
+    "mqtt.acl",
+    "mqtt.mocks",
+    "mqtt.webhooks",
+    "mqtt.chaos.",
+];
 
 /// Rules of chaos that the settings have, those that keys are short for included.
 fn chaos_rules(config: &Config) -> u64 {

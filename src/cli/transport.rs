@@ -2,18 +2,22 @@
 //!
 //! Both carry the generated clients, so a command is written once.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use http::{HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{Status, body::Body, transport::Endpoint};
-use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
+use tower::{BoxError, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tracing::warn;
 
 use super::exit::{Exit, Failure};
 use crate::{
-    config::{Config, ListenConfig},
+    config::{ClientTlsConfig, Config, ListenConfig},
     control::{
-        Control,
+        self, Control,
         pb::{
             GetServerInfoRequest, ServerInfo, admin_client::AdminClient, broker_client::BrokerClient,
             chaos_client::ChaosClient, mocks_client::MocksClient, recordings_client::RecordingsClient,
@@ -21,6 +25,7 @@ use crate::{
         },
     },
     gateway,
+    net::tls::{ClientTls, ClientTlsOptions, explain},
 };
 
 /// Long enough for a loaded machine, short enough to wait for.
@@ -45,7 +50,10 @@ pub struct Transport {
 impl Transport {
     /// To the server in this process.
     pub fn to_server(control: &Control) -> Self {
-        let routes = ServiceExt::<Request<Body>>::map_err(gateway::routes(control.clone()), never);
+        let routes = ServiceExt::<Request<Body>>::map_err(
+            gateway::routes(control.clone(), control::MESSAGE_MAX),
+            never,
+        );
         Self { inner: Inner::new(routes), control: None }
     }
 
@@ -66,15 +74,18 @@ impl Transport {
     /// # Errors
     /// [`Exit::Unreachable`] when nothing answers there, or something else does.
     pub async fn connect(server: Option<&str>, config: &Config) -> Result<(Self, ServerInfo), Failure> {
-        let address = match server {
-            Some(address) => address.to_owned(),
-            None => control_address(config)?,
+        let place = match server {
+            Some(address) => Place::named(address)?,
+            None => Place::of_settings(config)?,
         };
-        let transport = Self::open(&address, config.api_token.as_deref()).await.map_err(|error| {
-            let hint = if server.is_some() {
-                "is it running, and is that its HTTP or gRPC address?"
-            } else {
-                "start one with `mockforge serve --mqtt`, or say where it is with --server"
+        let address = place.to_string();
+        let transport = Self::open(&place, config).await.map_err(|error| {
+            let hint = match server {
+                Some(_) if place.is_tls => {
+                    "is it running, is that its HTTP or gRPC address, and does it speak TLS there?"
+                }
+                Some(_) => "is it running, and is that its HTTP or gRPC address?",
+                None => "start one with `mockforge serve --mqtt`, or say where it is with --server",
             };
             Failure::new(
                 Exit::Unreachable,
@@ -95,12 +106,12 @@ impl Transport {
     /// # Errors
     /// When one does answer and refuses.
     pub async fn find(config: &Config) -> Result<Option<(Self, ServerInfo)>, Failure> {
-        let Ok(address) = control_address(config) else { return Ok(None) };
-        let Ok(transport) = Self::open(&address, config.api_token.as_deref()).await else { return Ok(None) };
+        let Ok(place) = Place::of_settings(config) else { return Ok(None) };
+        let Ok(transport) = Self::open(&place, config).await else { return Ok(None) };
         match transport.info().await {
             Ok(info) => Ok(Some((transport, info))),
             Err(status) if status.code() == tonic::Code::Unauthenticated => {
-                Err(Failure::from(status).context(format!("the server on {address} refuses to answer")))
+                Err(Failure::from(status).context(format!("the server on {place} refuses to answer")))
             }
             // Some other program has the port.
             Err(_) => Ok(None),
@@ -116,15 +127,22 @@ impl Transport {
         }
     }
 
-    async fn open(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let channel = Endpoint::from_shared(url)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(root_cause)?;
-        let authorization = token
+    async fn open(place: &Place, config: &Config) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(place.url())?.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        let channel = if place.is_tls {
+            let connector = tls_connector(config).await?;
+            let connect = service_fn(move |uri| connect_tls(connector.clone(), uri));
+            endpoint.connect_with_connector(connect).await
+        } else {
+            endpoint.connect().await
+        };
+        let channel = channel.map_err(root_cause)?;
+        if config.client_token.is_some() && !place.is_tls && !place.is_on_this_host() {
+            warn!(%place, "the token is sent in clear: whoever is in between can read it; say https://");
+        }
+        let authorization = config
+            .client_token
+            .as_deref()
             .map(|token| HeaderValue::try_from(format!("Bearer {token}")))
             .transpose()
             .context("the API token can't be sent as a header")?;
@@ -176,19 +194,100 @@ fn never<T>(never: Infallible) -> T {
     match never {}
 }
 
-/// Where the settings say a server of ours listens: gRPC, else HTTP, which answers gRPC as well.
-fn control_address(config: &Config) -> Result<String, Failure> {
-    let listener = [&config.grpc, &config.http]
-        .into_iter()
-        .find(|listener| listener.enabled && listener.port != 0)
-        .ok_or_else(|| Failure::usage("the settings name no fixed control port; say --server ADDR"))?;
-    // A server on all addresses is on this host's own, too.
-    let host = match listener.host.as_str() {
-        "0.0.0.0" => "127.0.0.1",
-        "::" => "::1",
-        host => host,
+/// Where a server is, or should be.
+struct Place {
+    is_tls: bool,
+    /// `host:port`.
+    address: String,
+}
+
+impl Place {
+    /// As it was typed, with or without a scheme.
+    ///
+    /// # Errors
+    /// A scheme that is neither `http` nor `https`: taken for `http`, a slip would send the token in clear.
+    fn named(text: &str) -> Result<Self, Failure> {
+        let (is_tls, address) = match text.split_once("://") {
+            Some((scheme, address)) if scheme.eq_ignore_ascii_case("https") => (true, address),
+            Some((scheme, address)) if scheme.eq_ignore_ascii_case("http") => (false, address),
+            Some((scheme, _)) => {
+                return Err(Failure::usage(format!(
+                    "--server: expected http:// or https://, found {scheme}://"
+                )));
+            }
+            None => (false, text),
+        };
+        Ok(Self { is_tls, address: address.trim_end_matches('/').to_owned() })
+    }
+
+    /// Where the settings say a server of ours listens: gRPC, else HTTP, which answers gRPC as well.
+    fn of_settings(config: &Config) -> Result<Self, Failure> {
+        let listener = [&config.grpc, &config.http]
+            .into_iter()
+            .find(|listener| listener.enabled && listener.port != 0)
+            .ok_or_else(|| Failure::usage("the settings name no fixed control port; say --server ADDR"))?;
+        // A server on all addresses is on this host's own, too.
+        let host = match listener.host.as_str() {
+            "0.0.0.0" => "127.0.0.1",
+            "::" => "::1",
+            host => host,
+        };
+        let address = ListenConfig { host: host.to_owned(), ..listener.clone() }.address();
+        Ok(Self { is_tls: listener.tls.is_some(), address })
+    }
+
+    fn is_on_this_host(&self) -> bool {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost"),
+        }
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https://" } else { "" };
+        write!(f, "{scheme}{}", self.address)
+    }
+}
+
+/// As `client.tls` says. Authorities that a server's own settings name are for its callers: one of those could pass for
+/// the server.
+async fn tls_connector(config: &Config) -> anyhow::Result<TlsConnector> {
+    let of_folder = |path: &PathBuf| config.folder.join(path);
+    let ClientTlsConfig { ca_path, certificate, insecure } = &config.client_tls;
+    let options = ClientTlsOptions {
+        ca_path: ca_path.as_ref().map(of_folder),
+        certificate: certificate.as_ref().map(|(cert, key)| (of_folder(cert), of_folder(key))),
+        insecure: *insecure,
+        alpn: vec![b"h2".to_vec()],
     };
-    Ok(ListenConfig { host: host.to_owned(), ..listener.clone() }.address())
+    if *insecure {
+        warn!(
+            "the server's certificate is not verified: whoever is in between can read and change everything"
+        );
+    }
+    let tls = tokio::task::spawn_blocking(move || ClientTls::load(&options)).await??;
+    Ok(TlsConnector::from(tls.config()))
+}
+
+async fn connect_tls(connector: TlsConnector, uri: Uri) -> Result<TokioIo<TlsStream<TcpStream>>, BoxError> {
+    let host = uri.host().unwrap_or_default();
+    let name = ClientTls::server_name(host).ok_or_else(|| format!("{host} is no name of a server"))?;
+    let address = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(443));
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let stream = connector.connect(name, stream).await.map_err(|error| {
+        let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        of_tls.map_or_else(|| error.to_string(), explain)
+    })?;
+    Ok(TokioIo::new(stream))
 }
 
 /// tonic wraps "connection refused" three times over.
@@ -207,11 +306,42 @@ mod tests {
     #[test]
     fn a_server_on_all_addresses_is_looked_for_on_this_host() {
         let mut config = Config::default();
-        assert_eq!(control_address(&config).unwrap(), "127.0.0.1:50051");
+        let place = |config: &Config| Place::of_settings(config).unwrap().to_string();
+        assert_eq!(place(&config), "127.0.0.1:50051");
         config.grpc.host = "::".to_owned();
-        assert_eq!(control_address(&config).unwrap(), "[::1]:50051");
+        assert_eq!(place(&config), "[::1]:50051");
         config.grpc.enabled = false;
-        assert_eq!(control_address(&config).unwrap(), "127.0.0.1:3000");
+        assert_eq!(place(&config), "127.0.0.1:3000");
+    }
+
+    #[test]
+    fn a_server_is_named_with_or_without_a_scheme() {
+        for (text, shown, url) in [
+            ("a:1", "a:1", "http://a:1"),
+            ("http://a:1", "a:1", "http://a:1"),
+            ("https://a:1/", "https://a:1", "https://a:1"),
+            ("HTTPS://a:1", "https://a:1", "https://a:1"),
+        ] {
+            let place = Place::named(text).unwrap();
+            assert_eq!((place.to_string().as_str(), place.url().as_str()), (shown, url));
+        }
+        for text in ["htps://a:1", "grpcs://a:1", "://a:1"] {
+            assert!(Place::named(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_clear_is_for_this_host() {
+        for (text, expected) in [
+            ("localhost:1", true),
+            ("127.0.0.9:1", true),
+            ("[::1]:1", true),
+            ("10.0.0.1:1", false),
+            ("localhost.example:1", false),
+            ("[2001:db8::1]:1", false),
+        ] {
+            assert_eq!(Place::named(text).unwrap().is_on_this_host(), expected, "{text}");
+        }
     }
 
     #[tokio::test]

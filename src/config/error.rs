@@ -57,11 +57,9 @@ pub enum ConfigError {
     /// A line each.
     #[error("{}", lines(.0))]
     Several(Vec<Self>),
-    #[error("{}: {key} is not supported by this version yet", origin.place())]
-    NotSupported { origin: Origin, key: &'static str },
     #[error(
-        "{}: {key} {host} lets others reach the control plane; set a token (api_token, MOCKFORGE_API_TOKEN) or \
-         allow it without one (--insecure-api)",
+        "{}: {key} {host} lets others reach the control plane; set a token (api_token, MOCKFORGE_API_TOKEN), \
+         require certificates (tls.client_auth), or allow it without (--insecure-api)",
         origin.place()
     )]
     Exposed { origin: Origin, key: &'static str, host: String },

@@ -10,10 +10,13 @@ mod layer;
 mod setting;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::IpAddr,
+    ops::Deref,
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -24,8 +27,8 @@ use self::{
     document::{BadEntry, Content, Document},
     layer::Layer,
     setting::{
-        AFFECTED_TOPICS, CHAOS_RULES, Given, Kind, MOCKS, RING_TRIGGERS, SLOW_SUBSCRIBER_DELAY, Support,
-        TLS_ENABLED, WEBHOOKS,
+        ACL, AFFECTED_TOPICS, ALLOWED_HOSTS, API_TOKENS, CHAOS_RULES, Given, Kind, MOCKS, PASSWORD_FILE,
+        RING_TRIGGERS, SLOW_SUBSCRIBER_DELAY, TLS_ENABLED, USERS, WEBHOOKS,
     },
 };
 pub use self::{
@@ -33,9 +36,10 @@ pub use self::{
     file::NAME as SETTINGS_FILE,
     layer::Flag,
     setting::{PREFIX, SETTINGS, Setting, Value},
+    tls::{CertifiedFiles, MinVersion, TlsCertificate, TlsConfig, UsernameFrom},
 };
 use crate::{
-    auth::UserList,
+    auth::{Access, Accounts, Acl, ApiTokenSpec, ApiTokens, BadAccounts, UserList, UserSpec},
     broker::Limits,
     fault::{ChaosSpec, LatencyDraw, LatencySpec, Rule, RuleSpec, SlowSubscriberSpec, settings_rules},
     field::BadField,
@@ -47,17 +51,52 @@ use crate::{
     webhook::{MASK, WebhookSpec, check_webhooks, is_secret_name, masked_url},
 };
 
+/// Settings of TLS of a port of the control plane.
+struct TlsKeys {
+    section: &'static str,
+    enabled: &'static str,
+    cert_path: &'static str,
+    key_path: &'static str,
+    ca_path: &'static str,
+    client_auth: &'static str,
+    /// The rest has no effect.
+    why: &'static str,
+}
+
+const HTTP_TLS: TlsKeys = TlsKeys {
+    section: "http.tls.",
+    enabled: "http.tls.enabled",
+    cert_path: "http.tls.cert_path",
+    key_path: "http.tls.key_path",
+    ca_path: "http.tls.ca_path",
+    client_auth: "http.tls.client_auth",
+    why: "http.tls.enabled is off",
+};
+
+const GRPC_TLS: TlsKeys = TlsKeys {
+    section: "grpc.tls.",
+    enabled: "grpc.tls.enabled",
+    cert_path: "grpc.tls.cert_path",
+    key_path: "grpc.tls.key_path",
+    ca_path: "grpc.tls.ca_path",
+    client_auth: "grpc.tls.client_auth",
+    why: "grpc.tls.enabled is off",
+};
+
 /// The least that the flight recorder can do with, in bytes.
 const RING_MIN: usize = 64 << 10;
 
-/// Everything that can be set, checked.
-#[derive(Clone, Debug, PartialEq)]
+/// Everything that can be set, checked. Shown, it has no secrets.
+#[derive(Clone, PartialEq)]
 pub struct Config {
     pub mqtt: MqttConfig,
     pub http: ListenConfig,
     pub grpc: ListenConfig,
-    /// What callers of the control plane must send as `Authorization: Bearer`.
-    pub api_token: Option<String>,
+    /// The token that our own commands send to a server: `client.token`, else `api_token`.
+    pub client_token: Option<Secret>,
+    pub api: ApiConfig,
+    /// What our own commands go by towards a server.
+    pub client_tls: ClientTlsConfig,
     /// Whether others than this host may reach the control plane without a token.
     pub insecure_api: bool,
     pub store: StoreConfig,
@@ -67,6 +106,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Where relative paths within settings start: the file's folder, else the working directory.
     pub folder: PathBuf,
+    /// Files that settings name, and themselves, that no message may ever hold.
+    pub secret_files: Vec<PathBuf>,
     /// Where each value came from, for people to read.
     pub in_force: Vec<InForce>,
     /// What was odd but harmless, a line each.
@@ -80,15 +121,24 @@ pub struct MqttConfig {
     pub host: String,
     /// 0 takes a free one.
     pub port: u16,
-    pub max_connections: usize,
-    /// `mqtt://` URL of the broker to proxy; none is a broker of our own.
+    pub connections: ConnectionLimits,
+    /// None serves no TLS.
+    pub tls: Option<TlsConfig>,
+    /// None serves TCP and TLS alone.
+    pub web_socket: Option<WebSocketConfig>,
+    /// URL of the broker to proxy; none is a broker of our own.
     pub upstream: Option<String>,
+    pub upstream_tls: UpstreamTlsConfig,
+    /// How long reaching it may take.
+    pub upstream_timeout: Duration,
     /// `mqtt.max_packet_size`, `mqtt.keep_alive_secs` and everything of `mqtt.limits`.
     pub limits: Limits,
     /// How often the `$SYS` topics are published; zero is never.
     pub sys_interval: Duration,
     /// Who may authenticate with SCRAM-SHA-256.
     pub scram_users: UserList,
+    /// Who else is let in, and who may do what.
+    pub access: Access,
     /// What random values are drawn from; none takes another one each time.
     pub seed: Option<u64>,
     pub mocks: Vec<MockSpec>,
@@ -103,6 +153,66 @@ pub struct MqttConfig {
     pub chaos_bytes: usize,
 }
 
+/// MQTT over WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebSocketConfig {
+    /// 0 takes a free one.
+    pub port: u16,
+    /// Of the same with TLS, where there is TLS.
+    pub tls_port: u16,
+    /// Bytes.
+    pub max_frame_size: u64,
+    /// See [`SETTINGS`].
+    pub origins: Vec<String>,
+}
+
+/// By what an upstream is believed, and what it is shown; what its URL says comes first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamTlsConfig {
+    pub ca_path: Option<PathBuf>,
+    pub cert_path: Option<PathBuf>,
+    pub key_path: Option<PathBuf>,
+    pub insecure: bool,
+}
+
+/// Which connections of MQTT clients are admitted; 0 of all but the first is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// At a time.
+    pub total: usize,
+    /// At a time, of one address.
+    pub per_address: usize,
+    /// A second.
+    pub rate: usize,
+    /// A second, of one address.
+    pub rate_per_address: usize,
+    /// After how much silence the system asks whether a peer is there.
+    pub keepalive: Duration,
+    /// How long a peer may leave unacknowledged, or untaken, what it is sent.
+    pub unacknowledged: Duration,
+}
+
+impl Default for ConnectionLimits {
+    /// None at all.
+    fn default() -> Self {
+        Self {
+            total: usize::MAX,
+            per_address: 0,
+            rate: 0,
+            rate_per_address: 0,
+            keepalive: Duration::ZERO,
+            unacknowledged: Duration::ZERO,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// Whether one address is to be told from another.
+    pub fn is_by_address(&self) -> bool {
+        self.per_address > 0 || self.rate_per_address > 0
+    }
+}
+
 /// Where a part of the control plane listens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenConfig {
@@ -111,6 +221,94 @@ pub struct ListenConfig {
     pub host: String,
     /// 0 takes a free one.
     pub port: u16,
+    /// With it, nothing else is spoken there.
+    pub tls: Option<ListenTlsConfig>,
+}
+
+/// PEM files of a port of the control plane; relative paths start at [`Config::folder`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenTlsConfig {
+    pub cert_path: PathBuf,
+    pub key_path: PathBuf,
+    /// Of the CA that callers' certificates are checked against.
+    pub ca_path: Option<PathBuf>,
+    /// Whether callers need a certificate.
+    pub client_auth: bool,
+}
+
+/// PEM files for our own commands, towards a server; relative paths start at [`Config::folder`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientTlsConfig {
+    /// Of the CA of the server's certificate; none is whom the system trusts.
+    pub ca_path: Option<PathBuf>,
+    /// A certificate to show, and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Takes any certificate.
+    pub insecure: bool,
+}
+
+/// Who may call the control plane, by which names, and how much may be asked of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ApiConfig {
+    /// `api_token` among them.
+    pub tokens: ApiTokens,
+    /// Names that the ports may be called by, beside `localhost` and addresses; `*.example.com` takes
+    /// those below, `*` any.
+    pub allowed_hosts: Vec<String>,
+    pub limits: ApiLimits,
+}
+
+/// What callers of both ports of the control plane may make us do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiLimits {
+    pub connections: usize,
+    /// Under way at a time.
+    pub requests: usize,
+    /// Under way at a time that stream.
+    pub streaming_requests: usize,
+    /// Of a REST request.
+    pub body_bytes: usize,
+    /// Of a file that is imported.
+    pub import_bytes: u64,
+    /// Of a request's head.
+    pub header_bytes: usize,
+    /// Lines of the same, in HTTP/1.
+    pub headers: usize,
+    /// For a request's head, and for TLS before it.
+    pub head_timeout: Duration,
+    /// For a REST request's body.
+    pub body_timeout: Duration,
+    /// Of an HTTP/2 connection, and of a caller that reads nothing.
+    pub idle_timeout: Duration,
+    /// Of a gRPC message that a caller sends.
+    pub message_bytes: usize,
+    /// Calls under way on one HTTP/2 connection.
+    pub streams: u32,
+}
+
+impl Default for ApiLimits {
+    fn default() -> Self {
+        let checked = Checked::from(&Layer::default()).expect("the table's defaults are good");
+        checked.api_limits()
+    }
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -189,6 +387,12 @@ impl Sources {
     }
 }
 
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.in_force.iter().map(|setting| (setting.key, &setting.value))).finish()
+    }
+}
+
 impl Config {
     /// # Errors
     /// The first thing that is wrong, with its place.
@@ -210,8 +414,18 @@ impl Config {
         let folder =
             path.as_ref().and_then(|(path, _)| path.parent()).map(Path::to_owned).unwrap_or_default();
         let mut config = Self::check(&flags.or(environment).or(file), folder)?;
+        config.secret_files.extend(path.as_ref().map(|(path, _)| path.clone()));
         config.file = path.map(|(_, shown)| shown);
         Ok(config)
+    }
+
+    /// As from a file called `name` with that `text`, nothing else being said; paths in it start at no folder.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(any(test, fuzzing))]
+    pub fn of_text(name: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::check(&file::parse(name, text)?, PathBuf::new())
     }
 
     /// Whether file, environment or flags say the setting `key`.
@@ -221,21 +435,52 @@ impl Config {
 
     fn check(typed: &Layer, folder: PathBuf) -> Result<Self, ConfigError> {
         let checked = Checked::from(typed)?;
-        checked.refuse_what_is_for_later()?;
         checked.refuse_exposure()?;
+        let access = checked.access(&folder)?;
+        let tokens = checked.api_tokens()?;
+        let mut warnings = checked.warnings(&access);
+        warnings.extend(checked.warnings_of_ports(&tokens));
         let mocks = checked.mocks(&folder)?;
         let webhooks = checked.webhooks(&folder)?;
         let chaos = checked.chaos()?;
+        let tls = checked.tls(&folder)?;
         Ok(Self {
             mqtt: MqttConfig {
                 enabled: checked.switch("mqtt.enabled"),
                 host: checked.text("mqtt.host"),
                 port: checked.integer("mqtt.port"),
-                max_connections: checked.integer("mqtt.max_connections"),
+                connections: ConnectionLimits {
+                    total: checked.integer("mqtt.max_connections"),
+                    per_address: checked.integer("mqtt.limits.connections_per_address"),
+                    rate: checked.integer("mqtt.limits.connect_rate"),
+                    rate_per_address: checked.integer("mqtt.limits.connect_rate_per_address"),
+                    keepalive: Duration::from_secs(checked.integer("mqtt.limits.tcp_keepalive_secs")),
+                    unacknowledged: Duration::from_secs(checked.integer("mqtt.limits.tcp_user_timeout_secs")),
+                },
+                tls,
+                web_socket: checked.switch("mqtt.websocket.enabled").then(|| WebSocketConfig {
+                    port: checked.integer("mqtt.websocket.port"),
+                    tls_port: checked.integer("mqtt.websocket.tls_port"),
+                    max_frame_size: checked.integer("mqtt.websocket.max_frame_size"),
+                    origins: words(&checked.text("mqtt.websocket.origins")),
+                }),
                 upstream: checked.optional_text("mqtt.upstream"),
+                upstream_tls: UpstreamTlsConfig {
+                    ca_path: checked.path("mqtt.upstream_tls.ca_path", &folder),
+                    cert_path: checked.path("mqtt.upstream_tls.cert_path", &folder),
+                    key_path: checked.path("mqtt.upstream_tls.key_path", &folder),
+                    insecure: checked.switch("mqtt.upstream_tls.insecure"),
+                },
+                upstream_timeout: Duration::from_secs(checked.integer("mqtt.limits.upstream_timeout_secs")),
                 limits: Limits {
+                    connect_timeout: Duration::from_secs(checked.integer("mqtt.limits.connect_timeout_secs")),
                     max_packet_size: checked.integer("mqtt.max_packet_size"),
                     keep_alive_max: checked.integer("mqtt.keep_alive_secs"),
+                    control_packet_bytes: checked.integer("mqtt.limits.control_packet_bytes"),
+                    client_id_bytes: checked.integer("mqtt.limits.client_id_bytes"),
+                    topic_levels: checked.integer("mqtt.limits.topic_levels"),
+                    topic_bytes: checked.integer("mqtt.limits.topic_bytes"),
+                    filters_per_packet: checked.integer("mqtt.limits.filters_per_packet"),
                     receive_maximum: checked.integer("mqtt.limits.receive_maximum"),
                     maximum_qos: checked.qos("mqtt.limits.maximum_qos"),
                     retain_available: checked.switch("mqtt.limits.retain_available"),
@@ -249,22 +494,26 @@ impl Config {
                     inflight_max: checked.integer("mqtt.limits.inflight_max"),
                     queue_messages: checked.integer("mqtt.limits.queue_messages"),
                     queue_bytes: checked.integer("mqtt.limits.queue_bytes"),
+                    waiting_bytes: checked.integer("mqtt.limits.waiting_bytes"),
                     outbox_bytes: checked.integer("mqtt.limits.outbox_bytes"),
                     retained_messages: checked.integer("mqtt.limits.retained_messages"),
                     retained_bytes: checked.integer("mqtt.limits.retained_bytes"),
                     subscriptions_per_client: checked.integer("mqtt.limits.subscriptions_per_client"),
+                    subscriptions: checked.integer("mqtt.limits.subscriptions"),
                     sessions: checked.integer("mqtt.limits.sessions"),
                     session_expiry_max: checked.integer("mqtt.limits.session_expiry_max_secs"),
                 },
                 sys_interval: Duration::from_secs(checked.integer("mqtt.sys_interval_secs")),
                 scram_users: UserList::parse(&checked.text("mqtt.scram_users"))
                     .expect("the table has it checked"),
+                access,
                 seed: checked.number("mqtt.seed"),
                 mocks,
                 mock_limits: MockLimits {
+                    mocks: checked.integer("mqtt.limits.mocks"),
+                    template_steps: checked.integer("mqtt.limits.template_steps"),
                     answers: checked.integer("mqtt.limits.mock_answers"),
                     answer_bytes: checked.integer("mqtt.limits.mock_answer_bytes"),
-                    ..MockLimits::default()
                 },
                 mock_env: environment(&checked.text("mqtt.mock_env")),
                 webhooks,
@@ -276,13 +525,20 @@ impl Config {
                 enabled: checked.switch("http.enabled"),
                 host: checked.text("http.host"),
                 port: checked.integer("http.port"),
+                tls: checked.listen_tls(&HTTP_TLS)?,
             },
             grpc: ListenConfig {
                 enabled: checked.switch("grpc.enabled"),
                 host: checked.text("grpc.host"),
                 port: checked.integer("grpc.port"),
+                tls: checked.listen_tls(&GRPC_TLS)?,
             },
-            api_token: checked.optional_text("api_token"),
+            client_token: checked
+                .optional_text("client.token")
+                .or_else(|| checked.optional_text("api_token"))
+                .map(Secret),
+            api: ApiConfig { tokens, allowed_hosts: checked.allowed_hosts()?, limits: checked.api_limits() },
+            client_tls: checked.client_tls()?,
             insecure_api: checked.switch("insecure_api"),
             store: StoreConfig {
                 path: checked.text("store.path").into(),
@@ -303,9 +559,10 @@ impl Config {
             },
             log: LogConfig { level: checked.text("log.level") },
             file: None,
+            secret_files: checked.secret_files(&folder),
             folder,
             in_force: checked.in_force(),
-            warnings: checked.warnings(),
+            warnings,
         })
     }
 }
@@ -357,20 +614,9 @@ impl Checked {
         Ok(Self { values })
     }
 
-    fn refuse_what_is_for_later(&self) -> Result<(), ConfigError> {
-        for setting in SETTINGS.iter().filter(|setting| setting.support == Support::Refused) {
-            let (value, origin) = &self.values[setting.key];
-            if value.is_off() {
-                continue;
-            }
-            return Err(ConfigError::NotSupported { origin: origin.clone(), key: setting.key });
-        }
-        Ok(())
-    }
-
     /// `tls: {enabled: false, …}` is a section that is prepared for later; without the switch it may
     /// be meant to be in force.
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self, access: &Access) -> Vec<String> {
         let without_effect = |section: &'static str, why: &'static str| {
             let said = move |setting: &Setting| {
                 let (key, origin) = (setting.key, &self.values[setting.key].1);
@@ -383,6 +629,28 @@ impl Checked {
         if self.values[TLS_ENABLED].1 == Origin::Default {
             warnings.extend(without_effect("mqtt.tls.", "mqtt.tls.enabled is off"));
         }
+        let has_users = access.accounts.is_in_force()
+            || !self.values["mqtt.scram_users"].0.is_off()
+            || self.switch(TLS_ENABLED) && self.text("mqtt.tls.username_from") != "none";
+        if self.values["mqtt.upstream"].0.is_off() {
+            if access.acl.is_about_users() && !has_users {
+                warnings.push(format!(
+                    "{}: {ACL} is about users, but nobody can prove to be one: {USERS}, {PASSWORD_FILE} and \
+                     mqtt.scram_users say none",
+                    self.values[ACL].1
+                ));
+            }
+        } else {
+            for key in ["mqtt.scram_users", "mqtt.allow_anonymous", USERS, PASSWORD_FILE, ACL] {
+                let why = "mqtt.upstream is set: the broker behind the proxy says who may do what";
+                warnings.extend(without_effect(key, why));
+            }
+        }
+        for keys in [&HTTP_TLS, &GRPC_TLS] {
+            if self.values[keys.enabled].1 == Origin::Default {
+                warnings.extend(without_effect(keys.section, keys.why));
+            }
+        }
         if self.values[SLOW_SUBSCRIBER_DELAY].0.is_off() {
             warnings.extend(without_effect(AFFECTED_TOPICS, "mqtt.chaos.slow_subscriber.delay_ms is 0"));
         }
@@ -390,17 +658,163 @@ impl Checked {
     }
 
     fn refuse_exposure(&self) -> Result<(), ConfigError> {
-        if self.switch("insecure_api") || self.optional_text("api_token").is_some() {
+        let has_tokens = self.optional_text("api_token").is_some() || !self.values[API_TOKENS].0.is_off();
+        if self.switch("insecure_api") || has_tokens {
             return Ok(());
         }
-        for (enabled, key) in [("http.enabled", "http.host"), ("grpc.enabled", "grpc.host")] {
+        for (enabled, key, tls) in
+            [("http.enabled", "http.host", &HTTP_TLS), ("grpc.enabled", "grpc.host", &GRPC_TLS)]
+        {
             let host = self.text(key);
-            if self.switch(enabled) && !is_loopback(&host) {
+            // Whoever has a certificate of the CA was let in by whoever has its key.
+            if self.switch(enabled) && !is_loopback(&host) && !self.asks_for_certificates(tls) {
                 let origin = self.values[key].1.clone();
                 return Err(ConfigError::Exposed { origin, key, host });
             }
         }
         Ok(())
+    }
+
+    fn asks_for_certificates(&self, tls: &TlsKeys) -> bool {
+        self.switch(tls.enabled) && self.switch(tls.client_auth)
+    }
+
+    /// What leaves a port of the control plane more open than it looks.
+    fn warnings_of_ports(&self, tokens: &ApiTokens) -> Vec<String> {
+        let ports = [
+            ("http", "http.enabled", "http.host", &HTTP_TLS),
+            ("grpc", "grpc.enabled", "grpc.host", &GRPC_TLS),
+        ]
+        .into_iter()
+        .filter(|(_, enabled, ..)| self.switch(enabled));
+        let ports: Vec<_> = ports.collect();
+        let mut warnings = Vec::new();
+        if tokens.is_empty() {
+            let (closed, open): (Vec<_>, Vec<_>) =
+                ports.iter().partition(|(_, _, _, tls)| self.asks_for_certificates(tls));
+            if let ([(closed, _, _, tls)], [(open, ..)]) = (&closed[..], &open[..]) {
+                warnings.push(format!(
+                    "{}: the {closed} port wants certificates ({}), and the {open} port lets in whoever reaches it, to \
+                     do everything",
+                    self.values[tls.client_auth].1, tls.client_auth
+                ));
+            }
+        }
+        let takes_certificates =
+            |tls: &TlsKeys| self.switch(tls.enabled) && self.optional_text(tls.ca_path).is_some();
+        if tokens.name_certificates() && !ports.iter().any(|(_, _, _, tls)| takes_certificates(tls)) {
+            warnings.push(format!(
+                "{}: {API_TOKENS} has a certificate, but no port asks for any: http.tls and grpc.tls have no ca_path in \
+                 force",
+                self.values[API_TOKENS].1
+            ));
+        }
+        for (name, _, host, tls) in &ports {
+            if !tokens.is_empty() && !is_loopback(&self.text(host)) && !self.switch(tls.enabled) {
+                warnings.push(format!(
+                    "{}: tokens are sent to the {name} port in clear, for others to read on the way, because {}",
+                    self.values[*host].1, tls.why
+                ));
+            }
+        }
+        warnings
+    }
+
+    fn api_tokens(&self) -> Result<ApiTokens, ConfigError> {
+        let mut tokens = ApiTokens::default();
+        self.list(API_TOKENS, |specs: &[ApiTokenSpec]| {
+            tokens = ApiTokens::new(specs)?;
+            Ok(())
+        })?;
+        let Some(token) = self.optional_text("api_token") else { return Ok(tokens) };
+        if tokens.of_token(&token).is_some() {
+            let origin = self.values[API_TOKENS].1.clone();
+            let reason = "api_token, which may do everything, is among them; a token that commands send to a server is \
+                          client.token (--token, MOCKFORGE_CLIENT_TOKEN)"
+                .to_owned();
+            return Err(ConfigError::Invalid { origin, key: API_TOKENS, reason });
+        }
+        Ok(tokens.with_admin("api_token", &token))
+    }
+
+    fn allowed_hosts(&self) -> Result<Vec<String>, ConfigError> {
+        let hosts = self.texts(ALLOWED_HOSTS)?;
+        let wrong = hosts.iter().position(|host| {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            host != "*"
+                && (name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)))
+        });
+        match (wrong, &self.values[ALLOWED_HOSTS]) {
+            (Some(position), (Value::List(list), origin)) => {
+                let what = "expected a name without scheme and port, `*.` and a name, or `*`".to_owned();
+                Err(in_list(origin, ALLOWED_HOSTS, list.bad(format!("[{position}]"), what)))
+            }
+            _ => Ok(hosts),
+        }
+    }
+
+    fn api_limits(&self) -> ApiLimits {
+        let seconds = |key| Duration::from_secs(self.integer(key));
+        ApiLimits {
+            connections: self.integer("http.limits.connections"),
+            requests: self.integer("http.limits.requests"),
+            streaming_requests: self.integer("http.limits.streaming_requests"),
+            body_bytes: self.integer("http.limits.body_bytes"),
+            import_bytes: self.integer("http.limits.import_bytes"),
+            header_bytes: self.integer("http.limits.header_bytes"),
+            headers: self.integer("http.limits.headers"),
+            head_timeout: seconds("http.limits.head_timeout_secs"),
+            body_timeout: seconds("http.limits.body_timeout_secs"),
+            idle_timeout: seconds("http.limits.idle_timeout_secs"),
+            message_bytes: self.integer("grpc.limits.message_bytes"),
+            streams: self.integer("grpc.limits.streams"),
+        }
+    }
+
+    fn client_tls(&self) -> Result<ClientTlsConfig, ConfigError> {
+        let path = |key| self.optional_text(key).map(PathBuf::from);
+        let (cert, key) = ("client.tls.cert_path", "client.tls.key_path");
+        let certificate = match (path(cert), path(key)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (one, _) => {
+                let (given, missing) = if one.is_some() { (cert, key) } else { (key, cert) };
+                let origin = self.values[given].1.clone();
+                let reason = format!("is required with {given}");
+                return Err(ConfigError::Invalid { origin, key: missing, reason });
+            }
+        };
+        let (ca_path, insecure) = (path("client.tls.ca_path"), self.switch("client.tls.insecure"));
+        Ok(ClientTlsConfig { ca_path, certificate, insecure })
+    }
+
+    fn listen_tls(&self, keys: &TlsKeys) -> Result<Option<ListenTlsConfig>, ConfigError> {
+        if !self.switch(keys.enabled) {
+            // A port that only seems to be closed is worse than one that is open.
+            if self.switch(keys.client_auth) {
+                let origin = self.values[keys.client_auth].1.clone();
+                let reason = format!("asks for certificates, but {}", keys.why);
+                return Err(ConfigError::Invalid { origin, key: keys.client_auth, reason });
+            }
+            return Ok(None);
+        }
+        let required = |key: &'static str, why: &str| {
+            self.optional_text(key).map(PathBuf::from).ok_or_else(|| ConfigError::Invalid {
+                origin: self.values[keys.enabled].1.clone(),
+                key,
+                reason: format!("is required where {why}"),
+            })
+        };
+        let client_auth = self.switch(keys.client_auth);
+        Ok(Some(ListenTlsConfig {
+            cert_path: required(keys.cert_path, "TLS is on")?,
+            key_path: required(keys.key_path, "TLS is on")?,
+            ca_path: match client_auth {
+                true => Some(required(keys.ca_path, "callers need a certificate")?),
+                false => self.optional_text(keys.ca_path).map(PathBuf::from),
+            },
+            client_auth,
+        }))
     }
 
     fn switch(&self, key: &str) -> bool {
@@ -423,6 +837,32 @@ impl Checked {
             Value::Integer(number) => Some(*number),
             _ => None,
         }
+    }
+
+    fn access(&self, folder: &Path) -> Result<Access, ConfigError> {
+        let users = self.list(USERS, |specs: &[UserSpec]| match Accounts::new(specs, None) {
+            Err(BadAccounts::User(position, fields)) => Err((position, fields)),
+            _ => Ok(()),
+        })?;
+        let refused = |key: &'static str, reason| {
+            let origin = self.values[key].1.clone();
+            ConfigError::Invalid { origin, key, reason }
+        };
+        let file = self.optional_text(PASSWORD_FILE);
+        let text = file.as_deref().map(|path| {
+            let bytes = read_file(folder, path)?;
+            String::from_utf8(bytes.into()).map_err(|_| format!("{path} is not UTF-8"))
+        });
+        let text = text.transpose().map_err(|reason| refused(PASSWORD_FILE, reason))?;
+        let accounts = Accounts::new(&users, text.as_deref()).map_err(|error| match error {
+            BadAccounts::Line(number, what) => {
+                refused(PASSWORD_FILE, format!("{}:{number}: {what}", file.unwrap_or_default()))
+            }
+            BadAccounts::User(..) => unreachable!("those of the settings were checked"),
+        })?;
+        let mut acl = Acl::default();
+        self.list(ACL, |specs| Acl::new(specs).map(|checked| acl = checked))?;
+        Ok(Access { allow_anonymous: self.switch("mqtt.allow_anonymous"), accounts, acl })
     }
 
     fn mocks(&self, folder: &Path) -> Result<Vec<MockSpec>, ConfigError> {
@@ -551,6 +991,22 @@ impl Checked {
             Value::Text(text) if !text.is_empty() => Some(text.clone()),
             _ => None,
         }
+    }
+
+    /// A file; a relative path starts where it was said: at the settings' file, or in the working directory.
+    fn path(&self, key: &str, folder: &Path) -> Option<PathBuf> {
+        let path = PathBuf::from(self.optional_text(key)?);
+        match self.values[key].1 {
+            // Without `.` in the middle of it.
+            Origin::File { .. } => Some(folder.join(path).components().collect()),
+            _ => Some(path),
+        }
+    }
+
+    fn secret_files(&self, folder: &Path) -> Vec<PathBuf> {
+        let holds_secrets =
+            |setting: &&Setting| setting.key.ends_with("key_path") || setting.key == PASSWORD_FILE;
+        SETTINGS.iter().filter(holds_secrets).filter_map(|setting| self.path(setting.key, folder)).collect()
     }
 
     fn in_force(&self) -> Vec<InForce> {
@@ -710,6 +1166,16 @@ pub fn read_file(folder: &Path, path: &str) -> Result<bytes::Bytes, String> {
 /// # Errors
 /// Why it cannot be read, for people.
 pub fn read_file_below(folder: &Path, path: &str) -> Result<bytes::Bytes, String> {
+    let real = file_below(folder, path)?;
+    read_file(Path::new(""), real.to_str().ok_or_else(|| format!("{path:?} is no path"))?)
+        .map_err(|error| error.replace(&*real.to_string_lossy(), path))
+}
+
+/// Where a file that callers of the API name really is: only below the folder, wherever links lead.
+///
+/// # Errors
+/// As [`read_file_below`].
+pub fn file_below(folder: &Path, path: &str) -> Result<PathBuf, String> {
     let outside = || format!("{path:?} is not a path below the settings file's folder");
     if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(outside());
@@ -718,14 +1184,17 @@ pub fn read_file_below(folder: &Path, path: &str) -> Result<bytes::Bytes, String
     // An empty path is the working directory everywhere but here.
     let folder = Path::new(".").join(folder).canonicalize().map_err(failed)?;
     let real = folder.join(path).canonicalize().map_err(failed)?;
-    let below = real.strip_prefix(&folder).map_err(|_| outside())?;
-    read_file(&folder, below.to_str().ok_or_else(outside)?)
+    if real.starts_with(&folder) { Ok(real) } else { Err(outside()) }
 }
 
 /// The variables of this process that are called so; those that are not set are left out.
 fn environment(names: &str) -> BTreeMap<String, String> {
-    let names = names.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty());
-    names.map(|name| (name.to_owned(), std::env::var(name).unwrap_or_default())).collect()
+    words(names).into_iter().map(|name| (name.clone(), std::env::var(name).unwrap_or_default())).collect()
+}
+
+/// Those between commas and line breaks.
+fn words(text: &str) -> Vec<String> {
+    text.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn read(path: &Path, shown: &Path) -> Result<Layer, ConfigError> {
@@ -745,9 +1214,21 @@ fn masked(setting: &Setting, value: &Value) -> Value {
     match (setting.kind, value) {
         (Kind::Secret(_), Value::Text(text)) if !text.is_empty() => Value::Text(MASK.to_owned()),
         (_, Value::Text(text)) => Value::Text(without_password(text)),
+        (_, Value::List(list)) if setting.key == API_TOKENS => Value::List(without_tokens(list)),
+        (_, Value::List(list)) if setting.key == USERS => Value::List(list.map_texts(&|path, text| {
+            let is_hash = path.last() == Some(&"password_hash");
+            if is_hash { MASK.to_owned() } else { text.to_owned() }
+        })),
         (_, Value::List(list)) if setting.key == WEBHOOKS => Value::List(without_secrets(list)),
         (_, value) => value.clone(),
     }
+}
+
+fn without_tokens(callers: &Document) -> Document {
+    callers.map_texts(&|path, text| match path {
+        ["name" | "role" | "certificate"] => text.to_owned(),
+        _ => MASK.to_owned(),
+    })
 }
 
 /// Webhooks with their secrets masked, and headers and parameters that carry some.
@@ -760,13 +1241,19 @@ fn without_secrets(webhooks: &Document) -> Document {
     })
 }
 
-/// `mqtt://user:password@host` with the password masked; other texts as they are.
+/// `mqtt://user:password@host?query` with the password and the query, which may hold a signature, masked; other texts as
+/// they are.
 fn without_password(text: &str) -> String {
-    let parts = || {
-        let (scheme, rest) = text.split_once("://")?;
-        let (credentials, host) = rest.rsplit_once('@')?;
-        let (user, _) = credentials.split_once(':')?;
-        Some(format!("{scheme}://{user}:{MASK}@{host}"))
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (credentials, rest) = rest.rsplit_once('@').map_or((None, rest), |(both, rest)| (Some(both), rest));
+    let credentials = match credentials.map(|both| both.split_once(':').ok_or(both)) {
+        Some(Ok((user, _))) => format!("{user}:{MASK}@"),
+        Some(Err(user)) => format!("{user}@"),
+        None => String::new(),
     };
-    parts().unwrap_or_else(|| text.to_owned())
+    let rest = match rest.split_once('?') {
+        Some((path, _)) => format!("{path}?{MASK}"),
+        None => rest.to_owned(),
+    };
+    format!("{scheme}://{credentials}{rest}")
 }

@@ -2,8 +2,15 @@
 //!
 //! The file's keys, the environment's variables and `config show` all come from this one table.
 
-use super::{document::Document, file::parse_list};
-use crate::{auth::UserList, recording::OnOverload};
+use super::{
+    document::Document,
+    file::parse_list,
+    tls::{MinVersion, UsernameFrom},
+};
+use crate::{
+    auth::{UserList, check_token},
+    recording::OnOverload,
+};
 
 /// One key of the file, and the variable of the same path.
 #[derive(Debug)]
@@ -14,7 +21,6 @@ pub struct Setting {
     /// Spelled as in a variable; empty is no value.
     pub default: &'static str,
     pub about: &'static str,
-    pub support: Support,
 }
 
 /// What a value has to be.
@@ -37,16 +43,6 @@ pub enum Kind {
     /// A text that is not shown; what the function says must not show it either.
     Secret(fn(&str) -> Result<(), String>),
     List,
-}
-
-/// Whether this version can do what the setting asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Support {
-    Full,
-    /// Not yet, but the value alone changes nothing.
-    Inert,
-    /// Not yet: anything but off, zero or empty is refused.
-    Refused,
 }
 
 /// A checked value.
@@ -123,6 +119,10 @@ impl Kind {
                 check(&text).map(|()| Value::Text(text))
             }
             (Self::List, Given::List(list)) => Ok(Value::List(list)),
+            // What stands where a list should may be a token.
+            (Self::Secret(_) | Self::List, given) => {
+                Err(format!("expected {}, found {}", self.expectation(), given.kind_noun()))
+            }
             (_, given) => Err(format!("expected {}, found {}", self.expectation(), given.noun())),
         }
     }
@@ -162,6 +162,17 @@ impl Kind {
 }
 
 impl Given {
+    /// Without the value.
+    fn kind_noun(&self) -> &'static str {
+        match self {
+            Self::Spelled(_) | Self::Text(_) => "a text",
+            Self::Switch(_) => "a switch",
+            Self::Integer(_) | Self::Fraction(_) => "a number",
+            Self::List(_) => "a list",
+            Self::Section => "a section with keys",
+        }
+    }
+
     fn noun(&self) -> String {
         match self {
             Self::Spelled(text) | Self::Text(text) => format!("the text \"{text}\""),
@@ -196,6 +207,11 @@ const HOST: Kind = Kind::Text(check_host);
 const PROBABILITY: Kind = Kind::Fraction { min: 0.0, max: 1.0 };
 const MILLISECONDS: Kind = Kind::Integer { min: 0, max: 86_400_000 };
 const COUNT: Kind = Kind::Integer { min: 1, max: u32::MAX as u64 };
+const TIMEOUT: Kind = Kind::Integer { min: 1, max: 3_600 };
+const SECONDS_OR_NONE: Kind = Kind::Integer { min: 0, max: 32_767 };
+const COUNT_OR_NONE: Kind = Kind::Integer { min: 0, max: u32::MAX as u64 };
+const RATE: Kind = Kind::Integer { min: 0, max: 1_000_000 };
+const SECONDS: Kind = Kind::Integer { min: 1, max: 86_400 };
 const BYTES: Kind = Kind::Integer { min: 1024, max: 1 << 40 };
 
 /// A fixed header of five bytes and the longest Remaining Length [section 1.5.5].
@@ -213,6 +229,22 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.upstream", Kind::Text(check_upstream), "", "URL of a real broker to stand in front of; empty is a broker of our own"),
     full("mqtt.sys_interval_secs", Kind::Integer { min: 0, max: 86_400 }, "10", "how often the `$SYS/broker/` topics are published; 0 is never"),
     full("mqtt.scram_users", Kind::Secret(check_users), "", "who may authenticate with SCRAM-SHA-256: `name:password`, a line or a comma apart"),
+    full("mqtt.allow_anonymous", Kind::Switch, "true", "let clients in that give no user name; off, they need a right one and its password, or a certificate"),
+    full(USERS, Kind::List, "[]", "who may log in: `username`, `password_hash` as `mockforge passwd --hash` prints it, `groups`"),
+    full(PASSWORD_FILE, ANY_TEXT, "", "file of more of them, `name:hash` on each line: of `mockforge passwd` or of mosquitto; a relative path starts at the settings file's folder"),
+    full(ACL, Kind::List, "[]", "who may publish and subscribe to what: rules in order, the first that applies decides, and what none allows is denied; without any, everything is allowed"),
+    full("mqtt.limits.connections_per_address", COUNT_OR_NONE, "0", "MQTT connections at a time from one address (of IPv6: from one /64 network); 0 is no limit"),
+    full("mqtt.limits.connect_rate", RATE, "0", "MQTT connections admitted a second; 0 is no limit"),
+    full("mqtt.limits.connect_rate_per_address", RATE, "0", "the same from one address"),
+    full("mqtt.limits.connect_timeout_secs", TIMEOUT, "10", "time from being accepted to a whole CONNECT, handshakes of TLS and WebSocket included"),
+    full("mqtt.limits.upstream_timeout_secs", TIMEOUT, "5", "time that reaching the upstream may take"),
+    full("mqtt.limits.tcp_keepalive_secs", SECONDS_OR_NONE, "60", "silence after which the system asks whether a client is there; it is given up after as long again; 0 never asks"),
+    full("mqtt.limits.tcp_user_timeout_secs", SECONDS_OR_NONE, "0", "time after which a client is given up that acknowledges or takes nothing of what it is sent, whatever its keep alive; 0 leaves it to the system"),
+    full("mqtt.limits.control_packet_bytes", BYTES, "524288", "longest packet other than PUBLISH, and longest PUBLISH without its payload"),
+    full("mqtt.limits.client_id_bytes", Kind::Integer { min: 23, max: 65_535 }, "1024", "longest client identifier"),
+    full("mqtt.limits.topic_levels", COUNT, "200", "levels of clients' topics and topic filters"),
+    full("mqtt.limits.topic_bytes", Kind::Integer { min: 1, max: 65_535 }, "65535", "their bytes"),
+    full("mqtt.limits.filters_per_packet", COUNT, "10000", "topic filters in one SUBSCRIBE or UNSUBSCRIBE"),
     full("mqtt.limits.receive_maximum", Kind::Integer { min: 1, max: 65_535 }, "1000", "QoS 1 and 2 messages a client may have unacknowledged towards us"),
     full("mqtt.limits.maximum_qos", Kind::Integer { min: 0, max: 2 }, "2", "highest QoS of messages and subscriptions"),
     full("mqtt.limits.retain_available", Kind::Switch, "true", "let clients publish retained messages"),
@@ -222,23 +254,41 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.limits.topic_alias_maximum", Kind::Integer { min: 0, max: 65_535 }, "64", "topic aliases a client may use; 0 forbids them"),
     full("mqtt.limits.inflight_max", Kind::Integer { min: 1, max: 65_535 }, "1000", "QoS 1 and 2 messages in flight towards one client"),
     full("mqtt.limits.queue_messages", COUNT, "10000", "messages that wait for one client, offline or slow"),
-    full("mqtt.limits.queue_bytes", BYTES, "16777216", "topic, property and payload bytes of the same"),
+    full("mqtt.limits.queue_bytes", BYTES, "16777216", "topic, property and payload bytes of the same; as many may be in flight"),
+    full("mqtt.limits.waiting_bytes", BYTES, "536870912", "bytes that wait for all clients together, on sockets, in queues and in flight, above which each client has 64 KiB in each place"),
     full("mqtt.limits.outbox_bytes", BYTES, "1048576", "bytes waiting on a socket above which QoS 0 messages to that client are dropped"),
     full("mqtt.limits.retained_messages", COUNT, "100000", "retained messages kept"),
     full("mqtt.limits.retained_bytes", BYTES, "67108864", "topic, property and payload bytes of the same"),
     full("mqtt.limits.subscriptions_per_client", COUNT, "10000", "subscriptions of one session"),
+    full("mqtt.limits.subscriptions", COUNT, "2000000", "subscriptions of all sessions"),
+    full("mqtt.limits.mocks", COUNT, "100000", "mocks, those of the settings included"),
+    full("mqtt.limits.template_steps", COUNT, "1000000", "calls of helpers and turns of loops in one rendering of a template: a second or so"),
     full("mqtt.limits.mock_answers", COUNT, "100000", "answers of mocks that wait for their time"),
     full("mqtt.limits.mock_answer_bytes", BYTES, "67108864", "topic and payload bytes of what they answer"),
     full("mqtt.limits.webhook_queue_bytes", BYTES, "16777216", "bytes of messages that wait for one webhook or are being sent"),
     full("mqtt.limits.chaos_bytes", BYTES, "4194304", "bytes that chaos holds back of one connection, in each direction, before no more are read; how packets are kept counts, too"),
     full("mqtt.limits.sessions", COUNT, "100000", "sessions kept, connected or not"),
     full("mqtt.limits.session_expiry_max_secs", Kind::Integer { min: 0, max: u32::MAX as u64 }, "4294967295", "longest Session Expiry Interval granted; 4294967295 is no limit"),
-    refused("mqtt.tls.enabled", Kind::Switch, "false", "serve MQTT over TLS"),
-    inert("mqtt.tls.port", PORT, "8883", "0 takes a free one"),
-    inert("mqtt.tls.cert_path", ANY_TEXT, "", "PEM file of the server's certificate"),
-    inert("mqtt.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
-    inert("mqtt.tls.ca_path", ANY_TEXT, "", "PEM file of the CA that client certificates are checked against"),
-    inert("mqtt.tls.client_auth", Kind::Switch, "false", "require client certificates"),
+    full(TLS_ENABLED, Kind::Switch, "false", "serve MQTT over TLS, too"),
+    full("mqtt.tls.port", PORT, "8883", "0 takes a free one"),
+    full("mqtt.tls.cert_path", ANY_TEXT, "", "PEM file of the server's certificate, and of those that lead to its authority; empty is one for development in `certs`, made if there is none"),
+    full("mqtt.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("mqtt.tls.ca_path", ANY_TEXT, "", "PEM file of the authorities of clients' certificates; empty asks for none, or with certificates for development, and `client_auth` or `username_from`, takes their authority"),
+    full("mqtt.tls.client_auth", Kind::Switch, "false", "refuse clients without a certificate"),
+    full("mqtt.tls.username_from", Kind::Text(check_username_from), "none", "what of a client's certificate is its user name: `cn`, the Common Name, `subject`, all of it as in RFC 2253, or `none`"),
+    full("mqtt.tls.min_version", Kind::Text(check_min_version), "1.2", "`1.2` or `1.3`"),
+    full("mqtt.tls.mint", Kind::Switch, "false", "make certificates for other names that clients ask for; always done where `cert_path` is empty and there is an upstream"),
+    full("mqtt.tls.mint_ca_path", ANY_TEXT, "", "PEM file of the authority that signs them; empty is the one for development"),
+    full("mqtt.tls.mint_ca_key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("mqtt.websocket.enabled", Kind::Switch, "false", "serve MQTT over WebSocket, and with mqtt.tls.enabled over that with TLS, too"),
+    full("mqtt.websocket.port", PORT, "8083", "0 takes a free one"),
+    full("mqtt.websocket.tls_port", PORT, "8084", "the same with TLS; 0 takes a free one"),
+    full("mqtt.websocket.max_frame_size", Kind::Integer { min: 1024, max: 1 << 40 }, "16777216", "bytes of a WebSocket frame; those of a packet may come in several"),
+    full("mqtt.websocket.origins", ANY_TEXT, "", "pages that may connect beside those of this machine and of the host connected to, such as `https://app.example`, a comma apart; `*` is all"),
+    full("mqtt.upstream_tls.ca_path", ANY_TEXT, "", "PEM file of the authorities that may vouch for an `mqtts://` or `wss://` upstream; empty is the system's"),
+    full("mqtt.upstream_tls.cert_path", ANY_TEXT, "", "PEM file of the certificate that it is shown"),
+    full("mqtt.upstream_tls.key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("mqtt.upstream_tls.insecure", Kind::Switch, "false", "believe any upstream, whatever its certificate"),
     full("mqtt.seed", Kind::Number, "", "what random values are drawn from, a whole number; empty takes another one each time"),
     full(MOCKS, Kind::List, "[]", "answers to messages"),
     full("mqtt.mock_env", ANY_TEXT, "", "environment variables that templates may print, a comma apart"),
@@ -254,12 +304,41 @@ pub const SETTINGS: &[Setting] = &[
     full(CHAOS_RULES, Kind::List, "[]", "which packets suffer what"),
     full(WEBHOOKS, Kind::List, "[]", "HTTP requests on messages"),
     full("http.enabled", Kind::Switch, "true", "serve the REST interface, metrics and gRPC on one port"),
-    full("http.host", HOST, "127.0.0.1", "another than a loopback address needs api_token or insecure_api"),
+    full("http.host", HOST, "127.0.0.1", "another than a loopback address needs a token, http.tls.client_auth or insecure_api"),
     full("http.port", PORT, "3000", "0 takes a free one"),
+    full(ALLOWED_HOSTS, Kind::List, "[]", "names that both ports may be called by, beside `localhost` and addresses; `*.example.com` takes those below, `*` any"),
+    full("http.tls.enabled", Kind::Switch, "false", "serve HTTPS, and no HTTP, on the port"),
+    full("http.tls.cert_path", ANY_TEXT, "", "PEM file of the server's certificate, and those between it and its CA"),
+    full("http.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("http.tls.ca_path", ANY_TEXT, "", "PEM file of the CA that callers' certificates are checked against"),
+    full("http.tls.client_auth", Kind::Switch, "false", "require certificates of callers"),
+    full("http.limits.connections", COUNT, "256", "connections to both ports at a time; where there are tokens, those that have shown none have half of them at most, and those of role `read`, too"),
+    full("http.limits.requests", COUNT, "1024", "calls under way at a time, without those that stream; callers of role `read` have half of them at most"),
+    full("http.limits.streaming_requests", COUNT, "1024", "calls under way at a time that stream: live events, exports, imports and the like; likewise"),
+    full("http.limits.body_bytes", Kind::Integer { min: 1024, max: 512 << 20 }, "16777216", "longest body of a REST request; not of an import"),
+    full("http.limits.import_bytes", BYTES, "4294967296", "longest file that is imported; those under way may have as much together"),
+    full("http.limits.header_bytes", Kind::Integer { min: 8192, max: 1 << 20 }, "32768", "longest head of a request, on both ports"),
+    full("http.limits.headers", Kind::Integer { min: 16, max: 1000 }, "100", "most header lines of an HTTP/1 request"),
+    full("http.limits.head_timeout_secs", SECONDS, "10", "time for a request's head, and for TLS before it; an HTTP/1 connection may be idle as long"),
+    full("http.limits.body_timeout_secs", SECONDS, "60", "time for a REST request's body; of an import for each piece"),
+    full("http.limits.idle_timeout_secs", SECONDS, "120", "how long an HTTP/2 connection may be idle, and a caller read nothing of its answer"),
     full("grpc.enabled", Kind::Switch, "true", "serve gRPC on a port of its own"),
-    full("grpc.host", HOST, "127.0.0.1", "another than a loopback address needs api_token or insecure_api"),
+    full("grpc.host", HOST, "127.0.0.1", "another than a loopback address needs a token, grpc.tls.client_auth or insecure_api"),
     full("grpc.port", PORT, "50051", "0 takes a free one"),
-    full("api_token", Kind::Secret(|_| Ok(())), "", "what callers of the control plane send as `Authorization: Bearer`; empty asks for none"),
+    full("grpc.tls.enabled", Kind::Switch, "false", "serve gRPC over TLS only"),
+    full("grpc.tls.cert_path", ANY_TEXT, "", "PEM file of the server's certificate, and those between it and its CA"),
+    full("grpc.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("grpc.tls.ca_path", ANY_TEXT, "", "PEM file of the CA that callers' certificates are checked against"),
+    full("grpc.tls.client_auth", Kind::Switch, "false", "require certificates of callers"),
+    full("grpc.limits.message_bytes", Kind::Integer { min: 1024, max: 512 << 20 }, "16777216", "longest message of a caller"),
+    full("grpc.limits.streams", Kind::Integer { min: 1, max: 10_000 }, "100", "calls under way on one HTTP/2 connection"),
+    full("api_token", Kind::Secret(check_api_token), "", "what callers of the control plane send as `Authorization: Bearer` to do everything; empty asks for none"),
+    full(API_TOKENS, Kind::List, "[]", "more callers: `name`, `role` (`read`, `control` or `admin`), and `token`, `token_sha256` or `certificate`"),
+    full("client.token", Kind::Secret(check_api_token), "", "what commands that talk to a server send it (`--token`); empty is `api_token`"),
+    full("client.tls.ca_path", ANY_TEXT, "", "PEM file of the CA of a server's certificate, for commands that talk to one over `https://`; empty trusts whom the system trusts"),
+    full("client.tls.cert_path", ANY_TEXT, "", "PEM file of the certificate that they show"),
+    full("client.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
+    full("client.tls.insecure", Kind::Switch, "false", "take any certificate: whoever is in between reads and changes everything"),
     full("insecure_api", Kind::Switch, "false", "let others reach the control plane without a token"),
     full("store.path", Kind::Text(check_not_empty), ".mockforge", "folder of the recordings; a relative one starts at the working directory"),
     full("store.flush_interval_ms", Kind::Integer { min: 0, max: 60_000 }, "250", "what kill -9 may cost; 0 stores each packet before it is passed on"),
@@ -275,6 +354,11 @@ pub const SETTINGS: &[Setting] = &[
     full("log.level", Kind::Text(check_not_empty), "info", "error, warn, info, debug, trace, or a filter such as `info,mockforge::net=debug`"),
 ];
 
+pub const USERS: &str = "mqtt.users";
+pub const PASSWORD_FILE: &str = "mqtt.password_file";
+pub const ACL: &str = "mqtt.acl";
+pub const ALLOWED_HOSTS: &str = "http.allowed_hosts";
+pub const API_TOKENS: &str = "api_tokens";
 pub const MOCKS: &str = "mqtt.mocks";
 pub const RING_TRIGGERS: &str = "recorder.ring_triggers";
 pub const WEBHOOKS: &str = "mqtt.webhooks";
@@ -286,15 +370,7 @@ pub const AFFECTED_TOPICS: &str = "mqtt.chaos.slow_subscriber.affected_topics";
 pub const TLS_ENABLED: &str = "mqtt.tls.enabled";
 
 const fn full(key: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
-    Setting { key, kind, default, about, support: Support::Full }
-}
-
-const fn inert(key: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
-    Setting { key, kind, default, about, support: Support::Inert }
-}
-
-const fn refused(key: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
-    Setting { key, kind, default, about, support: Support::Refused }
+    Setting { key, kind, default, about }
 }
 
 fn check_not_empty(text: &str) -> Result<(), String> {
@@ -308,8 +384,26 @@ fn check_on_overload(text: &str) -> Result<(), String> {
     }
 }
 
+fn check_username_from(text: &str) -> Result<(), String> {
+    match UsernameFrom::from_name(text) {
+        Some(_) => Ok(()),
+        None => Err(format!("expected none, cn or subject, found \"{text}\"")),
+    }
+}
+
+fn check_min_version(text: &str) -> Result<(), String> {
+    match MinVersion::from_name(text) {
+        Some(_) => Ok(()),
+        None => Err(format!("expected 1.2 or 1.3, found \"{text}\"")),
+    }
+}
+
 fn check_users(users: &str) -> Result<(), String> {
     UserList::parse(users).map(|_| ()).map_err(|problem| problem.to_string())
+}
+
+fn check_api_token(token: &str) -> Result<(), String> {
+    if token.is_empty() { Ok(()) } else { check_token(token) }
 }
 
 fn check_host(host: &str) -> Result<(), String> {
@@ -324,10 +418,9 @@ fn check_host(host: &str) -> Result<(), String> {
 /// Only what is sure to be wrong; the proxy's own parser is stricter.
 fn check_upstream(url: &str) -> Result<(), String> {
     match url.split_once("://") {
-        None | Some(("mqtt" | "tcp", _)) => Ok(()),
-        Some(("mqtts" | "ssl" | "tls", _)) => {
-            Err("TLS is not supported by this version yet, only mqtt://host[:port]".to_owned())
+        None | Some(("mqtt" | "tcp" | "mqtts" | "ssl" | "tls" | "ws" | "wss", _)) => Ok(()),
+        Some(_) => {
+            Err("expected mqtt://[user[:password]@]host[:port], or mqtts://, ws:// or wss://".to_owned())
         }
-        Some(_) => Err("expected mqtt://[user[:password]@]host[:port]".to_owned()),
     }
 }

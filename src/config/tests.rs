@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::auth::Role;
 
 /// Loads `file` (called `mockforge.yaml` in errors) under `environment` (`NAME=value` words) and
 /// `flags`, given as `--name key=value`.
@@ -40,7 +41,7 @@ fn defaults_are_the_ones_the_guide_prints() {
     let mqtt = Config::default().mqtt;
     assert_eq!((mqtt.enabled, mqtt.host.as_str(), mqtt.port), (false, "0.0.0.0", 1883));
     assert_eq!(
-        (mqtt.max_connections, mqtt.limits.max_packet_size, mqtt.limits.keep_alive_max),
+        (mqtt.connections.total, mqtt.limits.max_packet_size, mqtt.limits.keep_alive_max),
         (1000, 65_536, 60)
     );
 }
@@ -91,7 +92,7 @@ fn each_variable_of_the_guide_is_taken() {
     .mqtt;
     assert!(mqtt.enabled);
     assert_eq!(mqtt.address(), "[::1]:1");
-    assert_eq!((mqtt.max_connections, mqtt.limits.max_packet_size, mqtt.limits.keep_alive_max), (2, 3, 4));
+    assert_eq!((mqtt.connections.total, mqtt.limits.max_packet_size, mqtt.limits.keep_alive_max), (2, 3, 4));
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     let file = "mqtt: {port: 1, host: a, max_connections: 5}\n";
     let environment = ["MOCKFORGE_MQTT_PORT=2", "MOCKFORGE_MQTT_HOST=b"];
     let config = load(file, &environment, &[("--mqtt-port", "mqtt.port", "3")]).unwrap();
-    assert_eq!((config.mqtt.port, config.mqtt.host.as_str(), config.mqtt.max_connections), (3, "b", 5));
+    assert_eq!((config.mqtt.port, config.mqtt.host.as_str(), config.mqtt.connections.total), (3, "b", 5));
     let origins: Vec<String> =
         config.in_force[1..5].iter().map(|setting| format!("{} {}", setting.key, setting.origin)).collect();
     assert_eq!(
@@ -269,28 +270,78 @@ fn a_wrong_variable_or_flag_is_named() {
 }
 
 #[test]
-fn what_is_for_later_is_refused_when_turned_on() {
-    check_error(
-        "mqtt:\n  tls:\n    enabled: true\n",
-        expect!["mockforge.yaml:3:14: mqtt.tls.enabled is not supported by this version yet"],
+fn tls_is_as_the_guide_has_it() {
+    let file = "mqtt:\n  enabled: true\n  port: 1883\n  tls:\n    enabled: true\n    port: 8883\n    \
+                cert_path: \"./certs/server.crt\"\n    key_path: \"./certs/server.key\"\n    \
+                ca_path: \"./certs/ca.crt\"  # For client certificate verification\n    \
+                client_auth: false          # Set to true for mTLS\n";
+    let Config { mqtt, folder, .. } = load(file, &[], &[]).unwrap();
+    let tls = mqtt.tls.unwrap();
+    let files = CertifiedFiles {
+        cert_path: folder.join("certs/server.crt"),
+        key_path: folder.join("certs/server.key"),
+    };
+    assert_eq!((tls.port, tls.certificate, tls.client_auth), (8883, TlsCertificate::Files(files), false));
+    assert_eq!(tls.ca_path, Some(folder.join("certs/ca.crt")));
+    assert_eq!(
+        (tls.min_version, tls.username_from, tls.mint),
+        (MinVersion::Tls12, UsernameFrom::Nothing, false)
     );
-    check_variable_error(
+
+    let variables = [
         "MOCKFORGE_MQTT_TLS_ENABLED=true",
-        expect!["MOCKFORGE_MQTT_TLS_ENABLED: mqtt.tls.enabled is not supported by this version yet"],
-    );
-    let error = load("", &[], &[("--mqtt-tls", "mqtt.tls.enabled", "true")]).unwrap_err();
-    assert_eq!(error.to_string(), "--mqtt-tls: mqtt.tls.enabled is not supported by this version yet");
+        "MOCKFORGE_MQTT_TLS_PORT=8884",
+        "MOCKFORGE_MQTT_TLS_CERT_PATH=a",
+        "MOCKFORGE_MQTT_TLS_KEY_PATH=b",
+        "MOCKFORGE_MQTT_TLS_CA_PATH=c",
+        "MOCKFORGE_MQTT_TLS_CLIENT_AUTH=true",
+        "MOCKFORGE_MQTT_TLS_USERNAME_FROM=cn",
+        "MOCKFORGE_MQTT_TLS_MIN_VERSION=1.3",
+    ];
+    let tls = load("", &variables, &[]).unwrap().mqtt.tls.unwrap();
+    let files = CertifiedFiles { cert_path: "a".into(), key_path: "b".into() };
+    assert_eq!((tls.port, tls.certificate, tls.client_auth), (8884, TlsCertificate::Files(files), true));
+    assert_eq!((tls.min_version, tls.username_from), (MinVersion::Tls13, UsernameFrom::CommonName));
+
+    let Config { mqtt, folder, .. } = load("", &[], &[("--mqtt-tls", "mqtt.tls.enabled", "true")]).unwrap();
+    let tls = mqtt.tls.unwrap();
+    assert_eq!((tls.certificate, tls.development), (TlsCertificate::Development, folder.join("certs")));
+    assert_eq!(load("mqtt: {tls: {enabled: false, cert_path: a}}\n", &[], &[]).unwrap().mqtt.tls, None);
 }
 
 #[test]
-fn what_is_for_later_passes_while_it_is_off() {
-    load(
-        "mqtt:\n  tls: {enabled: false, port: 8883, cert_path: ./a, key_path: b, ca_path: c, client_auth: true}\n  \
-         mocks: []\n  webhooks: []\n",
-        &["MOCKFORGE_MQTT_MOCKS=[]"],
-        &[],
-    )
-    .unwrap();
+fn tls_settings_that_need_others_say_so() {
+    check_error(
+        "mqtt: {tls: {enabled: true, cert_path: a}}\n",
+        expect!["mockforge.yaml:1:40: mqtt.tls.cert_path: needs mqtt.tls.key_path, too"],
+    );
+    check_error(
+        "mqtt: {tls: {enabled: true, mint_ca_key_path: a}}\n",
+        expect!["mockforge.yaml:1:47: mqtt.tls.mint_ca_key_path: needs mqtt.tls.mint_ca_path, too"],
+    );
+    check_error(
+        "mqtt: {tls: {enabled: true, cert_path: a, key_path: b, client_auth: true}}\n",
+        expect![
+            "mockforge.yaml:1:69: mqtt.tls.client_auth: needs mqtt.tls.ca_path, the authorities of clients' certificates"
+        ],
+    );
+    check_error(
+        "mqtt: {tls: {enabled: true, cert_path: a, key_path: b, username_from: subject}}\n",
+        expect![
+            "mockforge.yaml:1:71: mqtt.tls.username_from: needs mqtt.tls.ca_path, the authorities of clients' certificates"
+        ],
+    );
+    check_error(
+        "mqtt: {tls: {min_version: \"1.1\"}}\n",
+        expect![[r#"mockforge.yaml:1:27: mqtt.tls.min_version: expected 1.2 or 1.3, found "1.1""#]],
+    );
+    check_variable_error(
+        "MOCKFORGE_MQTT_TLS_USERNAME_FROM=name",
+        expect![[
+            r#"MOCKFORGE_MQTT_TLS_USERNAME_FROM: mqtt.tls.username_from: expected none, cn or subject, found "name""#
+        ]],
+    );
+    load("mqtt: {tls: {enabled: true, client_auth: true, username_from: cn}}\n", &[], &[]).unwrap();
 }
 
 #[test]
@@ -299,7 +350,7 @@ fn an_exposed_control_plane_needs_a_token_or_consent() {
         "http:\n  host: 0.0.0.0\n",
         expect![
             "mockforge.yaml:2:9: http.host 0.0.0.0 lets others reach the control plane; set a token (api_token, \
-             MOCKFORGE_API_TOKEN) or allow it without one (--insecure-api)"
+             MOCKFORGE_API_TOKEN), require certificates (tls.client_auth), or allow it without (--insecure-api)"
         ],
     );
     load("grpc: {host: 0.0.0.0}\n", &["MOCKFORGE_API_TOKEN=s3cret"], &[]).unwrap();
@@ -314,24 +365,24 @@ fn an_exposed_control_plane_needs_a_token_or_consent() {
 fn an_upstream_that_is_no_mqtt_url_is_refused() {
     check_error(
         "mqtt: {upstream: \"http://broker\"}\n",
-        expect!["mockforge.yaml:1:18: mqtt.upstream: expected mqtt://[user[:password]@]host[:port]"],
-    );
-    check_error(
-        "mqtt: {upstream: \"mqtts://broker\"}\n",
         expect![
-            "mockforge.yaml:1:18: mqtt.upstream: TLS is not supported by this version yet, only mqtt://host[:port]"
+            "mockforge.yaml:1:18: mqtt.upstream: expected mqtt://[user[:password]@]host[:port], or mqtts://, ws:// or wss://"
         ],
     );
+    load("mqtt: {upstream: \"mqtts://broker\"}\n", &[], &[]).unwrap();
 }
 
 #[test]
 fn secrets_are_masked_where_settings_are_shown() {
-    let config =
-        load("api_token: s3cret\nmqtt: {upstream: \"mqtt://me:s3cret@broker:1\"}\n", &[], &[]).unwrap();
+    let file = "api_token: s3cret\napi_tokens: [{name: ci, role: read, token: xs3cretx}]\n\
+                mqtt: {upstream: \"mqtt://me:s3cret@broker:1\"}\n";
+    let config = load(file, &[], &[]).unwrap();
+    let whole = format!("{config:?} {:?} {:?}", config.client_token, config.api);
+    assert!(!whole.contains("s3cret"), "{whole}");
     let shown = format!("{:?}", config.in_force);
     assert!(!shown.contains("s3cret"), "{shown}");
     assert!(shown.contains("mqtt://me:********@broker:1"), "{shown}");
-    assert_eq!(config.api_token.as_deref(), Some("s3cret"));
+    assert_eq!(config.client_token.as_deref(), Some("s3cret"));
 }
 
 #[test]
@@ -649,6 +700,320 @@ fn a_slow_subscriber_without_a_delay_is_a_warning() {
         config.warnings,
         [
             "mockforge.yaml:1: mqtt.chaos.slow_subscriber.affected_topics has no effect, because mqtt.chaos.slow_subscriber.delay_ms is 0"
+        ]
+    );
+}
+
+#[test]
+fn tokens_and_their_roles_are_settings() {
+    let file = "api_token: everything\napi_tokens:\n- {name: ci, role: control, token: c-token}\n- {name: eyes, role: read, \
+                token_sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad}\n";
+    let tokens = load(file, &[], &[]).unwrap().api.tokens;
+    for (token, role) in [("everything", Role::Admin), ("c-token", Role::Control), ("abc", Role::Read)] {
+        assert_eq!(tokens.of_token(token).map(|token| token.role()), Some(role), "{token}");
+    }
+    let variable = r#"MOCKFORGE_API_TOKENS=[{"name": "v", "role": "read", "token": "v-token"}]"#;
+    let tokens = load(file, &[variable], &[]).unwrap().api.tokens;
+    assert!(tokens.of_token("v-token").is_some() && tokens.of_token("c-token").is_none());
+    check_error(
+        "api_tokens:\n- name: ci\n  role: root\n  token: x\n",
+        expect![
+            "mockforge.yaml:3:9: api_tokens[0].role: unknown value \"root\"; known are read, control, admin"
+        ],
+    );
+    check_error(
+        "api_tokens:\n- {name: ci, role: read}\n",
+        expect!["mockforge.yaml:2:3: api_tokens[0]: expected one of token, token_sha256 and certificate"],
+    );
+    check_error(
+        "api_token: t\napi_tokens:\n- {name: ci, role: read, token: t}\n",
+        expect![
+            "mockforge.yaml:3:3: api_tokens: api_token, which may do everything, is among them; a token that commands send to a server is client.token (--token, MOCKFORGE_CLIENT_TOKEN)"
+        ],
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_said_without_it() {
+    for (file, variable) in [
+        ("api_token: 735718\n", ""),
+        ("api_token: [\"s735718\"]\n", ""),
+        ("api_token: \"735718 735718\"\n", ""),
+        ("api_tokens: s735718\n", ""),
+        ("api_tokens: [s735718]\n", ""),
+        ("api_tokens: [{name: a, role: read, token: 735718}]\n", ""),
+        ("api_tokens: [{name: a, role: read, token: [735718]}]\n", ""),
+        ("api_tokens: [{name: a, role: read, token_sha256: s735718}]\n", ""),
+        ("api_tokens: [{name: a, role: read, token: \"735718 \"}]\n", ""),
+        ("", "MOCKFORGE_API_TOKENS=s735718"),
+        ("", "MOCKFORGE_API_TOKENS={name: a, role: read, token: s735718}"),
+        ("mqtt: {scram_users: 735718}\n", ""),
+        ("mqtt: {scram_users: \"735718\"}\n", ""),
+    ] {
+        let environment: &[&str] = if variable.is_empty() { &[] } else { &[variable] };
+        let error = load(file, environment, &[]).unwrap_err().to_string();
+        assert!(!error.contains("735718"), "{file}{variable}: {error}");
+    }
+}
+
+#[test]
+fn an_exposed_port_is_safe_with_tokens_or_certificates() {
+    let tls = "tls: {enabled: true, cert_path: a, key_path: b, ca_path: c, client_auth: true}";
+    load(&format!("http: {{host: 0.0.0.0, {tls}}}\n"), &[], &[]).unwrap();
+    load("http: {host: 0.0.0.0}\napi_tokens: [{name: a, role: read, token: x}]\n", &[], &[]).unwrap();
+    check_error(
+        &format!("http: {{host: 127.0.0.1, {tls}}}\ngrpc: {{host: 0.0.0.0}}\n"),
+        expect![
+            "mockforge.yaml:2:14: grpc.host 0.0.0.0 lets others reach the control plane; set a token (api_token, \
+             MOCKFORGE_API_TOKEN), require certificates (tls.client_auth), or allow it without (--insecure-api)"
+        ],
+    );
+}
+
+#[test]
+fn certificates_are_asked_for_over_tls_alone() {
+    for port in ["http", "grpc"] {
+        for (enabled, client_auth, expected) in [
+            (true, true, None),
+            (true, false, Some("lets others reach")),
+            (false, false, Some("lets others reach")),
+            (false, true, Some("")),
+        ] {
+            let file = format!(
+                "{port}: {{host: 0.0.0.0, tls: {{enabled: {enabled}, cert_path: a, key_path: b, ca_path: c, client_auth: \
+                 {client_auth}}}}}\n"
+            );
+            match (load(&file, &[], &[]), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(text)) => assert!(error.to_string().contains(text), "{file}: {error}"),
+                (loaded, _) => panic!("{file}: {loaded:?}"),
+            }
+        }
+        let what = if port == "http" {
+            expect![
+                "mockforge.yaml:1:27: http.tls.client_auth: asks for certificates, but http.tls.enabled is off"
+            ]
+        } else {
+            expect![
+                "mockforge.yaml:1:27: grpc.tls.client_auth: asks for certificates, but grpc.tls.enabled is off"
+            ]
+        };
+        check_error(&format!("{port}: {{tls: {{client_auth: true}}}}\n"), what);
+    }
+}
+
+#[test]
+fn ports_that_are_more_open_than_they_look_are_warned_of() {
+    let tls = "tls: {enabled: true, cert_path: a, key_path: b, ca_path: c, client_auth: true}";
+    let ops = "api_tokens: [{name: ops, role: admin, certificate: ops}]\n";
+    let warnings = |file: &str| load(file, &[], &[]).unwrap().warnings;
+    assert_eq!(
+        warnings(&format!("http: {{{tls}}}\n")),
+        [
+            "mockforge.yaml:1: the http port wants certificates (http.tls.client_auth), and the grpc port lets in \
+             whoever reaches it, to do everything"
+        ]
+    );
+    assert_eq!(warnings(&format!("http: {{{tls}}}\ngrpc: {{enabled: false}}\n")), [""; 0]);
+    assert_eq!(warnings(&format!("http: {{{tls}}}\ngrpc: {{{tls}}}\n")), [""; 0]);
+    assert_eq!(warnings(&format!("{ops}http: {{{tls}}}\n")), [""; 0]);
+    assert_eq!(
+        warnings(ops),
+        [
+            "mockforge.yaml:1: api_tokens has a certificate, but no port asks for any: http.tls and grpc.tls have no \
+             ca_path in force"
+        ]
+    );
+    assert_eq!(
+        warnings("api_token: s3cret\nhttp: {host: 0.0.0.0}\n"),
+        [
+            "mockforge.yaml:2: tokens are sent to the http port in clear, for others to read on the way, because \
+             http.tls.enabled is off"
+        ]
+    );
+}
+
+#[test]
+fn what_commands_send_makes_nobody_an_admin() {
+    let file = "api_tokens: [{name: ci, role: control, token: c1}]\n";
+    for (environment, flags) in [
+        (&["MOCKFORGE_CLIENT_TOKEN=c1"][..], &[][..]),
+        (&[], &[("--token", "client.token", "c1")]),
+        (&["MOCKFORGE_CLIENT_TOKEN=other"], &[("--token", "client.token", "c1")]),
+    ] {
+        let config = load(file, environment, flags).unwrap();
+        assert_eq!(config.client_token.as_deref(), Some("c1"));
+        assert!(!config.api.tokens.has_role(Role::Admin));
+    }
+    let both = load("", &["MOCKFORGE_API_TOKEN=a1", "MOCKFORGE_CLIENT_TOKEN=c1"], &[]).unwrap();
+    assert_eq!(both.client_token.as_deref(), Some("c1"));
+    assert!(both.api.tokens.of_token("c1").is_none() && both.api.tokens.of_token("a1").is_some());
+    let one = load("", &["MOCKFORGE_API_TOKEN=a1"], &[]).unwrap();
+    assert_eq!(one.client_token.as_deref(), Some("a1"));
+}
+
+#[test]
+fn tls_of_the_control_plane_needs_its_files() {
+    check_error(
+        "grpc: {tls: {enabled: true, cert_path: a}}\n",
+        expect!["mockforge.yaml:1:23: grpc.tls.key_path: is required where TLS is on"],
+    );
+    check_error(
+        "http: {tls: {enabled: true, cert_path: a, key_path: b, client_auth: true}}\n",
+        expect!["mockforge.yaml:1:23: http.tls.ca_path: is required where callers need a certificate"],
+    );
+    check_error(
+        "client: {tls: {cert_path: a}}\n",
+        expect!["mockforge.yaml:1:27: client.tls.key_path: is required with client.tls.cert_path"],
+    );
+    let config = load("http: {tls: {cert_path: a}}\n", &[], &[]).unwrap();
+    assert_eq!(
+        config.warnings,
+        ["mockforge.yaml:1: http.tls.cert_path has no effect, because http.tls.enabled is off"]
+    );
+}
+
+#[test]
+fn hosts_are_names() {
+    let hosts = load("http: {allowed_hosts: [ci.example, \"*.example\", \"*\"]}\n", &[], &[])
+        .unwrap()
+        .api
+        .allowed_hosts;
+    assert_eq!(hosts, ["ci.example", "*.example", "*"]);
+    for host in ["http://a", "a:3000", "*a", "a*", ""] {
+        let error =
+            load(&format!("http: {{allowed_hosts: [\"{host}\"]}}\n"), &[], &[]).unwrap_err().to_string();
+        assert!(error.contains("http.allowed_hosts[0]: expected a name"), "{error}");
+    }
+}
+
+#[test]
+fn limits_of_the_control_plane_have_their_defaults() {
+    expect![[r#"
+        ApiLimits {
+            connections: 256,
+            requests: 1024,
+            streaming_requests: 1024,
+            body_bytes: 16777216,
+            import_bytes: 4294967296,
+            header_bytes: 32768,
+            headers: 100,
+            head_timeout: 10s,
+            body_timeout: 60s,
+            idle_timeout: 120s,
+            message_bytes: 16777216,
+            streams: 100,
+        }
+    "#]]
+    .assert_debug_eq(&load("", &[], &[]).unwrap().api.limits);
+}
+const WHO: &str = r##"
+mqtt:
+  allow_anonymous: false
+  users:
+    - username: alice
+      password_hash: $argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4
+      groups: [ops]
+    - {username: bob, groups: [dev, ops]}
+  acl:
+    - {deny: publish, topics: [a/secret], users: [bob]}
+    - {allow: [publish, subscribe], topics: ['a/%u/#', '%c'], clients: ['dev-*']}
+    - allow: all
+      topics: [b]
+      anonymous: true
+"##;
+
+#[test]
+fn users_and_rules_are_read_and_hashes_not_shown() {
+    let config = load(WHO, &[], &[]).unwrap();
+    let access = &config.mqtt.access;
+    assert!(!access.allow_anonymous && access.accounts.is_in_force() && !access.acl.is_empty());
+    assert_eq!(access.accounts.groups("bob"), ["dev".into(), "ops".into()]);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let shown = format!("{:?} {config:?}", config.in_force);
+    assert!(shown.contains("alice") && !shown.contains("nf65EOgLrQ"), "{shown}");
+    assert_eq!(Config::default().mqtt.access, Access::default());
+}
+
+#[test]
+fn a_password_file_is_looked_for_in_the_folder_of_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mockforge.yaml");
+    std::fs::write(&file, "mqtt: {password_file: passwd}").unwrap();
+    let sources = || Sources { file: ConfigFile::At(file.clone()), ..Sources::default() };
+    let error = |text: &str| {
+        std::fs::write(folder.path().join("passwd"), text).unwrap();
+        let text = Config::load(sources()).unwrap_err().to_string();
+        text.replace(&folder.path().display().to_string(), "…")
+    };
+    expect!["…/mockforge.yaml:1:23: mqtt.password_file: passwd:2: user \"alice\": expected the hash of a password, which `mockforge passwd --hash` makes"]
+        .assert_eq(&error("# ours\nalice:hunter2\n"));
+    std::fs::remove_file(folder.path().join("passwd")).unwrap();
+    let missing = Config::load(sources()).unwrap_err().to_string();
+    assert!(
+        missing.contains("mqtt.password_file: ") && missing.contains("passwd: No such file"),
+        "{missing}"
+    );
+    std::fs::write(folder.path().join("passwd"), "# nobody\n").unwrap();
+    assert!(Config::load(sources()).unwrap().mqtt.access.accounts.is_in_force());
+}
+
+#[test]
+fn wrong_users_and_rules_are_told_with_the_place_of_what_is_wrong() {
+    check_error(
+        "mqtt:\n  users:\n    - username: alice\n      password_hash: hunter2\n",
+        expect![
+            "mockforge.yaml:4:22: mqtt.users[0].password_hash: expected the hash of a password, which `mockforge passwd --hash` makes"
+        ],
+    );
+    check_error(
+        "mqtt:\n  users:\n    - username: alice\n      password_hash: 1234\n",
+        expect![
+            "mockforge.yaml:4:22: mqtt.users[0].password_hash: expected the hash of a password, which `mockforge passwd --hash` makes"
+        ],
+    );
+    check_error(
+        "mqtt:\n  users:\n    - {username: a}\n    - {username: a}\n",
+        expect![[r#"mockforge.yaml:4:18: mqtt.users[1].username: "a" is there twice"#]],
+    );
+    check_error(
+        "mqtt:\n  acl:\n    - {allow: all, topics: [a]}\n    - {allow: all, topics: ['a#']}\n",
+        expect!["mockforge.yaml:4:29: mqtt.acl[1].topics[0]: level 0: '#' stands alone and last"],
+    );
+    check_error(
+        "mqtt:\n  acl:\n    - {allow: 1, topics: [a]}\n",
+        expect!["mockforge.yaml:3:15: mqtt.acl[0].allow: expected publish, subscribe, all or a list of them"],
+    );
+    check_error(
+        "mqtt:\n  acl:\n    - {allow: all, topic: [a]}\n",
+        expect![[r#"mockforge.yaml:3:27: mqtt.acl[0].topic: unknown key "topic"; did you mean "topics"?"#]],
+    );
+}
+
+#[test]
+fn rules_for_users_of_whom_there_are_none_are_a_warning() {
+    for rule in ["users: [alice], topics: [a]", "groups: [ops], topics: [a]", "topics: ['home/%u/#']"] {
+        let file = |users: &str| format!("mqtt:\n  acl:\n    - {{allow: all, {rule}}}\n{users}");
+        let warnings = |users: &str| load(&file(users), &[], &[]).unwrap().warnings;
+        let expected = "mockforge.yaml:3: mqtt.acl is about users, but nobody can prove to be one: mqtt.users, \
+                        mqtt.password_file and mqtt.scram_users say none";
+        assert_eq!(warnings(""), [expected], "{rule}");
+        assert_eq!(warnings("  scram_users: alice:secret\n"), [""; 0], "{rule}");
+        assert_eq!(warnings("  users: [{username: alice}]\n"), [""; 0], "{rule}");
+    }
+    let anybody = "mqtt: {acl: [{allow: all, topics: ['%c/#'], anonymous: true}]}";
+    assert_eq!(load(anybody, &[], &[]).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn who_may_do_what_is_for_the_broker_behind_a_proxy_to_say() {
+    let file = "mqtt: {upstream: 'mqtt://h', allow_anonymous: false, acl: [{allow: all, topics: [a]}]}";
+    let why = "has no effect, because mqtt.upstream is set: the broker behind the proxy says who may do what";
+    assert_eq!(
+        load(file, &[], &[]).unwrap().warnings,
+        [
+            format!("mockforge.yaml:1: mqtt.allow_anonymous {why}"),
+            format!("mockforge.yaml:1: mqtt.acl {why}")
         ]
     );
 }

@@ -2,13 +2,20 @@
 
 use std::path::{self, Path, PathBuf};
 
+use tokio::task::spawn_blocking;
+
 use super::{
     Control, ControlError, ControlStream,
     fields::Fields,
     pb, time,
     watch::{self, EventFilter},
 };
-use crate::{config::Config, fault::ChaosError, field::BadField};
+use crate::{
+    config::Config,
+    fault::ChaosError,
+    field::BadField,
+    net::tls::{TlsError, reload},
+};
 
 impl Control {
     pub async fn get_server_info(&self, _: pb::GetServerInfoRequest) -> Result<pb::ServerInfo, ControlError> {
@@ -27,8 +34,13 @@ impl Control {
             mode: mode.into(),
             upstream: source.and_then(|source| source.upstream).unwrap_or_default(),
             mqtt_address: text(parts.addresses.mqtt),
+            mqtts_address: text(parts.addresses.mqtts),
+            ws_address: text(parts.addresses.ws),
+            wss_address: text(parts.addresses.wss),
             http_address: text(parts.addresses.http),
             grpc_address: text(parts.addresses.grpc),
+            http_tls: parts.addresses.http_tls,
+            grpc_tls: parts.addresses.grpc_tls,
             started_at: Some(time::timestamp(self.started_at())),
             uptime: Some(time::duration(self.uptime())),
             pid: std::process::id(),
@@ -47,12 +59,12 @@ impl Control {
         Ok(self.until_stopped(watch::events(self.clone(), filter)))
     }
 
-    /// Puts what of the settings can change while a server runs into force: mocks, in the place of all there are, and
-    /// webhooks and rules of chaos, beside those made over the API.
+    /// Puts what of the settings can change while a server runs into force: users and access rules, tokens of callers, mocks, in the place of
+    /// all there are, and webhooks and rules of chaos, beside those made over the API.
     ///
     /// # Errors
     /// Why they are refused. Settings that were loaded are good by themselves.
-    pub fn apply_settings(&self, config: &Config) -> Result<(), ControlError> {
+    pub async fn apply_settings(&self, config: &Config) -> Result<(), ControlError> {
         let bad_chaos = |error| match error {
             ChaosError::Bad(fields) => {
                 let in_settings =
@@ -61,13 +73,37 @@ impl Control {
             }
             other => ControlError::bad_field("mqtt.chaos", other),
         };
+        let (tokens, in_force) = (&config.api.tokens, &self.parts().tokens);
+        // The listeners stay where they are, and may be open to a network.
+        if tokens.is_empty() && !in_force.get().is_empty() {
+            return Err(ControlError::bad_field(
+                "api_tokens",
+                "no token is left: letting everybody in takes a restart",
+            ));
+        }
         // Before anything changes.
         self.chaos()?.check(&config.mqtt.chaos).map_err(bad_chaos)?;
+        in_force.set(tokens.clone());
+        self.server()?.set_access(config.mqtt.access.clone()).await?;
         let webhooks = self.webhooks()?.replace_all(config.mqtt.webhooks.clone());
         webhooks.map_err(|error| ControlError::bad_field("mqtt.webhooks", error))?;
         self.chaos()?.set(&config.mqtt.chaos).map_err(bad_chaos)?;
         let mocks = self.mocks()?.set(config.mqtt.mocks.clone());
         mocks.map_err(|(position, error)| ControlError::bad_field(format!("mqtt.mocks[{position}]"), error))
+    }
+
+    /// Reads the files of certificates, keys and authorities again: connections go on, the next ones see what is new. Returns
+    /// for how many listeners and upstreams there were any.
+    ///
+    /// # Errors
+    /// The first file that is wrong; then all stays as it was.
+    pub async fn reload_certificates(&self) -> Result<usize, TlsError> {
+        let certificates = self.parts().certificates.clone();
+        let read = move || reload(certificates.iter().map(|files| &**files)).map(|()| certificates.len());
+        match spawn_blocking(read).await {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 
     pub async fn shutdown(&self, _: pb::ShutdownRequest) -> Result<pb::ShutdownResponse, ControlError> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
-    packet::{Properties, ReasonCode},
+    packet::{Properties, ReasonCode, TopicFilter},
     session::{ApplicationMessage, Origin},
 };
 
@@ -51,6 +51,9 @@ impl Control {
             fields.refuse("filter", "is required");
         }
         let filters = fields.filters("filter", &request.filter);
+        if filters.iter().any(TopicFilter::is_shared) {
+            fields.refuse("filter", "a shared subscription would take messages from those who share it");
+        }
         let qos = fields.qos("qos", request.qos);
         fields.finish()?;
         let Some(qos) = qos else { return Err(unchecked()) };
@@ -108,6 +111,7 @@ impl Control {
                 queue_full: view.broker.dropped_queue_full,
                 expired: view.broker.dropped_expired,
                 too_large: view.broker.dropped_too_large,
+                not_authorized: view.broker.dropped_not_authorized,
             }),
             messages_per_second: view.messages_per_second,
             retained_messages: view.broker.retained_messages,

@@ -7,6 +7,7 @@ use super::{
     server::{AtThatMoment, Outcomes},
 };
 use crate::{
+    auth::Access,
     broker::{ClientView, SubscriptionView},
     net::{BrokerHandle, MqttUrl, Outgoing, Stopped},
     packet::ReasonCode,
@@ -18,7 +19,7 @@ use crate::{
 /// The broker of this process.
 pub struct BrokerServer {
     broker: BrokerHandle,
-    /// Where it listens; `Subscribe` connects there like any other subscriber.
+    /// Where it listens; `Subscribe` connects there like any other subscriber, but past users and rules.
     url: MqttUrl,
     /// What is published here comes in no packet.
     tap: Tap,
@@ -98,6 +99,10 @@ impl MqttServer for BrokerServer {
         });
         run.await?;
         Ok(Vec::new())
+    }
+
+    async fn set_access(&self, access: Access) -> Result<(), ControlError> {
+        Ok(self.broker.run(move |broker, now| broker.set_access(now, access)).await?)
     }
 
     async fn disconnect(

@@ -42,6 +42,12 @@ pub enum ControlError {
     BadFile(String),
     #[error("the file cannot be read here: {0}")]
     UnsupportedFile(String),
+    #[error("the file is longer than {limit} bytes (http.limits.import_bytes)")]
+    FileTooLong { limit: u64 },
+    #[error(
+        "files that are being imported are longer than {limit} bytes together (http.limits.import_bytes)"
+    )]
+    ImportsTooLong { limit: u64 },
     #[error("the store can't be used: {0}")]
     Store(String),
     #[error("{0}")]
@@ -137,11 +143,14 @@ impl ControlError {
             | Self::MockExists { .. }
             | Self::WebhookExists { .. }
             | Self::RuleExists { .. } => Code::AlreadyExists,
-            Self::UpstreamUnavailable { .. } | Self::Stopping | Self::Store(_) | Self::StoreLocked(_) => {
-                Code::Unavailable
-            }
+            Self::UpstreamUnavailable { .. }
+            | Self::Stopping
+            | Self::Store(_)
+            | Self::StoreLocked(_)
+            | Self::ImportsTooLong { .. } => Code::Unavailable,
             Self::RecordingDamaged(_) | Self::StoreDamaged(_) => Code::DataLoss,
             Self::TooManyReplays { .. }
+            | Self::FileTooLong { .. }
             | Self::TooManyMocks(_)
             | Self::TooManyWebhooks(_)
             | Self::WebhookQueueFull { .. }
@@ -168,6 +177,8 @@ impl ControlError {
             Self::NoRing => "NO_RING",
             Self::BadFile(_) => "BAD_FILE",
             Self::UnsupportedFile(_) => "UNSUPPORTED_FILE",
+            Self::FileTooLong { .. } => "FILE_TOO_LONG",
+            Self::ImportsTooLong { .. } => "IMPORTS_TOO_LONG",
             Self::Store(_) => "STORE_UNAVAILABLE",
             Self::StoreLocked(_) => "STORE_LOCKED",
             Self::StoreDamaged(_) => "STORE_DAMAGED",

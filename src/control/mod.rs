@@ -6,6 +6,7 @@
 mod admin;
 mod broker;
 mod broker_server;
+mod broker_url;
 mod casting;
 mod chaos;
 mod comparison;
@@ -29,6 +30,7 @@ mod state;
 mod steering;
 mod summary;
 mod time;
+mod tokens_in_force;
 mod verification;
 mod watch;
 mod webhooks;
@@ -36,7 +38,7 @@ mod webhooks;
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -54,6 +56,7 @@ pub use proxy_server::ProxyServer;
 pub use recordings::export_progress;
 pub use replays::ReplaySource;
 pub use server::{Messages, MqttServer};
+pub use tokens_in_force::TokensInForce;
 pub use webhooks::webhook_message;
 
 use self::{recordings::Recorders, replays::ReplayList};
@@ -61,7 +64,7 @@ use crate::{
     event::EventBus,
     fault::{Chaos, ChaosHooks, ChaosOptions},
     metrics::Metrics,
-    net::{MockHandle, MockOptions, WebhookHandle},
+    net::{MockHandle, MockOptions, WebhookHandle, tls::TlsFiles},
     recorder::FlightRecorder,
     recording::OnOverload,
     store::{Store, StoreOptions},
@@ -85,13 +88,21 @@ pub struct ControlParts {
     pub tap: Tap,
     pub metrics: Arc<Metrics>,
     pub events: EventBus,
+    /// Where files lie that callers may name in URLs of brokers; `None`: anywhere, as callers are who started the process.
+    pub folder: Option<std::path::PathBuf>,
     /// Opened when first needed.
     pub store: StoreOptions,
     /// Where a request says nothing else.
     pub on_overload: OnOverload,
+    /// Of files that are being imported, at most.
+    pub import_bytes: u64,
+    /// Who may call.
+    pub tokens: TokensInForce,
     /// Keeps the last minutes, if asked to.
     pub flight: Option<Arc<FlightRecorder>>,
     pub addresses: Addresses,
+    /// What listeners with TLS show, and what an upstream is believed by and shown.
+    pub certificates: Vec<Arc<dyn TlsFiles>>,
     pub mocks: MockHandle,
     /// Of the server.
     pub webhooks: Option<WebhookHandle>,
@@ -105,8 +116,24 @@ pub struct ControlParts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     pub mqtt: Option<SocketAddr>,
+    /// With TLS.
+    pub mqtts: Option<SocketAddr>,
+    /// Over WebSocket.
+    pub ws: Option<SocketAddr>,
+    /// Over WebSocket with TLS.
+    pub wss: Option<SocketAddr>,
     pub http: Option<SocketAddr>,
     pub grpc: Option<SocketAddr>,
+    /// Whether nothing else is spoken there.
+    pub http_tls: bool,
+    pub grpc_tls: bool,
+}
+
+impl Addresses {
+    /// Those where MQTT clients come in.
+    pub fn of_mqtt(&self) -> impl Iterator<Item = SocketAddr> {
+        [self.mqtt, self.mqtts, self.ws, self.wss].into_iter().flatten()
+    }
 }
 
 impl ControlParts {
@@ -117,10 +144,14 @@ impl ControlParts {
             tap: Tap::new(),
             metrics: Arc::new(Metrics::new()),
             events: EventBus::new(),
+            folder: None,
             store,
             on_overload: OnOverload::Block,
+            import_bytes: u64::MAX,
+            tokens: TokensInForce::default(),
             flight: None,
             addresses: Addresses::default(),
+            certificates: Vec::new(),
             mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),
             webhooks: None,
             chaos: Chaos::new(ChaosOptions::default(), ChaosHooks::default()),
@@ -140,6 +171,8 @@ struct Inner {
     store: OnceCell<Store>,
     recorders: Recorders,
     replays: ReplayList,
+    /// Bytes of files that are being imported.
+    spooled: Arc<AtomicU64>,
     /// Name of the recording whose faults are injected again.
     script: Mutex<String>,
     started: Instant,
@@ -154,6 +187,7 @@ impl Control {
                 store: OnceCell::new(),
                 recorders: Recorders::default(),
                 replays: ReplayList::default(),
+                spooled: Arc::default(),
                 script: Mutex::default(),
                 started: Instant::now(),
                 started_at: SystemTime::now(),

@@ -12,6 +12,7 @@ use super::{
     server::{AtThatMoment, Outcomes, next_client_identifier},
 };
 use crate::{
+    auth::Access,
     broker::{ClientView, SubscriptionView},
     interceptor::Verdict,
     net::{Asking, Client, ClientError, ClientOptions, MqttUrl, Outgoing, ProxyHandle, Publisher, Receipt},
@@ -180,7 +181,7 @@ impl MqttServer for ProxyServer {
             Some(ClientView {
                 client_identifier: identity.client_identifier,
                 connection: Some(client.connection),
-                peer: Some(Peer { address: Some(client.peer), transport: "tcp" }),
+                peer: Some(Peer { address: Some(client.peer), transport: "tcp", identity: None }),
                 protocol: identity.protocol,
                 username: identity.username,
                 keep_alive: identity.keep_alive,
@@ -215,6 +216,11 @@ impl MqttServer for ProxyServer {
     }
 
     /// The Will is the upstream's to send: it sees the connection break, whatever is asked.
+    async fn set_access(&self, _: Access) -> Result<(), ControlError> {
+        // The broker behind decides.
+        Ok(())
+    }
+
     async fn disconnect(
         &self,
         client_identifier: String,

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, Write as _},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +31,7 @@ use crate::{
     event::What,
     metrics::Metrics,
     mock::infer::{Inference, InferenceOptions},
-    net::{MqttUrl, Subscriber, SubscriberError, SubscriberOptions},
+    net::{Subscriber, SubscriberError, SubscriberOptions},
     recorder::{Prepared, Reason, Recorder, Snapshot},
     recording::{
         Event, EventFilter, NamePattern, OnOverload, Purpose, ReadOptions, RecordingFormat, RecordingInfo,
@@ -146,7 +147,7 @@ impl Control {
             fields.refuse("filter.connections", "of a recording that begins have no numbers yet");
         }
         let on_overload = fields.choice("on_overload", request.on_overload).map(on_overload);
-        let subscriber = request.subscriber.and_then(|source| subscriber(&mut fields, source));
+        let subscriber = request.subscriber.and_then(|source| self.subscriber(&mut fields, source));
         let redaction = request.redaction.filter(|redaction| !redaction.rules.is_empty());
         let redaction = redaction.map(|said| redaction_of(&mut fields, "redaction", said));
         fields.finish()?;
@@ -494,9 +495,15 @@ impl Control {
         &self,
         pieces: impl Stream<Item = Result<pb::ImportRecordingRequest, E>> + Send + Unpin,
     ) -> Result<pb::Recording, ControlError> {
-        let Spooled { name, options, file } = spool(pieces).await?;
-        let imported =
-            self.with_store(move |store| Ok(store.import(file, &options, name.as_deref())?)).await?;
+        let room = SpoolRoom::new(&self.inner.spooled, self.parts().import_bytes);
+        let folder = self.parts().store.path.clone();
+        let Spooled { name, options, file, room } = spool(pieces, folder, room).await?;
+        let import = move |store: &Store| {
+            let imported = store.import(file, &options, name.as_deref());
+            drop(room);
+            Ok(imported?)
+        };
+        let imported = self.with_store(import).await?;
         let Imported { info, is_new, notes } = imported;
         if is_new {
             tracing::info!(id = %info.id, name = %info.name, events = info.events, "recording imported");
@@ -546,6 +553,21 @@ impl Control {
         self.with_store(move |store| Ok(store.find(&id)?)).await
     }
 
+    fn subscriber(&self, fields: &mut Fields, source: pb::SubscriberSource) -> Option<SubscriberOptions> {
+        let filters = fields.filters("subscriber.filters", &source.filters);
+        if source.filters.is_empty() {
+            fields.refuse("subscriber.filters", "has at least one");
+        }
+        fields.required("subscriber.url", &source.url);
+        let qos = fields.qos("subscriber.qos", source.qos.unwrap_or(2));
+        let client_identifier = match source.client_id {
+            none if none.is_empty() => next_client_identifier("record"),
+            given => given,
+        };
+        let url = self.broker_url(fields, "subscriber.url", &source.url);
+        Some(SubscriberOptions { url: url?, filters, qos: qos?, client_identifier })
+    }
+
     fn with_recorder<R>(
         &self,
         info: RecordingInfo,
@@ -583,21 +605,6 @@ async fn record_subscriber(prepared: Prepared, options: SubscriberOptions) -> Re
             })
         }
     }
-}
-
-fn subscriber(fields: &mut Fields, source: pb::SubscriberSource) -> Option<SubscriberOptions> {
-    let filters = fields.filters("subscriber.filters", &source.filters);
-    if source.filters.is_empty() {
-        fields.refuse("subscriber.filters", "has at least one");
-    }
-    fields.required("subscriber.url", &source.url);
-    let qos = fields.qos("subscriber.qos", source.qos.unwrap_or(2));
-    let client_identifier = match source.client_id {
-        none if none.is_empty() => next_client_identifier("record"),
-        given => given,
-    };
-    let url = fields.keep("subscriber.url", source.url.parse::<MqttUrl>());
-    Some(SubscriberOptions { url: url?, filters, qos: qos?, client_identifier })
 }
 
 fn on_overload(choice: pb::OnOverload) -> OnOverload {
@@ -664,15 +671,52 @@ struct Spooled {
     name: Option<String>,
     options: ReadOptions,
     file: std::fs::File,
+    room: SpoolRoom,
 }
 
-/// Takes the pieces of a file to a temporary one.
+/// What one import has of what all may have together; given back when it is dropped.
+struct SpoolRoom {
+    of_all: Arc<AtomicU64>,
+    limit: u64,
+    taken: u64,
+}
+
+impl SpoolRoom {
+    fn new(of_all: &Arc<AtomicU64>, limit: u64) -> Self {
+        Self { of_all: Arc::clone(of_all), limit, taken: 0 }
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<(), ControlError> {
+        let more = |sum: u64| sum.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        if more(self.taken).is_none() {
+            return Err(ControlError::FileTooLong { limit: self.limit });
+        }
+        let taken = self.of_all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map_err(|_| ControlError::ImportsTooLong { limit: self.limit })?;
+        self.taken += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for SpoolRoom {
+    fn drop(&mut self) {
+        self.of_all.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
+/// Takes the pieces of a file to a temporary one, on the disk where the store is: where others are may be memory.
 async fn spool<E: std::fmt::Display>(
     mut pieces: impl Stream<Item = Result<pb::ImportRecordingRequest, E>> + Send + Unpin,
+    folder: PathBuf,
+    mut room: SpoolRoom,
 ) -> Result<Spooled, ControlError> {
     let (mut name, mut options) = (None, ReadOptions::default());
     let mut first = true;
-    let mut file = blocking(|| tempfile::tempfile().map_err(spooling)).await?;
+    let make = move || {
+        std::fs::create_dir_all(&folder)?;
+        tempfile::tempfile_in(&folder)
+    };
+    let mut file = blocking(move || make().map_err(spooling)).await?;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| ControlError::BadFile(format!("it ended early: {error}")))?;
         if std::mem::take(&mut first) {
@@ -688,6 +732,7 @@ async fn spool<E: std::fmt::Display>(
             fields.finish()?;
         }
         let data = piece.file.map(|file| file.data).unwrap_or_default();
+        room.take(data.len() as u64)?;
         if !data.is_empty() {
             file = blocking(move || file.write_all(&data).map(|()| file).map_err(spooling)).await?;
         }
@@ -696,7 +741,7 @@ async fn spool<E: std::fmt::Display>(
         io::Seek::rewind(&mut file).map_err(spooling)?;
         Ok(file)
     });
-    Ok(Spooled { name, options, file: file.await? })
+    Ok(Spooled { name, options, file: file.await?, room })
 }
 
 fn spooling(error: io::Error) -> ControlError {
@@ -958,8 +1003,10 @@ mod tests {
         let large = (0..400).map(|n| from_client(publish(Some("t"), &[n as u8; 60_000], Vec::new())));
         let huge = from_client(publish(Some("t"), &vec![7; 20_000_000], Vec::new()));
         let (control, _folder) = control(start().into_iter().chain(large).chain([huge]));
-        let mut client =
-            pb::recordings_client::RecordingsClient::new(crate::gateway::routes(control.clone()));
+        let mut client = pb::recordings_client::RecordingsClient::new(crate::gateway::routes(
+            control.clone(),
+            MESSAGE_MAX,
+        ));
         let (mut events, mut page_token) = (0, String::new());
         loop {
             let request =

@@ -459,7 +459,7 @@ impl Control {
             }
             (target, _) => target.to_owned(),
         };
-        let url = fields.keep("spec.target", text.parse())?;
+        let url = self.broker_url(fields, "spec.target", &text)?;
         Some(with_credentials(url, spec))
     }
 
@@ -472,7 +472,7 @@ impl Control {
         if spec.other_target.is_empty() {
             return None;
         }
-        let url: MqttUrl = fields.keep("spec.other_target", spec.other_target.parse())?;
+        let url = self.broker_url(fields, "spec.other_target", &spec.other_target)?;
         if target.is_some_and(|target| (&target.host, target.port) == (&url.host, url.port)) {
             fields.refuse("spec.other_target", "is another than target: clients of one name end each other");
         }

@@ -11,6 +11,7 @@ use super::{
     pb, properties, time,
 };
 use crate::{
+    auth::Access,
     broker::{ClientView, SubscriptionView},
     net::{Client, ClientOptions, MqttUrl, Outgoing},
     packet::{
@@ -56,6 +57,9 @@ pub trait MqttServer: Send + Sync {
     /// Calls `then` with the subscriptions and retained messages that are in force, before anything
     /// that its caller attaches to is told of what comes after. Answers with what cannot be known, for people.
     async fn in_force(&self, then: AtThatMoment) -> Result<Vec<String>, ControlError>;
+
+    /// Puts other users and access rules into force, where they are this server's to say.
+    async fn set_access(&self, access: Access) -> Result<(), ControlError>;
 
     /// Closes a client's connection; whether there was one.
     async fn disconnect(

@@ -22,6 +22,7 @@ use super::{
     recordings, time,
 };
 use crate::{
+    auth::Action,
     broker::BrokerEvent,
     event::{Happening, Watcher, What},
     mock::MockEvent,
@@ -238,6 +239,12 @@ impl Watch {
                     reason: reason.name().to_owned(),
                 })
             }
+            What::Broker(BrokerEvent::NotAuthorized {
+                client_identifier, action: Action::Publish, ..
+            }) => Event::MessageDropped(pb::DropEvent {
+                client_id: client_identifier.to_string(),
+                reason: "not_authorized".to_owned(),
+            }),
             What::Mock(MockEvent::Fired(fired)) => Event::Mock(pb::MockEvent {
                 mock: fired.mock,
                 client_id: fired.client_identifier,

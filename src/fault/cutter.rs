@@ -62,7 +62,7 @@ impl Cutter {
 
     /// Whether what is taken next goes on with a packet that began before.
     pub fn goes_on(&self) -> bool {
-        self.left > 0
+        self.left > 0 && !self.is_blind
     }
 
     /// Whether what is taken next begins a packet.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::DisconnectMode;
 use crate::packet::QoS;
@@ -31,6 +31,8 @@ pub(super) struct Lanes {
     aside: VecDeque<Aside>,
     /// Where a packet was passed on in part: the rest of it comes next.
     within: Option<Way>,
+    /// Whether the last piece that came leaves its packet unfinished.
+    is_open: bool,
     held: Held,
 }
 
@@ -77,6 +79,8 @@ pub(super) enum Item {
 pub(super) struct Packet {
     bytes: Bytes,
     is_packet: bool,
+    /// Whether it is a piece of a packet whose rest comes as another.
+    is_unfinished: bool,
     /// How often it is passed on.
     times: u32,
     /// Bytes of a piece, and the pause after it.
@@ -91,7 +95,12 @@ impl Packet {
     }
 
     pub fn new(bytes: Bytes, is_packet: bool, times: u32) -> Self {
-        Self { bytes, is_packet, times, slices: None, passed: 0 }
+        Self { bytes, is_packet, is_unfinished: false, times, slices: None, passed: 0 }
+    }
+
+    /// Bytes that are no packet, or a piece of one.
+    pub fn piece(bytes: Bytes, is_unfinished: bool) -> Self {
+        Self { is_unfinished, ..Self::new(bytes, false, 1) }
     }
 
     /// How long it takes.
@@ -213,11 +222,16 @@ impl Lanes {
 
     /// The rest of a packet that was passed on in part; empty if there is none.
     pub fn take_rest(&mut self) -> Bytes {
-        let Some(way) = self.within.take() else { return Bytes::new() };
-        match self.lane(way).waiting.front_mut() {
-            Some(Waiting { item: Item::Packet(packet), .. }) => packet.bytes.split_off(packet.passed),
-            _ => Bytes::new(),
+        let mut rest = BytesMut::new();
+        let Some(way) = self.within.take() else { return rest.freeze() };
+        for waiting in &self.lane(way).waiting {
+            let Item::Packet(packet) = &waiting.item else { break };
+            rest.extend_from_slice(&packet.bytes[packet.passed..]);
+            if !packet.is_unfinished {
+                break;
+            }
         }
+        rest.freeze()
     }
 
     /// Whether the last byte that was passed on ended what it belongs to.
@@ -245,6 +259,13 @@ impl Lanes {
             Way::Slow { .. } => self.return_others(now, key),
         }
         self.place(now, &journey, items, key);
+    }
+
+    /// Puts bytes that are no whole packet behind what waits to be overtaken: nothing may come inside of a packet.
+    pub fn put_piece(&mut self, now: Instant, piece: Packet) {
+        self.return_all_aside(now);
+        self.is_open = piece.is_unfinished;
+        self.place(now, &Journey::default(), vec![Item::Packet(piece)], &Overtaking::default());
     }
 
     /// As [`put`](Self::put), behind everything but what waits for a slow subscriber.
@@ -313,7 +334,7 @@ impl Lanes {
             front.release += pause;
         }
         let is_over = packet.times == 0;
-        self.within = (!is_last).then_some(way);
+        self.within = (!is_last || packet.is_unfinished).then_some(way);
         if is_last {
             self.held.packets -= 1;
         }
@@ -341,22 +362,29 @@ impl Lanes {
     /// Nothing waits any more; cuts that were to come do not, if it is not too late.
     pub fn release(&mut self, now: Instant) {
         self.return_all_aside(now);
-        let mut lanes =
-            [std::mem::take(&mut self.acks), std::mem::take(&mut self.main), std::mem::take(&mut self.slow)];
+        let mut lanes = [
+            (Way::Acks, std::mem::take(&mut self.acks)),
+            (Way::Main, std::mem::take(&mut self.main)),
+            (SLOW, std::mem::take(&mut self.slow)),
+        ];
         let within = self.within.take();
         (self.held, self.slow_messages) = (Held::default(), HashMap::new());
         // The rest of a packet comes before all else.
-        lanes.sort_by_key(|lane| !lane.is_within());
-        for lane in lanes {
-            for Waiting { release, item, .. } in lane.waiting {
+        lanes.sort_by_key(|(way, _)| within != Some(*way));
+        let mut has_open = false;
+        for (way, lane) in lanes {
+            // Where the rest of the last packet is still to come, what waits beside it is not to come in between.
+            let to = if has_open { way } else { Way::Main };
+            for Waiting { release, item, message } in lane.waiting {
                 let item = match item {
                     Item::Packet(packet) => Item::Packet(Packet { slices: None, ..packet }),
                     Item::Cut(Cut { otherwise: Some(packet), .. }) if packet.bytes.is_empty() => continue,
                     Item::Cut(Cut { otherwise: Some(packet), .. }) => Item::Packet(packet),
                     other => other,
                 };
-                self.push(Way::Main, now.min(release), item, None);
+                self.push(to, now.min(release), item, message.as_ref());
             }
+            has_open |= way == Way::Main && self.is_open;
         }
         self.within = within.map(|_| Way::Main);
         self.main.last = None;
@@ -494,10 +522,5 @@ impl Lane {
     /// When something that is ready at `ready` can go on: not before the one before it.
     fn release(&self, ready: Instant) -> Instant {
         self.last.map_or(ready, |last| last.max(ready))
-    }
-
-    /// Whether what comes next was passed on in part.
-    fn is_within(&self) -> bool {
-        matches!(self.waiting.front(), Some(Waiting { item: Item::Packet(packet), .. }) if packet.passed > 0)
     }
 }

@@ -178,6 +178,9 @@ impl Line {
             return;
         }
         self.ends = ends;
+        if self.is_over {
+            return;
+        }
         self.black_until = None;
         for direction in [Direction::ClientToServer, Direction::ServerToClient] {
             let stream = self.stream(direction);
@@ -342,8 +345,8 @@ impl Line {
         let PublishHead::Instead { count, bytes: head } = head else {
             return self.pass_raw(now, direction, bytes, vanishes);
         };
-        let whole = [&head[..], &bytes[count..]].concat();
-        self.pass_raw(now, direction, whole.into(), vanishes);
+        let told = [&head[..], &bytes[count..]].concat();
+        self.pass_instead(now, direction, bytes, told.into(), vanishes);
     }
 
     /// Passes on what cannot be read, unless nothing gets through.
@@ -354,17 +357,30 @@ impl Line {
 
     /// Passes on what is no packet, or too long to be held.
     fn pass_raw(&mut self, now: Instant, direction: Direction, bytes: Bytes, vanishes: bool) {
+        self.pass_instead(now, direction, bytes.clone(), bytes, vanishes);
+    }
+
+    /// Passes on `bytes` in the place of what `came`.
+    fn pass_instead(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        came: Bytes,
+        bytes: Bytes,
+        vanishes: bool,
+    ) {
         if bytes.is_empty() {
             return;
         }
         if direction == Direction::ClientToServer {
-            self.outputs.push_back(LineOutput::Report { direction, bytes: bytes.clone(), is_packet: false });
+            self.outputs.push_back(LineOutput::Report { direction, bytes: came, is_packet: false });
         }
         if vanishes {
             return;
         }
-        let items = vec![Item::Packet(Packet::new(bytes, false, 1))];
-        self.stream(direction).lanes.put(now, Journey::default(), items, &Overtaking::default());
+        let stream = self.stream(direction);
+        let is_unfinished = stream.cutter.goes_on();
+        stream.lanes.put_piece(now, Packet::piece(bytes, is_unfinished));
     }
 
     fn packet(&mut self, now: Instant, direction: Direction, bytes: Bytes) {

@@ -6,6 +6,9 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor};
 
+use super::access::required_role;
+use crate::auth::Role;
+
 /// One way to call an rpc by HTTP.
 #[derive(Clone, Debug)]
 pub struct Binding {
@@ -13,6 +16,8 @@ pub struct Binding {
     pub method: Method,
     pub template: Template,
     pub body: BodyField,
+    /// What callers need.
+    pub role: Role,
 }
 
 /// What the request's body becomes.
@@ -46,6 +51,8 @@ enum Segment {
 pub enum BadBinding {
     #[error("{rpc} has no google.api.http annotation")]
     Missing { rpc: String },
+    #[error("{rpc} does not say which role it needs")]
+    Role { rpc: String },
     #[error("{rpc}: {template:?} has a capture other than {{field}}")]
     Capture { rpc: String, template: String },
     #[error("{rpc}: the request has no field {field:?}")]
@@ -73,15 +80,17 @@ impl Binding {
                 .ok_or_else(|| BadBinding::Missing { rpc: rpc.full_name().to_owned() })?;
             let more = rule.get_field_by_name("additional_bindings");
             let more = more.iter().flat_map(|more| more.as_list().unwrap_or_default());
-            bindings.push(Self::new(&rpc, &rule)?);
+            let role = required_role(pool, &rpc)
+                .ok_or_else(|| BadBinding::Role { rpc: rpc.full_name().to_owned() })?;
+            bindings.push(Self::new(&rpc, role, &rule)?);
             for rule in more.filter_map(|rule| rule.as_message()) {
-                bindings.push(Self::new(&rpc, rule)?);
+                bindings.push(Self::new(&rpc, role, rule)?);
             }
         }
         Ok(bindings)
     }
 
-    fn new(rpc: &MethodDescriptor, rule: &DynamicMessage) -> Result<Self, BadBinding> {
+    fn new(rpc: &MethodDescriptor, role: Role, rule: &DynamicMessage) -> Result<Self, BadBinding> {
         let text = |name: &str| -> String {
             rule.get_field_by_name(name)
                 .and_then(|value| value.as_str().map(ToOwned::to_owned))
@@ -108,7 +117,7 @@ impl Binding {
             "*" => BodyField::Whole,
             name => BodyField::Field(field(name)?),
         };
-        Ok(Self { rpc: rpc.clone(), method, template, body })
+        Ok(Self { rpc: rpc.clone(), method, template, body, role })
     }
 
     /// The path of the rpc in gRPC.

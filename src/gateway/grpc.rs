@@ -15,15 +15,17 @@ use crate::control::{
     },
 };
 
-/// Lets messages of the size that REST lets through in and out.
-macro_rules! sized {
-    ($server:expr) => {
-        $server.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
-    };
-}
-
 /// Every service with health and reflection. Carries requests in this process as well as from a port.
-pub fn routes(control: Control) -> Routes {
+///
+/// Requests have up to `message_max` bytes; answers as many, or what ours may have.
+pub fn routes(control: Control, message_max: usize) -> Routes {
+    macro_rules! sized {
+        ($server:expr) => {
+            $server
+                .max_decoding_message_size(message_max)
+                .max_encoding_message_size(message_max.max(MESSAGE_MAX))
+        };
+    }
     let health = health(&control);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

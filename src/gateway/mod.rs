@@ -4,38 +4,54 @@
 //! over HTTP and checks who may come in; [`serve`] answers on listeners.
 
 mod access;
-mod binding;
+pub mod binding;
 mod codec;
 mod grpc;
 mod health;
 mod index;
 pub mod json;
+mod port;
+mod refusals;
 mod rest;
+mod seats;
 mod status;
+mod turns;
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    serve::{Listener, ListenerExt},
 };
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use prost_reflect::DescriptorPool;
-use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-pub use access::Access;
+pub use access::{Access, OtherHosts};
 pub use binding::BadBinding;
 pub use grpc::routes;
+pub use port::Port;
 
-use self::{rest::Rest, status::Refusal};
-use crate::control::{Control, pb};
+use self::{
+    access::{Connected, Permissions},
+    port::{Admission, held},
+    refusals::Refusals,
+    rest::Rest,
+    status::Refusal,
+    turns::Turns,
+};
+use crate::{
+    auth::Role,
+    config::ApiLimits,
+    control::{Control, pb},
+};
 
 /// How long calls that are under way may take to end when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const METRICS_PATH: &str = "/__mockforge/metrics";
 
 /// Everything that is answered over HTTP.
@@ -44,17 +60,25 @@ pub struct Gateway {
     control: Control,
     routes: Routes,
     rest: Rest,
-    access: Access,
+    access: Arc<Access>,
+    permissions: Permissions,
+    limits: ApiLimits,
+    turns: Turns,
+    refusals: Refusals,
 }
 
 impl Gateway {
     /// # Errors
-    /// [`BadBinding`] when the proto files hold an rpc without a REST twin, which a test rules out.
-    pub fn new(control: Control, access: Access) -> Result<Self, BadBinding> {
+    /// [`BadBinding`] when the proto files hold an rpc without a REST twin or a role, which a test rules out.
+    pub fn new(control: Control, access: Access, limits: ApiLimits) -> Result<Self, BadBinding> {
         let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("build.rs wrote the descriptors");
-        let routes = routes(control.clone());
-        let rest = Rest::new(&pool, routes.clone())?;
-        Ok(Self { control, routes, rest, access })
+        let routes = routes(control.clone(), limits.message_bytes);
+        let rest = Rest::new(&pool, control.clone(), &limits)?;
+        let permissions = Permissions::new(&pool).map_err(|rpc| BadBinding::Role { rpc })?;
+        let (turns, refusals) = (Turns::new(&limits), Refusals::default());
+        let asked = refusals.clone();
+        control.metrics().attach_families(Box::new(move || asked.families()));
+        Ok(Self { control, routes, rest, access: Arc::new(access), permissions, limits, turns, refusals })
     }
 
     /// For the HTTP port: REST, health and metrics, and gRPC too.
@@ -64,7 +88,7 @@ impl Gateway {
 
     /// For the gRPC port.
     pub fn grpc(&self) -> Router {
-        Router::new().fallback(grpc_only).with_state(self.clone())
+        Router::new().fallback(grpc).with_state(self.clone())
     }
 
     async fn call(&self, request: Request) -> Response {
@@ -73,80 +97,108 @@ impl Gateway {
             Err(never) => match never {},
         }
     }
+
+    /// What the caller may do, `None` for health; the connection is remembered to be his.
+    fn let_in(&self, request: &Request) -> Result<Option<Role>, Status> {
+        let role = self.access.check(request)?;
+        if let (Some(role), Some(by)) = (role, request.extensions().get::<Connected>())
+            && let Some(seat) = by.seat.upgrade()
+        {
+            seat.show(role.into());
+        }
+        Ok(role)
+    }
+
+    fn refuse(&self, status: Status, by: &Connected, is_grpc: bool) -> Response {
+        self.refusals.note_status(&status, by.peer);
+        if is_grpc { status.into_http() } else { safe(Refusal::from(status).into_response()) }
+    }
 }
 
 /// Answers on both ports until `shutdown` completes; then calls under way have 5 s to end.
 ///
 /// Streams end by themselves when the control plane's `stop` is cancelled.
-///
-/// # Errors
-/// Those of the listeners.
 pub async fn serve(
     gateway: Gateway,
-    http: Option<TcpListener>,
-    grpc: Option<TcpListener>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+    http: Option<Port>,
+    grpc: Option<Port>,
+    shutdown: impl Future<Output = ()>,
+) {
     let stop = tokio_util::sync::CancellationToken::new();
-    let port = |listener: Option<TcpListener>, router: Router| {
-        let stop = stop.clone();
+    let admission =
+        Admission::new(gateway.limits.clone(), gateway.access.tokens.clone(), gateway.refusals.clone());
+    let connections = TaskTracker::new();
+    let serve = |port: Option<Port>, router: Router| {
+        let (admission, connections, stop) = (admission.clone(), connections.clone(), stop.clone());
         async move {
-            let Some(listener) = listener else {
-                stop.cancelled().await;
-                return Ok(());
-            };
-            // Answers are written whole; waiting for more only delays them.
-            let listener = listener.tap_io(|stream| {
-                let _ = stream.set_nodelay(true);
-            });
-            tracing::debug!(address = ?Listener::local_addr(&listener), "control plane listens");
-            axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+            match port {
+                Some(port) => port.serve(router, admission, connections, stop).await,
+                None => stop.cancelled().await,
+            }
         }
     };
-    let ports = async { tokio::try_join!(port(http, gateway.http()), port(grpc, gateway.grpc())) };
-    tokio::pin!(ports);
-    tokio::select! {
-        result = &mut ports => return result.map(drop),
-        () = shutdown => stop.cancel(),
-    }
-    match tokio::time::timeout(GRACE, ports).await {
-        Ok(result) => result.map(drop),
-        Err(_) => {
-            tracing::debug!("calls that did not end were cut off");
-            Ok(())
-        }
+    let shut_down = async {
+        shutdown.await;
+        stop.cancel();
+    };
+    tokio::join!(serve(http, gateway.http()), serve(grpc, gateway.grpc()), shut_down);
+    connections.close();
+    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
+        tracing::debug!("calls that did not end were cut off");
     }
 }
 
 async fn http(State(gateway): State<Gateway>, mut request: Request) -> Response {
-    let is_grpc = is_grpc(request.headers());
-    if let Err(status) = gateway.access.check(&request) {
-        return refuse(status, is_grpc);
-    }
-    if is_grpc {
-        return gateway.call(request).await;
+    if is_grpc(request.headers()) {
+        return grpc(State(gateway), request).await;
     }
     if request.method() == Method::HEAD {
         // Answered like GET; axum leaves the body out.
         *request.method_mut() = Method::GET;
     }
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, access::HEALTH_PATH) => health::health(&gateway.control),
+    let by = request.extensions().get::<Connected>().cloned().unwrap_or_default();
+    let begun = gateway.let_in(&request).and_then(|role| {
+        let Some(role) = role else { return Ok(None) };
+        let streams = gateway.rest.check(request.method(), request.uri().path(), role)?;
+        gateway.turns.begin(role, streams).map(Some).ok_or_else(too_busy)
+    });
+    let turn = match begun {
+        Ok(Some(turn)) => turn,
+        Ok(None) => return safe(health::health(&gateway.control)),
+        Err(status) => return gateway.refuse(status, &by, false),
+    };
+    let answer = safe(match (request.method(), request.uri().path()) {
         (&Method::GET, index::PATH | index::PATH_AS_FOLDER) => index::index(gateway.rest.bindings()),
         (&Method::GET, METRICS_PATH) => metrics(&gateway.control).await,
         _ => gateway.rest.handle(request).await,
+    });
+    answer.map(|body| held(body, turn))
+}
+
+async fn grpc(State(gateway): State<Gateway>, request: Request) -> Response {
+    let by = request.extensions().get::<Connected>().cloned().unwrap_or_default();
+    let begun = gateway.let_in(&request).and_then(|role| {
+        let Some(role) = role else { return Ok(None) };
+        let streams = gateway.permissions.check(request.uri().path(), role)?;
+        gateway.turns.begin(role, streams).map(Some).ok_or_else(too_busy)
+    });
+    match begun {
+        Ok(Some(turn)) => gateway.call(request).await.map(|body| held(body, turn)),
+        Ok(None) => gateway.call(request).await,
+        Err(status) => gateway.refuse(status, &by, true),
     }
 }
 
-async fn grpc_only(State(gateway): State<Gateway>, request: Request) -> Response {
-    match gateway.access.check(&request) {
-        Ok(()) => gateway.call(request).await,
-        Err(status) => refuse(status, true),
-    }
+fn too_busy() -> Status {
+    Status::resource_exhausted("too many calls are under way")
 }
 
-fn refuse(status: Status, is_grpc: bool) -> Response {
-    if is_grpc { status.into_http() } else { Refusal::from(status).into_response() }
+/// Tells browsers to take an answer for what it says it is, and to show it to nobody else's page.
+fn safe(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    answer
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

@@ -6,34 +6,45 @@
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::Request,
     response::{IntoResponse, Response, sse},
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future::ready, stream};
-use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
-use tonic::{Status, client::Grpc, service::Routes};
+use tokio::time::timeout;
+use tonic::{Code, Status, client::Grpc, service::Routes};
 
 use super::{
+    access::check_role,
     binding::{BadBinding, Binding, BodyField, Found, find},
     codec::DynamicCodec,
+    grpc::routes,
     json,
     status::{Refusal, status_json},
 };
-use crate::control::{MESSAGE_MAX, export_progress, pb};
+use crate::{
+    auth::Role,
+    config::ApiLimits,
+    control::{Control, MESSAGE_MAX, export_progress, pb},
+};
 
 /// The REST twin of gRPC routes.
 #[derive(Clone)]
 pub struct Rest {
     bindings: Arc<[Binding]>,
     routes: Routes,
+    message_max: usize,
+    body_max: usize,
+    body_timeout: Duration,
 }
 
 type Answers = std::pin::Pin<Box<dyn Stream<Item = Result<DynamicMessage, Status>> + Send>>;
@@ -41,14 +52,33 @@ type Answers = std::pin::Pin<Box<dyn Stream<Item = Result<DynamicMessage, Status
 impl Rest {
     /// # Errors
     /// [`BadBinding`] when the pool holds an rpc that can't be served.
-    pub fn new(pool: &DescriptorPool, routes: Routes) -> Result<Self, BadBinding> {
-        Ok(Self { bindings: Binding::all(pool)?.into(), routes })
+    pub fn new(pool: &DescriptorPool, control: Control, limits: &ApiLimits) -> Result<Self, BadBinding> {
+        // A message is no longer than the JSON of it; of an import the pieces are as they come.
+        let message_max = limits.body_bytes.max(MESSAGE_MAX);
+        Ok(Self {
+            bindings: Binding::all(pool)?.into(),
+            routes: routes(control, message_max),
+            message_max,
+            body_max: limits.body_bytes,
+            body_timeout: limits.body_timeout,
+        })
     }
 
     pub fn bindings(&self) -> &[Binding] {
         &self.bindings
     }
 
+    /// Whether a call streams; false where there is nothing to call.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED for a lesser role than it needs.
+    pub fn check(&self, method: &Method, path: &str, role: Role) -> Result<bool, Status> {
+        let Found::Binding(binding, _) = find(&self.bindings, method, path) else { return Ok(false) };
+        check_role(role, binding.role)?;
+        Ok(binding.rpc.is_client_streaming() || binding.rpc.is_server_streaming())
+    }
+
+    /// Answers a caller who [may](Self::check) ask.
     pub async fn handle(&self, request: Request) -> Response {
         self.answer(request).await.unwrap_or_else(IntoResponse::into_response)
     }
@@ -73,7 +103,7 @@ impl Rest {
         if binding.rpc.is_client_streaming() {
             return self.upload(binding, message, body).await;
         }
-        read_body(&mut message, binding, body).await?;
+        read_body(&mut message, binding, self.whole(body).await?)?;
         self.call(binding, message, &parts.headers).await
     }
 
@@ -112,18 +142,23 @@ impl Rest {
         let (field, input) = (field.clone(), binding.rpc.input());
         let failed = Arc::new(Mutex::new(None));
         let failure = failed.clone();
-        let pieces = body.into_data_stream().scan((), move |(), piece| {
-            ready(
-                piece
-                    .map_err(|error| {
-                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                    })
-                    .ok(),
-            )
+        let limit = self.body_timeout;
+        let pieces = stream::unfold(body.into_data_stream(), move |mut pieces| {
+            let failure = failure.clone();
+            async move {
+                let why = match timeout(limit, pieces.next()).await {
+                    Ok(Some(Ok(piece))) => return Some((piece, pieces)),
+                    Ok(None) => return None,
+                    Ok(Some(Err(error))) => error.to_string(),
+                    Err(_) => format!("nothing came for {} s", limit.as_secs()),
+                };
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                None
+            }
         });
         // One piece at least, so that an empty body arrives as an empty file.
         let pieces = stream::once(async { Bytes::new() }).chain(pieces);
-        let messages = pieces.map(move |piece| {
+        let messages = Box::pin(pieces).map(move |piece| {
             if let Value::Message(file) = message.get_field_mut(&field) {
                 file.set_field_by_name("data", Value::Bytes(piece));
             }
@@ -135,13 +170,41 @@ impl Rest {
         if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Status::invalid_argument(format!("the body ended early: {error}")).into());
         }
-        Ok(json_response(json::write(answer?.get_ref())))
+        match answer {
+            Ok(answer) => Ok(json_response(json::write(answer.get_ref()))),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                Err(Refusal { status, http: Some(StatusCode::PAYLOAD_TOO_LARGE) })
+            }
+            Err(status) => Err(status.into()),
+        }
     }
 
     fn grpc(&self) -> Grpc<Routes> {
         Grpc::new(self.routes.clone())
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX)
+            .max_decoding_message_size(self.message_max)
+            .max_encoding_message_size(self.message_max)
+    }
+
+    /// The body, if it comes in time and is no longer than it may be.
+    async fn whole(&self, body: Body) -> Result<Bytes, Refusal> {
+        let too_long = || Refusal {
+            status: Status::resource_exhausted(format!("the body is longer than {} bytes", self.body_max)),
+            http: Some(StatusCode::PAYLOAD_TOO_LARGE),
+        };
+        // What says so at once is not waited for.
+        if body.size_hint().lower() > self.body_max as u64 {
+            return Err(too_long());
+        }
+        match timeout(self.body_timeout, Limited::new(body, self.body_max).collect()).await {
+            Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(error)) => Err(Status::invalid_argument(format!("the body ended early: {error}")).into()),
+            Err(_) => {
+                let seconds = self.body_timeout.as_secs();
+                let status = Status::deadline_exceeded(format!("the body took longer than {seconds} s"));
+                Err(Refusal { status, http: Some(StatusCode::REQUEST_TIMEOUT) })
+            }
+        }
     }
 }
 
@@ -152,17 +215,7 @@ fn grpc_path(binding: &Binding) -> Result<http::uri::PathAndQuery, Refusal> {
     path.map_err(|error| Status::internal(error.to_string()).into())
 }
 
-async fn read_body(message: &mut DynamicMessage, binding: &Binding, body: Body) -> Result<(), Refusal> {
-    let bytes = Limited::new(body, MESSAGE_MAX).collect().await.map_err(|error| {
-        match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => Refusal {
-                status: Status::resource_exhausted(format!("the body is longer than {MESSAGE_MAX} bytes")),
-                http: Some(StatusCode::PAYLOAD_TOO_LARGE),
-            },
-            None => Status::invalid_argument(format!("the body ended early: {error}")).into(),
-        }
-    })?;
-    let bytes = bytes.to_bytes();
+fn read_body(message: &mut DynamicMessage, binding: &Binding, bytes: Bytes) -> Result<(), Refusal> {
     if bytes.is_empty() {
         return Ok(());
     }

@@ -43,7 +43,13 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
         let code = self.http.unwrap_or_else(|| http_status(self.status.code()));
-        (code, [(header::CONTENT_TYPE, json)], status_json(&self.status) + "\n").into_response()
+        let mut response =
+            (code, [(header::CONTENT_TYPE, json)], status_json(&self.status) + "\n").into_response();
+        if code == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"mockforge\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 }
 

@@ -1,6 +1,8 @@
 //! The gateway before a real broker, called without a port.
 
+mod access;
 mod chaos;
+mod limits;
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -17,6 +19,7 @@ use tonic_types::StatusExt;
 
 use super::*;
 use crate::{
+    auth::ApiTokens,
     broker::{BrokerEvent, Limits},
     control::{Addresses, BrokerServer, ControlParts, fault_families},
     event::{EventBus, What},
@@ -24,7 +27,7 @@ use crate::{
     interceptor::Interest,
     metrics::Metrics,
     net::{
-        Asking, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MockHandle, MockOptions,
+        Admission, Asking, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MockHandle, MockOptions,
         WebhookHandle, WebhookOptions, bind, spawn_broker,
         tests::{
             sink::{Sink, ok, status},
@@ -51,10 +54,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::start_with(Access::default())
+        Self::start_with(Access::default(), ApiLimits::default())
     }
 
-    fn start_with(access: Access) -> Self {
+    fn start_with(access: Access, limits: ApiLimits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = bind("127.0.0.1", 0).unwrap();
         let mqtt = listener.local_addr().unwrap();
@@ -65,6 +68,7 @@ impl Server {
         let mocks = MockOptions { interest: interest.clone(), ..MockOptions::default() };
         let mocks = MockHandle::new(mocks, Box::new(|_| {}));
         let webhooks = WebhookHandle::start(WebhookOptions {
+            template_steps: 1_000_000,
             runtime: tokio::runtime::Handle::current(),
             environment: Default::default(),
             folder: folder.path().to_owned(),
@@ -82,8 +86,9 @@ impl Server {
             chaos: chaos_watch,
             interception: asking.interception(),
             broker: Limits::default().into(),
-            max_connections: 100,
+            admission: Admission::new(Default::default()),
             seed: 1,
+            guests: None,
             gate: Gate::open_already(),
             tap: tap.clone(),
             metrics: metrics.clone(),
@@ -99,20 +104,24 @@ impl Server {
         metrics.attach_families(Box::new(move || fault_families(&asked)));
         let url = format!("mqtt://{mqtt}").parse().unwrap();
         let control = Control::new(ControlParts {
+            certificates: Vec::new(),
             server: Some(std::sync::Arc::new(BrokerServer::new(broker, url, tap.clone()))),
             tap: tap.clone(),
             metrics,
             events: events.clone(),
+            folder: None,
             store: StoreOptions::new(folder.path()),
             on_overload: crate::recording::OnOverload::Block,
+            import_bytes: limits.import_bytes,
+            tokens: access.tokens.clone(),
             flight: None,
-            addresses: Addresses { mqtt: Some(mqtt), http: None, grpc: None },
+            addresses: Addresses { mqtt: Some(mqtt), ..Addresses::default() },
             stop: CancellationToken::new(),
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
             chaos: chaos.clone(),
         });
-        let gateway = Gateway::new(control.clone(), access).unwrap();
+        let gateway = Gateway::new(control.clone(), access, limits).unwrap();
         Self { control, gateway, mqtt, events, tap, chaos, _folder: folder }
     }
 
@@ -120,7 +129,7 @@ impl Server {
     fn alone() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = Control::new(ControlParts::alone(StoreOptions::new(folder.path())));
-        let gateway = Gateway::new(control.clone(), Access::default()).unwrap();
+        let gateway = Gateway::new(control.clone(), Access::default(), ApiLimits::default()).unwrap();
         let (events, tap) = (EventBus::new(), Tap::new());
         let chaos = Chaos::new(ChaosOptions::default(), ChaosHooks::default());
         let mqtt = ([127, 0, 0, 1], 1).into();
@@ -164,6 +173,13 @@ impl Server {
         client.subscribe(vec![subscription], Default::default()).await.unwrap();
         client
     }
+}
+
+/// Callers by name, role and token.
+fn tokens(callers: &[(&str, &str, &str)]) -> Access {
+    let specs = callers.iter().map(|(name, role, token)| json!({"name": name, "role": role, "token": token}));
+    let specs: Vec<_> = serde_json::from_value(specs.collect()).unwrap();
+    Access { tokens: ApiTokens::new(&specs).unwrap().into(), ..Access::default() }
 }
 
 async fn text(response: Response) -> String {
@@ -306,6 +322,10 @@ async fn bad_requests_name_the_field_and_the_reason() {
     assert_eq!(
         server.refusal("DELETE", "/__mockforge/mqtt/clients/x?reason_code=4", "").await,
         bad("reason_code: is a code from 128 to 162 that a server may send, not 4")
+    );
+    assert_eq!(
+        server.refusal("GET", "/__mockforge/mqtt/messages/stream?filter=$share/g/t", "").await,
+        bad("filter: a shared subscription would take messages from those who share it")
     );
     let spec = r#"{"recording": "r", "target": "mqtt://localhost"}"#;
     let (status, reason, message) = server.refusal("POST", "/__mockforge/replays", spec).await;
@@ -450,7 +470,7 @@ async fn a_recording_is_made_listed_exported_imported_and_replayed() {
 async fn events_are_watched_as_server_sent_events() {
     let server = Server::start();
     let request = Request::get(
-        "/__mockforge/events?kinds=EVENT_KIND_CLIENT_CONNECTED&kinds=EVENT_KIND_SUBSCRIBED\
+        "http://localhost/__mockforge/events?kinds=EVENT_KIND_CLIENT_CONNECTED&kinds=EVENT_KIND_SUBSCRIBED\
          &kinds=EVENT_KIND_PACKET&types=PACKET_TYPE_PUBLISH&kinds=EVENT_KIND_CLIENT_DISCONNECTED",
     )
     .header("accept", "text/event-stream");
@@ -568,7 +588,8 @@ async fn metrics_are_prometheus_text() {
 #[tokio::test]
 async fn generated_clients_work_in_process_and_errors_keep_their_details() {
     let server = Server::start();
-    let mut broker = pb::broker_client::BrokerClient::new(routes(server.control.clone()));
+    let mut broker =
+        pb::broker_client::BrokerClient::new(routes(server.control.clone(), crate::control::MESSAGE_MAX));
     let status: Status =
         broker.publish(pb::PublishRequest { topic: "+".to_owned(), ..Default::default() }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -578,9 +599,9 @@ async fn generated_clients_work_in_process_and_errors_keep_their_details() {
 
 #[tokio::test]
 async fn both_ports_serve_grpc_with_health_and_reflection_until_shutdown() {
-    let server = Server::start_with(Access { token: Some("secret".to_owned()), any_host: false });
-    let (http, grpc) = (listener().await, listener().await);
-    let addresses = [http.local_addr().unwrap(), grpc.local_addr().unwrap()];
+    let server = Server::start_with(tokens(&[("all", "admin", "secret")]), ApiLimits::default());
+    let (http, grpc) = (port().await, port().await);
+    let addresses = [&http, &grpc].map(|port| port.listener.local_addr().unwrap());
     let stop = CancellationToken::new();
     let served =
         tokio::spawn(serve(server.gateway.clone(), Some(http), Some(grpc), stop.clone().cancelled_owned()));
@@ -619,11 +640,11 @@ async fn both_ports_serve_grpc_with_health_and_reflection_until_shutdown() {
         }
     }
     stop.cancel();
-    served.await.unwrap().unwrap();
+    served.await.unwrap();
 }
 
-async fn listener() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
+async fn port() -> Port {
+    Port { listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tls: None }
 }
 
 fn publish(topic: &str, payload: Bytes) -> crate::packet::Publish {

@@ -2,9 +2,8 @@
 
 use regex::Regex;
 use serde_json::Value;
-use serde_json_path::JsonPath;
 
-use super::{NthSpec, OneOrMore, State, TestSpec, WhenSpec, subject::Subject};
+use super::{NthSpec, OneOrMore, State, TestSpec, WhenSpec, query::Query, subject::Subject};
 use crate::{field::Checks, likeness::plain, packet::QoS, recording::NamePattern};
 
 /// Conditions that were checked; none of them always holds.
@@ -13,7 +12,7 @@ pub struct Condition {
     client: Option<NamePattern>,
     qos: Vec<QoS>,
     retain: Option<bool>,
-    payload: Vec<(JsonPath, Test)>,
+    payload: Vec<(Query, Test)>,
     payload_text: Option<Test>,
     user: Vec<(String, Test)>,
     state: Vec<(String, Test)>,
@@ -42,8 +41,7 @@ impl Condition {
                     tests.iter().partition(|(key, _)| key.starts_with('$'));
                 for (path, test) in paths {
                     let place = format!("payload.{path}");
-                    let parsed =
-                        checks.keep(&*place, JsonPath::parse(path).map_err(|error| bad_path(path, &error)));
+                    let parsed = checks.keep(&*place, Query::parse(path));
                     let test = adopt(&mut checks, &place, Test::new(test));
                     condition.payload.extend(parsed.zip(test));
                 }
@@ -123,7 +121,10 @@ impl Condition {
             return Err("the payload is no JSON".to_owned());
         }
         for (path, test) in &self.payload {
-            let found = subject.json().map(|json| path.query(json).all()).unwrap_or_default();
+            let found = match subject.json() {
+                Some(json) => path.find(json, occasion.payload.len())?,
+                None => Vec::new(),
+            };
             check_any(test, found.iter().copied()).map_err(|difference| format!("{path} {difference}"))?;
         }
         for (name, test) in &self.user {

@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use serde_json_path::JsonPath;
 
 use super::{
     MockSpec, Mode, PropertiesSpec, ResponseSpec, Trigger,
-    condition::{Condition, bad_path},
+    condition::Condition,
     delay::read_delay,
     payload::Payload,
+    query::Query,
     subject::Subject,
     template::{RenderError, Renderer, Surroundings, Template},
 };
@@ -34,7 +34,7 @@ pub struct Mock {
     pub filter: Option<TopicFilter>,
     captures: Captures,
     pub condition: Condition,
-    reply_to: Option<JsonPath>,
+    reply_to: Option<Query>,
     pub responses: Vec<Response>,
     pub set_state: Vec<(String, StateValue)>,
 }
@@ -167,9 +167,7 @@ impl Mock {
             (Trigger::Interval, Some(_)) | (_, None) => {}
             (_, Some(_)) => checks.refuse("interval_ms", "is for on: interval alone"),
         }
-        let reply_to = spec.reply_to.as_deref().and_then(|path| {
-            checks.keep("reply_to", JsonPath::parse(path).map_err(|error| bad_path(path, &error)))
-        });
+        let reply_to = spec.reply_to.as_deref().and_then(|path| checks.keep("reply_to", Query::parse(path)));
         let mock_qos = checks.keep("qos", QoS::try_from(spec.qos)).unwrap_or_default();
         let listed: Vec<(String, &ResponseSpec)> = match (&spec.response, &*spec.responses) {
             (Some(_), [_, ..]) => {
@@ -336,9 +334,11 @@ impl Mock {
                 TopicName::parse(topic).map_err(|error| format!("the response topic {topic:?}: {error}"))?;
             return Ok((parsed, true));
         }
-        let named =
-            self.reply_to.as_ref().zip(subject.json()).and_then(|(path, json)| path.query(json).first());
-        match named {
+        let named = match self.reply_to.as_ref().zip(subject.json()) {
+            Some((path, json)) => path.find(json, occasion.payload.len())?,
+            None => Vec::new(),
+        };
+        match named.first() {
             Some(Value::String(topic)) => {
                 let parsed =
                     TopicName::parse(topic).map_err(|error| format!("reply_to {topic:?}: {error}"))?;

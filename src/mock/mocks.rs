@@ -18,7 +18,7 @@ use super::{
     MockSpec, Mode, Scope, State, Then, Trigger,
     mock::{Answer, Mock, ReadFile, Reading, Response},
     subject::{Occasion, Subject},
-    template::{Renderer, Surroundings},
+    template::{Renderer, STEPS_MAX, Surroundings},
     unmatched::{Unmatched, UnmatchedSnapshot},
 };
 use crate::{
@@ -45,11 +45,13 @@ pub struct MockLimits {
     pub answers: usize,
     /// What made mocks fire, as long as answers to it wait: topics, payloads and client identifiers.
     pub answer_bytes: usize,
+    /// Of one rendering.
+    pub template_steps: usize,
 }
 
 impl Default for MockLimits {
     fn default() -> Self {
-        Self { mocks: 100_000, answers: 100_000, answer_bytes: 64 << 20 }
+        Self { mocks: 100_000, answers: 100_000, answer_bytes: 64 << 20, template_steps: STEPS_MAX }
     }
 }
 
@@ -250,7 +252,7 @@ impl Mocks {
             serial: 0,
             generation: 0,
             state: Arc::default(),
-            renderer: Renderer::new(environment),
+            renderer: Renderer::new(environment).limit_steps(limits.template_steps),
             unmatched: Unmatched::default(),
             is_overflowing: false,
             events: Vec::new(),

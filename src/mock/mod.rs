@@ -10,6 +10,7 @@ pub mod infer;
 mod mock;
 mod mocks;
 mod payload;
+mod query;
 mod spec;
 mod state;
 mod subject;
@@ -30,5 +31,5 @@ pub use spec::{
 };
 pub use state::{BadStateScope, State, StateError, StateFull, StateLimits, StateScope};
 pub use subject::{Occasion, Subject};
-pub use template::{BadTemplate, RenderError, Renderer, Surroundings, Template};
+pub use template::{BadTemplate, RenderError, Renderer, STEPS_MAX, Surroundings, Template};
 pub use unmatched::{Again, Unmatched, UnmatchedMessage, UnmatchedSnapshot};

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::packet::{Properties, Property, QoS};
 
+/// Bytes of a payload that is read as JSON, where messages are moved: some hundredths of a second.
+const JSON_MAX: usize = 4 << 20;
+
 /// What made a mock fire, kept until its answers are sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Occasion {
@@ -44,9 +47,11 @@ impl<'a> Subject<'a> {
         Self { occasion, json: OnceCell::new() }
     }
 
-    /// The payload, if it is JSON.
+    /// The payload, if it is JSON of no more than 4 MiB.
     pub fn json(&self) -> Option<&Value> {
-        self.json.get_or_init(|| serde_json::from_slice(&self.occasion.payload).ok()).as_ref()
+        let payload = &self.occasion.payload;
+        let read = || if payload.len() > JSON_MAX { None } else { serde_json::from_slice(payload).ok() };
+        self.json.get_or_init(read).as_ref()
     }
 
     /// The payload as text; what is no UTF-8 in it is replaced.

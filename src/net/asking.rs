@@ -119,6 +119,7 @@ mod tests {
         let mocks = MockOptions { interest: interest.clone(), ..MockOptions::default() };
         let mocks = MockHandle::new(mocks, Box::new(|_| {}));
         let webhooks = WebhookHandle::start(WebhookOptions {
+            template_steps: 1_000_000,
             runtime: Handle::current(),
             environment: Default::default(),
             folder: Default::default(),

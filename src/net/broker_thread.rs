@@ -21,25 +21,27 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    net::TcpStream,
     sync::{Notify, mpsc, oneshot, watch},
-    task::{LocalSet, spawn_local, yield_now},
+    task::{LocalSet, spawn_blocking, spawn_local, yield_now},
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{error, warn};
 
 use super::{
+    admission::{Admission, Pass},
     chaos::ChaosWatch,
     connection::{Link, Serving},
+    door::{Guest, Guests},
     listener::{Gate, accept},
     local_thread,
-    refusal::refuse,
+    refusal::turn_away,
     scratch::Scratch,
     transport::Transport,
 };
 use crate::{
-    broker::{Broker, BrokerEvent, Closing, Options, Output},
+    auth::{LoginQueue, PasswordCheck},
+    broker::{Broker, BrokerEvent, Checked, Closing, Options, Output},
     interceptor::Interception,
     metrics::Metrics,
     packet::{Connect, ReasonCode},
@@ -62,10 +64,6 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Slices given to one vectored write.
 const WRITE_SLICES: usize = 64;
 
-/// Clients over `max_connections` that are told so at the same time. Each costs a socket and a CONNECT;
-/// when that many wait already, the next ones are closed without a word.
-const REFUSALS_AT_ONCE: usize = 64;
-
 /// Closures that wait for the broker before the control plane has to.
 const JOBS_WAITING: usize = 1024;
 
@@ -75,10 +73,12 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 /// What the broker thread is given.
 pub struct BrokerOptions {
     pub broker: Options,
-    /// Clients beyond these are refused: CONNACK with Quota exceeded (MQTT 5) or return code 3.
-    pub max_connections: usize,
+    /// Who else is refused: CONNACK with a Reason Code (MQTT 5) or return code 3.
+    pub admission: Arc<Admission>,
     /// Makes the client identifiers that the broker assigns, and the nonces of authentication.
     pub seed: u64,
+    /// Clients that were accepted elsewhere.
+    pub guests: Option<Guests>,
     /// Nobody is accepted before it is open.
     pub gate: Gate,
     pub tap: Tap,
@@ -181,13 +181,15 @@ pub fn spawn_broker(listeners: Vec<TcpListener>, options: BrokerOptions) -> io::
 
 async fn serve(
     listeners: Vec<tokio::net::TcpListener>,
-    options: BrokerOptions,
+    mut options: BrokerOptions,
     jobs: mpsc::Receiver<Job>,
     stop: CancellationToken,
 ) {
+    let guests = options.guests.take();
     let shell = Shell::start(options);
-    let accepting: Vec<_> =
+    let mut accepting: Vec<_> =
         listeners.into_iter().map(|listener| spawn_local(Rc::clone(&shell).accept_from(listener))).collect();
+    accepting.extend(guests.map(|guests| spawn_local(Rc::clone(&shell).receive(guests))));
     tokio::select! {
         () = stop.cancelled() => {}
         () = shell.run_jobs(jobs) => {}
@@ -200,6 +202,12 @@ async fn serve(
     shell.settle();
     // Whoever has not taken the rest by then loses it.
     let _ = timeout(SHUTDOWN_WAIT, shell.until_empty()).await;
+}
+
+/// A client whose password is to be checked.
+struct Login {
+    connection: ConnectionId,
+    check: PasswordCheck,
 }
 
 /// What the tasks of the broker's thread share.
@@ -220,8 +228,12 @@ pub(super) struct Shell {
     has_written: Notify,
     emptied: Notify,
     next_id: Cell<u64>,
-    refusing: Cell<usize>,
-    max_connections: usize,
+    /// Clients whose passwords are still to be checked.
+    logins: RefCell<LoginQueue<Login>>,
+    has_login: Notify,
+    /// Whether one is being checked.
+    is_checking: Cell<bool>,
+    admission: Arc<Admission>,
     gate: Gate,
     pub(super) tap: Tap,
     pub(super) chaos: ChaosWatch,
@@ -237,6 +249,7 @@ impl Shell {
         spawn_local(Rc::clone(&shell).keep_time());
         spawn_local(Rc::clone(&shell).release_buffers());
         spawn_local(Rc::clone(&shell).watch_chaos());
+        spawn_local(Rc::clone(&shell).check_passwords());
         shell
     }
 
@@ -256,8 +269,10 @@ impl Shell {
             has_written: Notify::new(),
             emptied: Notify::new(),
             next_id: Cell::new(1),
-            refusing: Cell::new(0),
-            max_connections: options.max_connections,
+            logins: RefCell::default(),
+            has_login: Notify::new(),
+            is_checking: Cell::new(false),
+            admission: options.admission,
             gate: options.gate,
             tap: options.tap,
             chaos: options.chaos,
@@ -287,40 +302,55 @@ impl Shell {
         self.gate.opened().await;
         loop {
             let (stream, peer) = accept(&listener).await;
-            if self.links.borrow().len() < self.max_connections {
-                self.open(stream.into(), peer, Arc::clone(&way));
-            } else {
-                self.turn_away(stream, peer);
+            match self.admission.admit(peer) {
+                Ok(pass) => self.open(stream.into(), peer, Arc::clone(&way), pass),
+                Err(refused) => turn_away(&self.metrics, stream, peer, refused),
             }
         }
     }
 
-    fn turn_away(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        self.metrics.connection_refused();
-        debug!(%peer, limit = self.max_connections, "too many connections");
-        if self.refusing.get() >= REFUSALS_AT_ONCE {
-            return;
+    /// Serves clients that come through the door.
+    async fn receive(self: Rc<Self>, mut guests: Guests) {
+        while let Some(guest) = guests.recv().await {
+            let Guest { socket, peer, way, identity, accepted_at, pass } = guest;
+            match socket.into_transport() {
+                Ok(transport) => self.open_as(transport, peer, identity, accepted_at, way, pass),
+                Err(error) => warn!(%peer, %error, "cannot serve a connection"),
+            }
         }
-        self.refusing.set(self.refusing.get() + 1);
-        let shell = Rc::clone(self);
-        spawn_local(async move {
-            refuse(stream.into(), ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
-            shell.refusing.set(shell.refusing.get() - 1);
-        });
     }
 
-    /// Serves a connection that was accepted.
-    pub(super) fn open(self: &Rc<Self>, transport: Transport, peer: SocketAddr, way: Arc<Way>) {
+    /// A pass for a connection that was made in memory.
+    #[cfg(test)]
+    pub(super) fn admit(&self, peer: SocketAddr) -> Pass {
+        self.admission.admit(peer).ok().expect("there is room")
+    }
+
+    /// Serves a connection that was admitted.
+    pub(super) fn open(self: &Rc<Self>, transport: Transport, peer: SocketAddr, way: Arc<Way>, pass: Pass) {
+        self.open_as(transport, peer, None, self.now(), way, pass);
+    }
+
+    /// The same of a client whose certificate says who it is.
+    fn open_as(
+        self: &Rc<Self>,
+        transport: Transport,
+        peer: SocketAddr,
+        identity: Option<Box<str>>,
+        accepted_at: Instant,
+        way: Arc<Way>,
+        pass: Pass,
+    ) {
         let now = self.now();
         let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
         self.tap.open(now, id, Some(peer), way);
         self.metrics.connection_opened();
-        let peer = Peer { address: Some(peer), transport: transport.name() };
-        self.broker.borrow_mut().handle_open(now, id, peer);
+        let peer = Peer { address: Some(peer), transport: transport.name(), identity };
+        self.broker.borrow_mut().handle_open(accepted_at, id, peer);
         let (read, write) = transport.split();
         let link = Rc::new(Link::new(id, write));
         self.links.borrow_mut().insert(id, Rc::clone(&link));
-        spawn_local(Serving::new(Rc::clone(self), link, read));
+        spawn_local(Serving::new(Rc::clone(self), link, read, pass));
         self.settle();
     }
 
@@ -358,6 +388,15 @@ impl Shell {
             match output {
                 Output::Flush(id) => self.make_dirty(id),
                 Output::Close(id, closing) => self.start_closing(id, closing),
+                Output::Check { connection, address, check } => {
+                    let login = Login { connection, check };
+                    match self.logins.borrow_mut().push(address, login) {
+                        None => self.has_login.notify_one(),
+                        Some(Login { connection, .. }) => {
+                            broker.handle_checked(self.now(), connection, Checked::NotDone);
+                        }
+                    }
+                }
                 Output::Emit(event) => (self.on_event)(event),
             }
         }
@@ -509,6 +548,49 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Has passwords checked one after the other, on a thread of its own: however many clients guess, this
+    /// costs one core at most, and none of the broker's time.
+    async fn check_passwords(self: Rc<Self>) {
+        loop {
+            let login = self.logins.borrow_mut().pop();
+            let Some(Login { connection: id, check }) = login else {
+                self.has_login.notified().await;
+                continue;
+            };
+            // The client may be gone.
+            if !self.broker.borrow_mut().is_checking(id) {
+                continue;
+            }
+            self.is_checking.set(true);
+            let checked = match spawn_blocking(move || check.run()).await {
+                Ok(true) => Checked::Right,
+                Ok(false) => Checked::Wrong,
+                Err(error) => {
+                    error!(connection = %id, %error, "checking a password failed");
+                    Checked::NotDone
+                }
+            };
+            let now = self.now();
+            let tell = || self.broker.borrow_mut().handle_checked(now, id, checked);
+            if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+                error!(connection = %id, "letting a client in panicked");
+            }
+            self.settle();
+            self.is_checking.set(false);
+            if !self.broker.borrow_mut().is_checking(id)
+                && let Some(link) = self.links.borrow().get(&id)
+            {
+                link.release();
+            }
+        }
+    }
+
+    /// Whether nobody's password is waiting to be checked.
+    #[cfg(test)]
+    pub(super) fn has_checked_all(&self) -> bool {
+        !self.is_checking.get() && self.logins.borrow().is_empty()
     }
 
     /// Has connections that are idle notice that there is chaos.

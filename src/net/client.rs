@@ -8,23 +8,19 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
-    net::Shutdown,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
 use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
     sync::{Notify, futures::Notified, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
 use tracing::debug;
 
-use super::url::MqttUrl;
+use super::{dial::dial, transport::Transport, url::MqttUrl};
 use crate::packet::{
     Ack, Connack, Connect, ControlPacket, DecodeError, Disconnect, EncodeError, Frame, FrameReader,
     PacketIdentifier, Properties, Property, ProtocolVersion, Publish, QoS, ReasonCode, Suback, Subscribe,
@@ -264,7 +260,7 @@ struct Link {
     target: String,
     protocol: ProtocolVersion,
     limits: ServerLimits,
-    stream: TcpStream,
+    stream: Transport,
     state: Mutex<State>,
     sink: Option<Arc<dyn Sink>>,
     reporting: Option<Reporting>,
@@ -438,7 +434,7 @@ impl Client {
         link.send(&mut link.state(), &disconnect)?;
         let gone = timeout(CLOSING_WAIT, async {
             link.until(|state| state.out.is_empty().then_some(())).await?;
-            let _ = SockRef::from(&link.stream).shutdown(Shutdown::Write);
+            link.stream.finish();
             while self.messages.recv().await.is_some() {}
             Ok(())
         });
@@ -451,7 +447,7 @@ impl Client {
     pub fn leave(mut self, is_reset: bool) -> ClientSession {
         let link = Arc::clone(&self.publisher.link);
         if is_reset {
-            let _ = SockRef::from(&link.stream).set_linger(Some(Duration::ZERO));
+            link.stream.reset_when_dropped();
             self.is_reset = true;
         }
         let session = link.take_session();
@@ -468,7 +464,7 @@ impl Drop for Client {
         let link = &self.publisher.link;
         // Publishers may live on; the connection does not. A FIN would come before the RST.
         if !self.is_reset {
-            let _ = SockRef::from(&link.stream).shutdown(Shutdown::Both);
+            link.stream.close();
         }
         link.end(ClientError::Closed { target: link.target.clone() });
     }
@@ -775,7 +771,7 @@ impl Link {
     fn close_half(&self, state: &mut State) {
         state.is_closing = true;
         if state.out.is_empty() {
-            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+            self.stream.finish();
         }
     }
 
@@ -874,7 +870,7 @@ impl Link {
             }
         }
         if state.is_closing {
-            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+            self.stream.finish();
         }
         // One long message must not keep its memory for good.
         if state.out.capacity() > OUT_BYTES {
@@ -982,7 +978,7 @@ impl Link {
             drop(state);
             let seconds = self.limits.keep_alive;
             self.end(ClientError::KeepAlive { target: self.target.clone(), seconds });
-            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Both);
+            self.stream.close();
         } else if state.ping_sent_at.is_none() && state.last_sent.elapsed() >= keep_alive / 2 {
             // Fails when the connection has just ended, which the loop sees.
             let _ = self.send_ping(&mut state);
@@ -1027,13 +1023,7 @@ impl Link {
             if let Err(error) = self.until(|state| (state.out.len() < 2 * OUT_BYTES).then_some(())).await {
                 break error;
             }
-            frames.buffer().reserve(8 << 10);
-            let read = match self.stream.readable().await {
-                Ok(()) => self.stream.try_read_buf(frames.buffer()),
-                Err(error) => Err(error),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            match self.stream.read_buf(frames.buffer()).await {
                 Ok(0) | Err(_) => break ClientError::Closed { target: self.target.clone() },
                 Ok(_) => {}
             }
@@ -1276,7 +1266,7 @@ impl State {
 
 /// A connection after CONNACK.
 struct Connected {
-    stream: TcpStream,
+    stream: Transport,
     frames: FrameReader,
     limits: ServerLimits,
     introduced_at: Instant,
@@ -1319,18 +1309,17 @@ async fn handshake(
     let closed = || ClientError::Closed { target: target.to_owned() };
     let connect = connect_packet(options)?;
     let url = &options.url;
-    let mut stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
+    let stream = dial(url).await.map_err(unreachable)?;
     let mut out = BytesMut::new();
     connect.encode(options.protocol, &mut out)?;
     if let Some(reporting) = reporting {
-        let (Reporting { tap, connection }, peer) = (reporting, stream.local_addr().ok());
-        let way = Way { listener: None, transport: "tcp", upstream: Some(target.to_owned()) };
+        let (Reporting { tap, connection }, peer) = (reporting, stream.local_addr());
+        let way = Way { listener: None, transport: stream.name(), upstream: Some(target.to_owned()) };
         tap.open(Instant::now(), *connection, peer, Arc::new(way));
         tap.identify(*connection, &options.client_identifier, options.protocol);
         reporting.sent(&out);
     }
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &out).await.map_err(|_| closed())?;
+    stream.write_all(&out).await.map_err(|_| closed())?;
     let introduced_at = Instant::now();
     let mut frames = FrameReader::new(PACKET_SIZE_MAX);
     frames.set_protocol(options.protocol);
@@ -1354,7 +1343,6 @@ async fn handshake(
             Ok(None) => {}
             Err(error) => return Err(ClientError::Malformed { target: target.to_owned(), error }),
         }
-        frames.buffer().reserve(1 << 10);
         if stream.read_buf(frames.buffer()).await.map_err(|_| closed())? == 0 {
             return Err(closed());
         }

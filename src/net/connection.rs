@@ -20,6 +20,7 @@ use tokio::{
 use tracing::{debug, error, trace, warn};
 
 use super::{
+    admission::Pass,
     broker_thread::Shell,
     line::{self, LineParts, LineState},
     scratch::CHUNK_BYTES,
@@ -69,6 +70,8 @@ pub(super) struct Link {
     /// Whether the kernel's buffer is full: then only the connection's task writes.
     is_blocked: Cell<bool>,
     is_identified: Cell<bool>,
+    /// Whether what the client sends waits until its password has been checked.
+    is_held: Cell<bool>,
     busy: Cell<bool>,
     /// Set when the connection is to be closed once its outbox is written.
     ending: Cell<Option<CloseCause>>,
@@ -92,6 +95,7 @@ impl Link {
             is_dirty: Cell::new(false),
             is_blocked: Cell::new(false),
             is_identified: Cell::new(false),
+            is_held: Cell::new(false),
             busy: Cell::new(false),
             ending: Cell::new(None),
             task: RefCell::default(),
@@ -129,6 +133,13 @@ impl Link {
     pub(super) fn end(&self, cause: CloseCause) {
         if self.ending.get().is_none() {
             self.ending.set(Some(cause));
+            self.wake();
+        }
+    }
+
+    /// Goes on with what the client sent behind its CONNECT.
+    pub(super) fn release(&self) {
+        if self.is_held.replace(false) {
             self.wake();
         }
     }
@@ -236,15 +247,24 @@ pub(super) struct Serving {
     /// `None` while `aside` has it.
     reading: Option<Reading>,
     aside: Option<Aside>,
+    /// Here and not in the link, because a task's size is a multiple of 128 bytes, and has room for it.
+    _pass: Pass,
 }
 
 /// What takes long and happens rarely; why the connection ended, if it did.
 type Aside = Pin<Box<dyn Future<Output = (Reading, Option<CloseCause>)>>>;
 
 impl Serving {
-    pub(super) fn new(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf) -> Self {
-        let frames = FrameReader::new(shell.broker.borrow().limits().max_packet_size);
-        Self { shell, link, reading: Some(Reading { half, frames, has_more: false }), aside: None }
+    pub(super) fn new(shell: Rc<Shell>, link: Rc<Link>, half: ReadHalf, pass: Pass) -> Self {
+        let mut frames = FrameReader::new(shell.broker.borrow().limits().max_packet_size);
+        frames.limit_control_packets(shell.broker.borrow().limits().control_packet_bytes);
+        Self {
+            shell,
+            link,
+            reading: Some(Reading { half, frames, has_more: false }),
+            aside: None,
+            _pass: pass,
+        }
     }
 
     /// Tells observers of packets that had begun when the connection ended, either way.
@@ -365,6 +385,9 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
         follow_chaos(shell, link, reading);
         if let Some(cause) = link.ending.get() {
             return Poll::Ready(Turn::Ending(cause));
+        }
+        if link.is_held.get() {
+            return Poll::Pending;
         }
         // Acks for a client that reads none must not gather without limit.
         if link.is_blocked.get() && shell.owes_too_much(link.id) {
@@ -545,6 +568,9 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
             refuse_malformed(&mut broker, now, link, reading, &error);
             break;
         }
+        if !was_identified && hold(link, &mut broker) {
+            break;
+        }
     }
     drop(broker);
     if let Some(tap) = tap {
@@ -565,6 +591,13 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
         // Of many that connect at once, each goes on while the next one is served.
         shell.flush(link);
     }
+}
+
+/// Whether what follows a packet, the first one, has to wait.
+fn hold(link: &Link, broker: &mut Broker) -> bool {
+    let has_to_wait = broker.is_checking(link.id);
+    link.is_held.set(has_to_wait);
+    has_to_wait
 }
 
 /// Packets of one read, for observers.
@@ -672,7 +705,9 @@ async fn hand_on_observed(shell: &Rc<Shell>, link: &Link, reading: &mut Reading,
     let mut packets = Vec::new();
     let mut malformed = None;
     reading.has_more = true;
-    while packets.len() < TURN_PACKETS {
+    // What follows the first packet may have to wait.
+    let packets_max = if link.is_identified.get() { TURN_PACKETS } else { 1 };
+    while packets.len() < packets_max {
         match reading.frames.next_frame() {
             Ok(Some(Frame { bytes, packet })) => {
                 shell.tap.packet(now, link.id, Direction::ClientToServer, bytes);
@@ -699,6 +734,9 @@ async fn hand_on_observed(shell: &Rc<Shell>, link: &Link, reading: &mut Reading,
         for packet in packets {
             note(shell, link, &packet, &mut published);
             broker.handle_packet(now, link.id, packet);
+        }
+        if packets_max == 1 {
+            hold(link, &mut broker);
         }
         if let Some(error) = malformed {
             refuse_malformed(&mut broker, now, link, reading, &error);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
@@ -49,6 +49,35 @@ fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Has the kernel notice peers that are gone without a word, among those that `listener` accepts: it asks after
+/// `idle` and gives up after as long again. A peer that acknowledges nothing of what it was sent, or takes nothing of
+/// it, is given up after `unacknowledged`. Zero leaves either to the system.
+///
+/// # Errors
+/// What the system says.
+pub fn watch_peers(listener: &TcpListener, idle: Duration, unacknowledged: Duration) -> io::Result<()> {
+    // Who is accepted inherits it, so that it costs nothing for each.
+    let socket = SockRef::from(listener);
+    if !idle.is_zero() {
+        keep_alive(&socket, idle)?;
+    }
+    #[cfg(target_os = "linux")]
+    if !unacknowledged.is_zero() {
+        socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
+    Ok(())
+}
+
+/// As [`watch_peers`], of one connection.
+pub(super) fn keep_alive(socket: &SockRef<'_>, idle: Duration) -> io::Result<()> {
+    const PROBES: u32 = 4;
+    let interval = (idle / PROBES).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Whether who connects to `url` comes out at `listener`: a proxy there would be its own upstream.
@@ -158,6 +187,22 @@ mod tests {
         let first = bind("127.0.0.1", 0).expect("a free port");
         let port = first.local_addr().expect("bound").port();
         assert_eq!(bind("127.0.0.1", port).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_is_accepted_is_watched_as_the_listener_says() {
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        listener.set_nonblocking(false).expect("a socket");
+        watch_peers(&listener, Duration::from_secs(60), Duration::from_secs(90)).expect("Linux can");
+        let _client =
+            std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (accepted, _) = listener.accept().expect("a client");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("a socket"));
+        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), Duration::from_secs(60));
+        assert_eq!(socket.tcp_keepalive_interval().expect("a socket"), Duration::from_secs(15));
+        assert_eq!(socket.tcp_user_timeout().expect("a socket"), Some(Duration::from_secs(90)));
     }
 
     #[tokio::test]

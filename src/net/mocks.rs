@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::{asking::occasion, memo::Memo};
 use crate::{
     broker::BrokerEvent,
-    config::{SETTINGS_FILE, read_file, read_file_below},
+    config::{SETTINGS_FILE, file_below, read_file, read_file_below},
     field::BadField,
     interceptor::{Interest, Offered, Party, Publisher, Verdict},
     metrics::{Family, label},
@@ -50,6 +50,8 @@ pub struct MockOptions {
     pub environment: BTreeMap<String, String>,
     /// Where relative paths of payload files start.
     pub folder: PathBuf,
+    /// What callers of the API cannot have sent, wherever it is.
+    pub secret_files: Vec<PathBuf>,
     /// Where they say whether messages are to be offered.
     pub interest: Interest,
 }
@@ -72,7 +74,10 @@ struct Shared {
     /// Those of the settings file.
     settings: Mutex<Vec<MockSpec>>,
     folder: PathBuf,
+    secret_files: Vec<PathBuf>,
     environment: BTreeMap<String, String>,
+    /// Of one rendering.
+    template_steps: usize,
     /// Of the mocks, readable without the lock.
     generation: AtomicU64,
     interest: Interest,
@@ -93,6 +98,8 @@ impl MockHandle {
                 state,
                 settings: Mutex::default(),
                 folder: options.folder,
+                secret_files: options.secret_files,
+                template_steps: options.limits.template_steps,
                 environment: options.environment,
                 generation: AtomicU64::new(0),
                 interest: options.interest,
@@ -143,7 +150,8 @@ impl MockHandle {
         F: Future<Output = O>,
         O: Future<Output = Vec<Result<(), String>>> + Send + 'static,
     {
-        let mut renderer = Renderer::new(self.shared.environment.clone());
+        let mut renderer =
+            Renderer::new(self.shared.environment.clone()).limit_steps(self.shared.template_steps);
         loop {
             let (now, clock) = (now(), Timestamp::now());
             let (due, next) = {
@@ -331,21 +339,35 @@ impl MockHandle {
     }
 
     fn read_given_file(&self, path: &str) -> Result<Bytes, String> {
-        read_given_file(&self.shared.folder, path)
+        read_given_file(&self.shared.folder, &self.shared.secret_files, path)
     }
 }
 
+/// How files begin to hold what nobody is to be sent: keys, and hashes of passwords.
+const SECRET_CONTENT: [&[u8]; 3] = [b"PRIVATE KEY-----", b"$argon2", b":$7$"];
+
 /// Reads a file for callers of the API: only one below the folder, wherever links lead, and none that is hidden, nor
-/// settings, which hold secrets.
-fn read_given_file(folder: &Path, path: &str) -> Result<Bytes, String> {
+/// settings and what else holds secrets.
+fn read_given_file(folder: &Path, secret_files: &[PathBuf], path: &str) -> Result<Bytes, String> {
+    let secret =
+        || format!("{path:?} is not for messages: settings, keys, passwords and hidden files hold secrets");
     let is_hidden = |part: Component<'_>| match part {
         Component::Normal(name) => name.as_encoded_bytes().starts_with(b".") || *name == *SETTINGS_FILE,
         _ => false,
     };
     if Path::new(path).components().any(is_hidden) {
-        return Err(format!("{path:?} is not for messages: settings and hidden files hold secrets"));
+        return Err(secret());
     }
-    read_file_below(folder, path)
+    let real = file_below(folder, path)?;
+    let is_same = |secret: &PathBuf| secret.canonicalize().is_ok_and(|secret| secret == real);
+    if real.file_name().is_some_and(|name| is_hidden(Component::Normal(name)))
+        || secret_files.iter().any(is_same)
+    {
+        return Err(secret());
+    }
+    let bytes = read_file_below(folder, path)?;
+    let holds = |secret: &&[u8]| bytes.windows(secret.len()).any(|part| part == *secret);
+    if SECRET_CONTENT.iter().any(holds) { Err(secret()) } else { Ok(bytes) }
 }
 
 fn outgoing(answer: Answer) -> Outgoing {

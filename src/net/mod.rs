@@ -1,11 +1,14 @@
 //! The shell: everything that touches a socket or a clock, around the cores that touch neither.
 
+mod admission;
 mod asking;
 mod broker_thread;
 mod chaos;
 mod client;
 mod connection;
 mod descriptors;
+mod dial;
+mod door;
 mod line;
 mod listener;
 mod local_thread;
@@ -17,11 +20,13 @@ mod refusal;
 pub mod replay;
 mod scratch;
 mod subscriber;
+pub mod tls;
 mod transport;
 mod url;
 mod webhooks;
 
 pub use crate::relay::RelayLimits;
+pub use admission::{Admission, Pass, Refused, Telling};
 pub use asking::Asking;
 pub use broker_thread::{BrokerHandle, BrokerOptions, EventSink, Stopped, WeakBrokerHandle, spawn_broker};
 pub use chaos::ChaosWatch;
@@ -30,13 +35,17 @@ pub use client::{
     TryPublish,
 };
 pub use descriptors::reserve_descriptors;
-pub use listener::{Gate, bind, leads_to};
+pub use dial::{prepare, reach};
+pub use door::{DoorOptions, Entrance, Guest, Guests, WebSocketOptions, spawn_door};
+pub use listener::{Gate, bind, leads_to, watch_peers};
 pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };
 pub use subscriber::{Subscriber, SubscriberError, SubscriberOptions};
-pub use url::{BadUrl, MqttUrl};
+#[cfg(any(test, fuzzing))]
+pub use transport::receive_pieces;
+pub use url::{BadUrl, MqttUrl, Scheme, Trust};
 pub use webhooks::{WebhookError, WebhookHandle, WebhookMatcher, WebhookOptions, WebhookView};
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
     task::{LocalSet, spawn_local},
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
@@ -38,11 +38,14 @@ use tracing::{debug, error, info, warn};
 #[cfg(test)]
 use super::pipe;
 use super::{
+    admission::{Admission, Pass},
     chaos::ChaosWatch,
+    dial::dial,
+    door::{Guest, GuestSocket, Guests},
     line::{self, LineParts, LineState},
     listener::{Gate, accept},
     local_thread,
-    refusal::{Seen, refuse},
+    refusal::{Seen, refuse, turn_away},
     transport::{LINGER, ReadHalf, Transport, WriteHalf},
     url::MqttUrl,
 };
@@ -71,9 +74,6 @@ const TURN_READS: usize = 4;
 /// Sockets on their way to another thread.
 const HANDED_OVER: usize = 256;
 
-/// Clients over `max_connections` that are told so at the same time; further ones are just closed.
-const REFUSALS_AT_ONCE: usize = 64;
-
 /// Longest CONNACK of an upstream that is to lose a session.
 const SESSION_ANSWER_BYTES: usize = 256 << 10;
 
@@ -83,12 +83,16 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 pub struct ProxyOptions {
     /// Credentials in it are not used: clients authenticate themselves.
     pub upstream: MqttUrl,
-    pub max_connections: usize,
-    /// For name resolution and TCP together.
+    pub admission: Arc<Admission>,
+    /// How long reaching the upstream may take: name resolution and TCP together.
+    pub upstream_timeout: Duration,
+    /// How long a client may take to send CONNECT, from when the upstream was reached.
     pub connect_timeout: Duration,
     /// Threads that relays are spread over; 0 is one per core.
     pub threads: usize,
     pub limits: RelayLimits,
+    /// Clients that were accepted elsewhere.
+    pub guests: Option<Guests>,
     /// Nobody is accepted before it is open.
     pub gate: Gate,
     pub tap: Tap,
@@ -205,7 +209,8 @@ pub struct ProxyHandle {
 struct Shared {
     upstream: MqttUrl,
     connector: Connector,
-    max_connections: usize,
+    admission: Arc<Admission>,
+    upstream_timeout: Duration,
     connect_timeout: Duration,
     limits: RelayLimits,
     gate: Gate,
@@ -216,7 +221,6 @@ struct Shared {
     on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
     clients: Mutex<HashMap<ConnectionId, Entry>>,
     next_id: AtomicU64,
-    refusing: AtomicUsize,
     upstream_failures: AtomicU64,
     stop: CancellationToken,
     /// Relay threads that still run.
@@ -234,26 +238,28 @@ struct Entry {
     subscriptions: Vec<(String, SubscriptionOptions, Option<u32>)>,
     /// Ends the relay; taken by whoever does.
     end: Option<oneshot::Sender<ReasonCode>>,
+    _pass: Pass,
 }
 
 /// Starts relays for what `listeners` accept.
 ///
 /// # Errors
 /// When the system refuses a thread, or an event queue for it.
-pub fn spawn_proxy(listeners: Vec<TcpListener>, options: ProxyOptions) -> io::Result<ProxyHandle> {
+pub fn spawn_proxy(listeners: Vec<TcpListener>, mut options: ProxyOptions) -> io::Result<ProxyHandle> {
+    let guests = options.guests.take();
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
         threads => threads,
     };
-    let shared = Arc::new(Shared::new(options, Connector::Tcp, threads));
+    let shared = Arc::new(Shared::new(options, Connector::Net, threads));
     let mut others = Vec::new();
     for number in 1..threads {
         let (sender, accepted) = mpsc::channel(HANDED_OVER);
-        spawn_thread(number, Arc::clone(&shared), Vec::new(), Vec::new(), accepted)?;
+        spawn_thread(number, Arc::clone(&shared), Vec::new(), Inflow::default(), accepted)?;
         others.push(sender);
     }
     let (_, nothing) = mpsc::channel(1);
-    spawn_thread(0, Arc::clone(&shared), listeners, others, nothing)?;
+    spawn_thread(0, Arc::clone(&shared), listeners, Inflow { others, guests }, nothing)?;
     let stop = Arc::new(shared.stop.clone().drop_guard());
     Ok(ProxyHandle { shared, _stop: stop })
 }
@@ -346,7 +352,7 @@ impl ProxyHandle {
 
 /// How the upstream is reached.
 enum Connector {
-    Tcp,
+    Net,
     /// In memory: the function hands the other end to whoever plays the upstream.
     #[cfg(test)]
     Pipe(Box<dyn Fn() -> pipe::Pipe + Send + Sync>),
@@ -357,8 +363,9 @@ impl Shared {
         Self {
             upstream: options.upstream,
             connector,
-            max_connections: options.max_connections,
+            admission: options.admission,
             gate: options.gate,
+            upstream_timeout: options.upstream_timeout,
             connect_timeout: options.connect_timeout,
             limits: options.limits,
             tap: options.tap,
@@ -368,7 +375,6 @@ impl Shared {
             on_event: options.on_event,
             clients: Mutex::default(),
             next_id: AtomicU64::new(1),
-            refusing: AtomicUsize::new(0),
             upstream_failures: AtomicU64::new(0),
             stop: CancellationToken::new(),
             running: AtomicUsize::new(threads),
@@ -378,11 +384,7 @@ impl Shared {
 
     async fn connect(&self) -> io::Result<Transport> {
         match &self.connector {
-            Connector::Tcp => {
-                let stream = TcpStream::connect((self.upstream.host.as_str(), self.upstream.port)).await?;
-                stream.set_nodelay(true)?;
-                Ok(stream.into())
-            }
+            Connector::Net => dial(&self.upstream).await,
             #[cfg(test)]
             Connector::Pipe(connect) => Ok(Transport::Pipe(connect())),
         }
@@ -396,22 +398,45 @@ impl Shared {
 /// A client's socket on its way to the thread that relays it.
 struct Accepted {
     id: ConnectionId,
-    stream: std::net::TcpStream,
+    client: Handed,
     end: oneshot::Receiver<ReasonCode>,
+}
+
+/// A socket that is registered nowhere.
+enum Handed {
+    Tcp(std::net::TcpStream),
+    Guest(GuestSocket),
+}
+
+impl Handed {
+    /// On the thread that serves it.
+    fn into_transport(self) -> io::Result<Transport> {
+        match self {
+            Self::Tcp(stream) => Ok(TcpStream::from_std(stream)?.into()),
+            Self::Guest(socket) => socket.into_transport(),
+        }
+    }
+}
+
+/// Where the thread that accepts has clients from, beside its listeners, and whom it shares them with.
+#[derive(Default)]
+struct Inflow {
+    others: Vec<mpsc::Sender<Accepted>>,
+    guests: Option<Guests>,
 }
 
 fn spawn_thread(
     number: usize,
     shared: Arc<Shared>,
     listeners: Vec<TcpListener>,
-    others: Vec<mpsc::Sender<Accepted>>,
+    inflow: Inflow,
     accepted: mpsc::Receiver<Accepted>,
 ) -> io::Result<()> {
     // However the thread ends, whoever waits for it is told.
     let running = Running(Arc::clone(&shared));
     local_thread::start(format!("relay-{number}"), listeners, move |runtime, listeners| {
         let _running = running;
-        LocalSet::new().block_on(&runtime, serve(shared, listeners, others, accepted));
+        LocalSet::new().block_on(&runtime, serve(shared, listeners, inflow, accepted));
     })
 }
 
@@ -438,15 +463,17 @@ pub(super) struct RelayThread {
 async fn serve(
     shared: Arc<Shared>,
     listeners: Vec<tokio::net::TcpListener>,
-    others: Vec<mpsc::Sender<Accepted>>,
+    inflow: Inflow,
     mut accepted: mpsc::Receiver<Accepted>,
 ) {
     let stop = shared.stop.clone();
     let thread = RelayThread::new(shared);
-    let accepting: Vec<_> = listeners
+    let Inflow { others, guests } = inflow;
+    let mut accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| spawn_local(Rc::clone(&thread).accept_from(listener, others.clone())))
         .collect();
+    accepting.extend(guests.map(|guests| spawn_local(Rc::clone(&thread).receive(guests, others.clone()))));
     drop(others);
     loop {
         let next = tokio::select! {
@@ -458,8 +485,8 @@ async fn serve(
                 break;
             }
         };
-        match TcpStream::from_std(next.stream) {
-            Ok(stream) => thread.start(next.id, stream.into(), next.end),
+        match next.client.into_transport() {
+            Ok(client) => thread.start(next.id, client, next.end),
             Err(error) => {
                 warn!(connection = %next.id, %error, "cannot serve a connection");
                 thread.forget(next.id, CloseCause::Proxy);
@@ -511,7 +538,8 @@ impl RelayThread {
         let client = Transport::Pipe(client);
         let upstream = Some(self.shared.upstream.to_string());
         let way = Way { listener: None, transport: client.name(), upstream };
-        let (id, ending) = self.admit(peer, way.into());
+        let pass = self.shared.admission.admit(peer).ok().expect("there is room");
+        let (id, ending) = self.register(peer, way.into(), now(), pass);
         self.start(id, client, ending);
     }
 
@@ -529,31 +557,64 @@ impl RelayThread {
         self.shared.gate.opened().await;
         loop {
             let (stream, peer) = accept(&listener).await;
-            let shared = &self.shared;
-            if shared.clients().len() >= shared.max_connections {
-                self.turn_away(stream, peer);
-                continue;
-            }
-            let (id, ending) = self.admit(peer, Arc::clone(&way));
+            let pass = match self.shared.admission.admit(peer) {
+                Ok(pass) => pass,
+                Err(refused) => {
+                    turn_away(&self.shared.metrics, stream, peer, refused);
+                    continue;
+                }
+            };
+            let (id, ending) = self.register(peer, Arc::clone(&way), now(), pass);
             turn = (turn + 1) % (others.len() + 1);
-            match (turn.checked_sub(1), &others) {
-                (None, _) => self.start(id, stream.into(), ending),
-                (Some(other), others) => {
-                    match stream.into_std() {
+            match turn.checked_sub(1) {
+                None => self.start(id, stream.into(), ending),
+                Some(other) => match stream.into_std() {
+                    Ok(stream) => {
+                        let client = Handed::Tcp(stream);
                         // The other thread has ended only if all do.
-                        Ok(stream) => _ = others[other].send(Accepted { id, stream, end: ending }).await,
-                        Err(error) => {
-                            warn!(connection = %id, %error, "cannot hand a connection over");
-                            self.forget(id, CloseCause::Proxy);
-                        }
+                        let _ = others[other].send(Accepted { id, client, end: ending }).await;
                     }
+                    Err(error) => {
+                        warn!(connection = %id, %error, "cannot hand a connection over");
+                        self.forget(id, CloseCause::Proxy);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Relays clients that come through the door.
+    async fn receive(self: Rc<Self>, mut guests: Guests, others: Vec<mpsc::Sender<Accepted>>) {
+        let mut turn = 0;
+        while let Some(guest) = guests.recv().await {
+            let Guest { socket, peer, way, accepted_at, pass, .. } = guest;
+            let (id, ending) = self.register(peer, way, accepted_at, pass);
+            turn = (turn + 1) % (others.len() + 1);
+            match turn.checked_sub(1) {
+                None => match socket.into_transport() {
+                    Ok(client) => self.start(id, client, ending),
+                    Err(error) => {
+                        warn!(connection = %id, %error, "cannot serve a connection");
+                        self.forget(id, CloseCause::Proxy);
+                    }
+                },
+                Some(other) => {
+                    let client = Handed::Guest(socket);
+                    // The other thread has ended only if all do.
+                    let _ = others[other].send(Accepted { id, client, end: ending }).await;
                 }
             }
         }
     }
 
     /// Takes a connection into the list of clients: its number, and how it is told to end.
-    fn admit(&self, peer: SocketAddr, way: Arc<Way>) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
+    fn register(
+        &self,
+        peer: SocketAddr,
+        way: Arc<Way>,
+        accepted_at: Instant,
+        pass: Pass,
+    ) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
         let shared = &self.shared;
         let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
         let (end, ending) = oneshot::channel();
@@ -563,28 +624,15 @@ impl RelayThread {
         shared.metrics.connection_opened();
         let entry = Entry {
             peer,
-            connected_at: now,
+            connected_at: accepted_at,
             identity: None,
             is_accepted: false,
             subscriptions: Vec::new(),
             end: Some(end),
+            _pass: pass,
         };
         shared.clients().insert(id, entry);
         (id, ending)
-    }
-
-    fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
-        let shared = Arc::clone(&self.shared);
-        shared.metrics.connection_refused();
-        debug!(%peer, limit = shared.max_connections, "too many connections");
-        if shared.refusing.fetch_add(1, Relaxed) >= REFUSALS_AT_ONCE {
-            shared.refusing.fetch_sub(1, Relaxed);
-            return;
-        }
-        spawn_local(async move {
-            refuse(stream.into(), ReasonCode::QUOTA_EXCEEDED, |_| {}).await;
-            shared.refusing.fetch_sub(1, Relaxed);
-        });
     }
 
     fn start(self: &Rc<Self>, id: ConnectionId, client: Transport, end: oneshot::Receiver<ReasonCode>) {
@@ -630,7 +678,7 @@ impl RelayThread {
         mut end: oneshot::Receiver<ReasonCode>,
     ) -> CloseCause {
         let shared = &self.shared;
-        let connecting = timeout(shared.connect_timeout, shared.connect());
+        let connecting = timeout(shared.upstream_timeout, shared.connect());
         let server = tokio::select! {
             connected = connecting => connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             _ = told_to_end(&mut end) => return CloseCause::Proxy,
@@ -710,6 +758,9 @@ impl RelayThread {
         let ended = {
             let (mut going_up, mut going_down) = (pin!(up.run()), pin!(down.run()));
             let mut told = pin!(told_to_end(&mut end));
+            let accepted_at = self.shared.clients().get(&id).map_or_else(now, |entry| entry.connected_at);
+            let mut connect_due = pin!(sleep_until((accepted_at + self.shared.connect_timeout).into()));
+            let mut may_be_late = true;
             let (mut up_end, mut down_end) = (None, None);
             let mut first = None;
             loop {
@@ -735,6 +786,13 @@ impl RelayThread {
                         }
                     }
                     reason = &mut told => break Ended::Told(reason),
+                    () = &mut connect_due, if may_be_late => {
+                        may_be_late = false;
+                        if core.borrow().awaits_connect() {
+                            debug!(connection = %id, "no CONNECT in time");
+                            break Ended::Late;
+                        }
+                    }
                     // Then what the client sends is looked at anew.
                     () = chaos.changed() => {}
                 }
@@ -766,10 +824,10 @@ impl RelayThread {
                 }
                 cause
             }
-            Ended::Told(_) => {
+            Ended::Told(_) | Ended::Late => {
                 to_client.finish();
                 up.from.drain().await;
-                CloseCause::Proxy
+                if let Ended::Late = ended { CloseCause::Timeout } else { CloseCause::Proxy }
             }
         }
     }
@@ -876,6 +934,8 @@ enum Ended {
     Both { cause: CloseCause, has_unread: bool },
     /// By an operator, or because the proxy stops.
     Told(ReasonCode),
+    /// Without a CONNECT in time.
+    Late,
 }
 
 /// How a direction ended.
@@ -1187,7 +1247,7 @@ impl<'a> Pump<'a> {
 /// Has the upstream forget the Session of the client that sent `connect`: by a connection of our own that takes it over,
 /// wants none, and ends.
 async fn lose_session(shared: Arc<Shared>, connect: Bytes) {
-    let lost = timeout(shared.connect_timeout, try_lose_session(&shared, &connect)).await;
+    let lost = timeout(shared.upstream_timeout, try_lose_session(&shared, &connect)).await;
     if let Err(error) = lost.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         warn!(upstream = %shared.upstream, %error, "cannot have the upstream lose a session");
     }

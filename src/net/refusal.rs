@@ -1,12 +1,17 @@
 //! Turning a client away in its own protocol version.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, task::spawn_local, time::timeout};
+use tracing::debug;
 
-use super::transport::{LINGER, ReadHalf, Transport};
+use super::{
+    admission::Refused,
+    transport::{LINGER, ReadHalf, Transport},
+};
 use crate::{
+    metrics::Metrics,
     packet::{Connack, Connect, ControlPacket, Frame, FrameReader, Properties, ProtocolVersion, ReasonCode},
     recording::Direction,
 };
@@ -16,6 +21,19 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Larger than any CONNECT of a client that means well: five fields of 64 KiB at the very most.
 const CONNECT_SIZE_MAX: usize = 512 << 10;
+
+/// Turns a connection away that was not admitted: tells the client why, or closes without a word.
+pub(super) fn turn_away(metrics: &Metrics, stream: TcpStream, peer: SocketAddr, refused: Refused) {
+    metrics.connection_refused();
+    let Refused { reason, telling } = refused;
+    debug!(%peer, reason = reason.name(), "a connection is refused");
+    if let Some(telling) = telling {
+        spawn_local(async move {
+            let _telling = telling;
+            refuse(stream.into(), reason, |_| {}).await;
+        });
+    }
+}
 
 /// Waits for the client's CONNECT, answers it with `reason` and closes.
 ///

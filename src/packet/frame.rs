@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, packet_type::FixedHeader,
+    Connect, ControlPacket, DecodeError, EncodeError, PacketType, ProtocolVersion, PublishRef,
+    packet_type::FixedHeader,
 };
 
 /// A Control Packet and the bytes it was received in or is sent as.
@@ -69,6 +70,8 @@ pub struct FrameReader {
     /// Unknown until a CONNECT was seen or [`set_protocol`](Self::set_protocol) said.
     protocol: Option<ProtocolVersion>,
     max_packet_size: u32,
+    /// The same of packets other than PUBLISH; no more.
+    max_control_size: u32,
     failed: Option<Box<DecodeError>>,
 }
 
@@ -76,7 +79,18 @@ impl FrameReader {
     /// `max_packet_size` counts the fixed header, as Maximum Packet Size does.
     pub fn new(max_packet_size: usize) -> Self {
         let max_packet_size = u32::try_from(max_packet_size).unwrap_or(u32::MAX);
-        Self { buffer: BytesMut::new(), protocol: None, max_packet_size, failed: None }
+        Self {
+            buffer: BytesMut::new(),
+            protocol: None,
+            max_packet_size,
+            max_control_size: max_packet_size,
+            failed: None,
+        }
+    }
+
+    /// Packets other than PUBLISH, and what a PUBLISH has before its payload, may be no longer than `size`.
+    pub fn limit_control_packets(&mut self, size: usize) {
+        self.max_control_size = u32::try_from(size).unwrap_or(u32::MAX).min(self.max_packet_size);
     }
 
     /// Also known after a CONNECT that was an error, if its protocol name and version were none.
@@ -178,9 +192,15 @@ impl FrameReader {
         }
         let size = Frame::size(start)?;
         if let Some(size) = size
-            && size > self.max_packet_size as usize
+            && size > self.max_control_size as usize
         {
-            return Err(DecodeError::TooLarge { size, limit: self.max_packet_size as usize });
+            let limit = match PacketType::of(first_byte) {
+                Some(PacketType::Publish) => self.max_packet_size,
+                _ => self.max_control_size,
+            } as usize;
+            if size > limit {
+                return Err(DecodeError::TooLarge { size, limit });
+            }
         }
         if size.is_none_or(|size| size > start.len()) {
             // Why wait for the rest of what will be refused? A CONNECT's flags are the same in
@@ -209,6 +229,14 @@ impl FrameReader {
             Some(protocol) => protocol,
             None => *self.protocol.insert(Connect::peek_protocol(bytes)?),
         };
+        let limit = self.max_control_size as usize;
+        if bytes.len() > limit {
+            // A PUBLISH, then. Decoded, each of its properties would take many times as much.
+            let head = bytes.len() - PublishRef::decode(bytes, protocol)?.payload.len();
+            if head > limit {
+                return Err(DecodeError::TooLarge { size: head, limit });
+            }
+        }
         ControlPacket::decode(bytes, protocol)
     }
 

@@ -266,6 +266,38 @@ fn a_packet_over_the_limit_is_refused_at_its_fixed_header() {
 }
 
 #[test]
+fn packets_other_than_publish_and_what_a_publish_has_before_its_payload_have_a_limit_of_their_own() {
+    let reader = |protocol| {
+        let mut reader = FrameReader::new(1000);
+        reader.limit_control_packets(100);
+        reader.set_protocol(protocol);
+        reader
+    };
+    // A SUBSCRIBE, at its fixed header.
+    for (remaining, refused) in [(98, false), (99, true)] {
+        let mut reader = reader(ProtocolVersion::V5);
+        reader.buffer().extend_from_slice(&[0x82, remaining]);
+        let expected = DecodeError::TooLarge { size: 101, limit: 100 };
+        assert_eq!(reader.next_frame(), if refused { Err(expected) } else { Ok(None) });
+    }
+    // A PUBLISH whose properties end at byte 100, and at the one behind.
+    for (text, refused) in [(90, false), (91, true)] {
+        let mut frame = parse_hex("30 b2 01 0001 61").to_vec();
+        frame.extend_from_slice(&[3 + text, 0x03, 0, text]);
+        frame.resize(frame.len() + usize::from(text), b'x');
+        frame.resize(3 + 0xb2, b'y');
+        let mut reader = reader(ProtocolVersion::V5);
+        reader.buffer().extend_from_slice(&frame);
+        match reader.next_frame() {
+            Ok(frame) => assert!(frame.is_some() && !refused),
+            Err(error) => {
+                assert_eq!((error, refused), (DecodeError::TooLarge { size: 101, limit: 100 }, true))
+            }
+        }
+    }
+}
+
+#[test]
 fn an_announced_length_is_not_allocated() {
     let mut reader = FrameReader::new(usize::MAX);
     reader.set_protocol(ProtocolVersion::V5);

@@ -152,6 +152,55 @@ impl TopicFilter {
         }
         levels.next().is_none()
     }
+
+    /// Whether every topic that `other` matches is one that this filter matches. Of shared ones the
+    /// [pattern](Self::pattern) counts.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (wide, narrow) = (self.pattern(), other.pattern());
+        if wide.starts_with(['+', '#']) && narrow.starts_with('$') {
+            return false; // [MQTT-4.7.2-1]
+        }
+        let mut wide = wide.split('/');
+        // No topic is empty, so `#` has one level at least, and `/#` two.
+        let mut narrow = match narrow {
+            "#" => "+/#",
+            "/#" => "/+/#",
+            narrow => narrow,
+        }
+        .split('/');
+        loop {
+            match (wide.next(), narrow.next()) {
+                (Some("#"), _) | (None, None) => return true,
+                // `a/#` matches `a`, too.
+                (_, Some("#")) => return false,
+                (Some("+"), Some(_)) => {}
+                (Some(wide), Some(narrow)) if wide == narrow => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether there is a topic that both filters match. Of shared ones the
+    /// [pattern](Self::pattern) counts.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (one, other) = (self.pattern(), other.pattern());
+        let is_wild = |filter: &str| filter.starts_with(['+', '#']);
+        if is_wild(one) && other.starts_with('$') || one.starts_with('$') && is_wild(other) {
+            return false; // [MQTT-4.7.2-1]
+        }
+        if matches!((one, other), ("/#", "+") | ("+", "/#")) {
+            return false; // They have nothing in common but the empty topic, which is none.
+        }
+        let (mut one, mut other) = (one.split('/'), other.split('/'));
+        loop {
+            match (one.next(), other.next()) {
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
+    }
 }
 
 impl TryFrom<Utf8String> for TopicFilter {
@@ -269,4 +318,93 @@ pub(super) fn check_filter(text: &str) -> Result<(), BadFilter> {
 
 fn own(checked: &str) -> Utf8String {
     Utf8String::try_from(checked).expect("neither too long nor with U+0000, as was checked")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::parse(text).expect("a valid filter")
+    }
+
+    #[test]
+    fn a_filter_covers_another_if_it_matches_all_that_the_other_does() {
+        for (wide, narrow, covers) in [
+            ("a/#", "a", true),
+            ("a/#", "a/+/b", true),
+            ("a/+", "a/#", false),
+            ("a/+/#", "a/#", false),
+            ("+/#", "#", true),
+            ("#", "$SYS/#", false),
+            ("$SYS/#", "$SYS/broker/+", true),
+            ("+/b", "$share/group/a/b", true),
+            ("$share/group/a/#", "a/b", true),
+            ("a/b", "a/+", false),
+        ] {
+            assert_eq!(filter(wide).covers(&filter(narrow)), covers, "{wide} {narrow}");
+        }
+    }
+
+    #[test]
+    fn filters_overlap_if_a_topic_matches_both() {
+        for (one, other, overlap) in [
+            ("a/+", "+/b", true),
+            ("a/#", "a", true),
+            ("a/#", "a/+", true),
+            ("a/+", "a", false),
+            ("#", "$SYS/#", false),
+            ("+", "/#", false),
+            ("$share/group/a/+", "a/b", true),
+            ("a/+/c", "a/b/d", false),
+        ] {
+            assert_eq!(filter(one).overlaps(&filter(other)), overlap, "{one} {other}");
+            assert_eq!(filter(other).overlaps(&filter(one)), overlap, "{other} {one}");
+        }
+    }
+
+    fn any_filter() -> impl Strategy<Value = TopicFilter> {
+        let level = prop::sample::select(vec!["a", "b", "", "+", "$x"]);
+        (prop::collection::vec(level, 0..4), any::<bool>())
+            .prop_map(|(mut levels, multi)| {
+                if multi {
+                    levels.push("#");
+                }
+                levels.join("/")
+            })
+            .prop_filter_map("empty", |text| TopicFilter::parse(&text).ok())
+    }
+
+    /// Every topic of up to five levels out of those that filters name, and one more.
+    fn topics() -> Vec<String> {
+        let mut topics = vec![String::new()];
+        let mut longest: Vec<String> = vec![String::new()];
+        for depth in 0..5 {
+            let slash = if depth == 0 { "" } else { "/" };
+            let longer =
+                |topic: &String| ["a", "b", "", "$x", "c"].map(|level| format!("{topic}{slash}{level}"));
+            longest = longest.iter().flat_map(longer).collect();
+            topics.extend(longest.iter().cloned());
+        }
+        topics.retain(|topic| !topic.is_empty());
+        topics
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn covering_and_overlapping_equal_what_trying_all_topics_says(one in any_filter(), other in any_filter()) {
+            let topics = topics();
+            let matched = |filter: &TopicFilter| -> Vec<bool> {
+                topics.iter().map(|topic| filter.matches_str(topic)).collect()
+            };
+            let (one_matches, other_matches) = (matched(&one), matched(&other));
+            let mut pairs = one_matches.iter().zip(&other_matches);
+            prop_assert_eq!(one.overlaps(&other), pairs.any(|(&one, &other)| one && other));
+            let mut pairs = one_matches.iter().zip(&other_matches);
+            prop_assert_eq!(one.covers(&other), pairs.all(|(&one, &other)| one || !other));
+        }
+    }
 }

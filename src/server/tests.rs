@@ -22,6 +22,7 @@ use crate::{
             sink::{Received, Reply, Sink, ok, status},
             soon,
         },
+        tls::{DevelopmentCertificates, DevelopmentOptions, DevelopmentPair},
     },
     packet::{Properties, Publish, QoS, Subscription, SubscriptionOptions, TopicFilter, TopicName},
 };
@@ -53,7 +54,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
 async fn a_server_serves_mqtt_and_its_figures_until_it_is_told_to_stop() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::bind(config(folder.path(), &[])).await.expect("free ports");
-    let Addresses { mqtt: Some(mqtt), http: Some(http), grpc: Some(_) } = server.addresses() else {
+    let Addresses { mqtt: Some(mqtt), http: Some(http), grpc: Some(_), .. } = server.addresses() else {
         panic!("{:?}", server.addresses());
     };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -113,6 +114,7 @@ async fn an_address_in_use_is_named() {
 struct Running {
     control: Control,
     url: MqttUrl,
+    addresses: Addresses,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<io::Result<()>>,
     _folder: tempfile::TempDir,
@@ -123,10 +125,11 @@ impl Running {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::bind(config(folder.path(), settings)).await.expect("free ports");
         let control = server.control().clone();
-        let url = MqttUrl::of_listener(server.addresses().mqtt.expect("enabled"));
+        let addresses = server.addresses();
+        let url = MqttUrl::of_listener(addresses.mqtt.expect("enabled"));
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(server.run(async move { _ = stopped.await }));
-        Self { control, url, stop, ended, _folder: folder }
+        Self { control, url, addresses, stop, ended, _folder: folder }
     }
 
     async fn client(&self, client_identifier: &str) -> Client {
@@ -415,4 +418,108 @@ fn seeds_that_are_drawn_are_numbers_that_json_keeps() {
         assert_eq!(seed as f64 as u64, seed);
         assert!(seed < 1 << 53);
     }
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_while_connections_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let make = |force| {
+        let options = DevelopmentOptions { folder: folder.path().to_owned(), force, ..Default::default() };
+        DevelopmentCertificates::make(&options).expect("written")
+    };
+    let made = make(false);
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let settings = [
+        ("mqtt.tls.enabled", "true".to_owned()),
+        ("mqtt.tls.port", "0".to_owned()),
+        ("mqtt.tls.cert_path", path(&made.server.cert_path)),
+        ("mqtt.tls.key_path", path(&made.server.key_path)),
+    ];
+    let server = Server::bind(config(folder.path(), &settings)).await.expect("free ports");
+    let control = server.control().clone();
+    let port = server.addresses().mqtts.expect("TLS is on").port();
+    let running = tokio::spawn(server.run(std::future::pending()));
+
+    // Only this certificate is trusted, so whoever connects has seen it.
+    let seen = folder.path().join("seen.crt");
+    let connect = async |name: &str| {
+        let url = format!("mqtts://127.0.0.1:{port}#cafile={}", path(&seen));
+        Client::connect(ClientOptions::new(url.parse().expect("a URL"), name)).await
+    };
+    std::fs::copy(&made.server.cert_path, &seen).expect("copied");
+    let open = connect("before").await.expect("connected");
+
+    make(true);
+    assert_eq!(control.reload_certificates().await, Ok(1));
+    let error = connect("distrustful").await.err().expect("another certificate").to_string();
+    assert!(error.contains("of an authority that is not trusted"), "{error}");
+    std::fs::copy(&made.server.cert_path, &seen).expect("copied");
+    let next = connect("next").await.expect("connected");
+
+    std::fs::write(&made.server.cert_path, "").expect("written");
+    let error = control.reload_certificates().await.expect_err("nothing in it").to_string();
+    assert!(error.ends_with("server.crt: no certificate in PEM in it; it is empty"), "{error}");
+    let last = connect("last").await.expect("the one before stays");
+    for client in [open, next, last] {
+        client.disconnect(ReasonCode::SUCCESS).await.expect("it was connected all the time");
+    }
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_an_upstream_is_believed_by_is_read_again_with_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let make = |name: &str, force| {
+        let folder = folder.path().join(name);
+        let options = DevelopmentOptions { folder, force, ..Default::default() };
+        DevelopmentCertificates::make(&options).expect("written")
+    };
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let tls = |pair: &DevelopmentPair| {
+        [
+            ("mqtt.tls.enabled", "true".to_owned()),
+            ("mqtt.tls.port", "0".to_owned()),
+            ("mqtt.tls.cert_path", path(&pair.cert_path)),
+            ("mqtt.tls.key_path", path(&pair.key_path)),
+        ]
+    };
+    let (first, second) = (make("upstream", false), make("proxy", false));
+    let upstream = Running::start(&tls(&first.server)).await;
+    let believed = folder.path().join("believed.crt");
+    let copy = |from: &std::path::Path, to: &std::path::Path| std::fs::copy(from, to).expect("copied");
+    copy(&first.authority.cert_path, &believed);
+    let port = upstream.addresses.mqtts.expect("TLS is on").port();
+    let mut settings = tls(&second.server).to_vec();
+    settings.push(("mqtt.upstream", format!("mqtts://127.0.0.1:{port}")));
+    settings.push(("mqtt.upstream_tls.ca_path", path(&believed)));
+    let proxy = Running::start(&settings).await;
+    let port = proxy.addresses.mqtts.expect("TLS is on").port();
+    // Only this certificate is trusted, so whoever connects has seen it.
+    let seen = folder.path().join("seen.crt");
+    copy(&second.server.cert_path, &seen);
+    let connect = async |name: &str| {
+        let url = format!("mqtts://127.0.0.1:{port}#cafile={}", path(&seen));
+        Client::connect(ClientOptions::new(url.parse().expect("a URL"), name)).await
+    };
+    let open = connect("open").await.expect("connected");
+
+    // One file is wrong: neither it nor the listener's, which is good, changes anything.
+    make("proxy", true);
+    std::fs::write(&believed, "").expect("written");
+    let error = proxy.control.reload_certificates().await.expect_err("nothing in it").to_string();
+    assert!(error.ends_with("believed.crt: no certificate in PEM in it; it is empty"), "{error}");
+    let next = connect("next").await.expect("all stays");
+
+    copy(&second.authority.cert_path, &believed);
+    assert_eq!(proxy.control.reload_certificates().await, Ok(2));
+    copy(&second.server.cert_path, &seen);
+    assert!(connect("distrusting").await.is_err(), "the upstream is of another authority");
+    copy(&first.authority.cert_path, &believed);
+    assert_eq!(proxy.control.reload_certificates().await, Ok(2));
+    let last = connect("last").await.expect("connected");
+    for client in [open, next, last] {
+        client.disconnect(ReasonCode::SUCCESS).await.expect("it was connected all the time");
+    }
+    proxy.stop().await;
+    upstream.stop().await;
 }

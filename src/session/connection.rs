@@ -28,6 +28,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// `tcp` (later `tls`, `ws`, `wss`).
     pub transport: &'static str,
+    /// The user that its certificate proved it to be, which then needs no password.
+    pub identity: Option<Box<str>>,
 }
 
 /// What a Network Connection is at.
@@ -36,6 +38,8 @@ pub enum State {
     AwaitingConnect,
     /// CONNECT came, and its client has yet to prove who it is.
     Authenticating,
+    /// CONNECT came, and its password is being checked elsewhere.
+    Checking,
     /// Serves the Session with this index.
     Connected(u32),
     /// What the outbox holds is written, nothing more is read.
@@ -46,7 +50,9 @@ pub enum State {
 #[derive(Debug)]
 pub struct Connection {
     pub id: ConnectionId,
-    pub peer: Peer,
+    /// Of the [`Peer`], whose identity few have: it is kept elsewhere.
+    pub address: Option<SocketAddr>,
+    pub transport: &'static str,
     pub state: State,
     pub protocol: ProtocolVersion,
     pub outbox: Outbox,
@@ -86,10 +92,11 @@ struct AliasesOut {
 }
 
 impl Connection {
-    pub fn new(now: Instant, id: ConnectionId, peer: Peer) -> Self {
+    pub fn new(now: Instant, id: ConnectionId, peer: &Peer) -> Self {
         Self {
             id,
-            peer,
+            address: peer.address,
+            transport: peer.transport,
             state: State::AwaitingConnect,
             protocol: ProtocolVersion::V311,
             outbox: Outbox::default(),

@@ -71,6 +71,8 @@ pub struct Inflight {
     /// By identifier, with the serial number.
     stragglers: BTreeMap<u16, (u64, Exchange)>,
     len: usize,
+    /// Of the unacknowledged messages.
+    bytes: usize,
     releases: u64,
 }
 
@@ -99,6 +101,11 @@ impl Inflight {
         self.len == 0
     }
 
+    /// Topic, property and payload bytes of what is unacknowledged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Begins the exchange of a message that is sent now; `None` when all 65,535 identifiers are
     /// in use.
     pub fn begin(&mut self, delivery: Delivery) -> Option<PacketIdentifier> {
@@ -113,6 +120,7 @@ impl Inflight {
                 self.ring.push_back(None);
                 continue;
             }
+            self.bytes += delivery.message.size();
             self.ring.push_back(Some(Exchange { stage: Stage::Published(delivery), sent: true }));
             self.len += 1;
             return Some(identifier);
@@ -154,7 +162,9 @@ impl Inflight {
                 }
                 let stage = std::mem::replace(&mut exchange.stage, Stage::Released { order: releases });
                 self.releases += 1;
-                Acknowledged::Released { message: stage.into_message() }
+                let message = stage.into_message();
+                self.bytes -= message.as_ref().map_or(0, |message| message.size());
+                Acknowledged::Released { message }
             }
             Stage::Published(_) => Acknowledged::OutOfTurn,
             Stage::Released { .. } => Acknowledged::Released { message: None },
@@ -225,7 +235,9 @@ impl Inflight {
         self.len -= 1;
         self.trim();
         let freed = ended.as_ref().is_some_and(|exchange| exchange.sent);
-        Acknowledged::Completed { freed, message: ended.and_then(|exchange| exchange.stage.into_message()) }
+        let message = ended.and_then(|exchange| exchange.stage.into_message());
+        self.bytes -= message.as_ref().map_or(0, |message| message.size());
+        Acknowledged::Completed { freed, message }
     }
 
     fn find(&mut self, identifier: PacketIdentifier) -> Option<&mut Exchange> {

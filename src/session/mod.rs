@@ -20,4 +20,4 @@ pub use outbox::Outbox;
 pub use queue::{Next, Queue, QueueFull};
 pub use rarely::{Empty, Rarely};
 pub use scan::{Lookup, RetainedScan};
-pub use state::{NEVER, Session, SubscriptionKey, WillMessage};
+pub use state::{NEVER, Session, Standing, SubscriptionKey, WillMessage};

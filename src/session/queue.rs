@@ -155,6 +155,31 @@ impl Queue {
         Some(delivery)
     }
 
+    /// Takes out messages that `keep` says no to. It looks at `count` of them behind the place `after`, from the
+    /// beginning at 0; also returns the place to go on behind, if there are more.
+    pub fn take_out(
+        &mut self,
+        after: u64,
+        count: usize,
+        mut keep: impl FnMut(&Delivery) -> bool,
+    ) -> (Vec<Delivery>, Option<u64>) {
+        let start = self.messages.partition_point(|(place, _)| *place <= after);
+        let end = self.messages.len().min(start + count);
+        let last = if end < self.messages.len() { self.messages.get(end - 1) } else { None };
+        let next = last.map(|(place, _)| *place);
+        let mut taken = Vec::new();
+        for (index, (place, delivery)) in (start..).zip(self.messages.split_off(start)) {
+            if index >= end || keep(&delivery) {
+                self.messages.push_back((place, delivery));
+            } else {
+                self.bytes -= delivery.message.size();
+                taken.push(delivery);
+            }
+        }
+        self.recover();
+        (taken, next)
+    }
+
     /// Appends a lookup, in place of one that is left for the same subscription.
     pub fn push_scan(&mut self, scan: RetainedScan) {
         let place = self.take_place();
@@ -271,6 +296,7 @@ mod tests {
         Drop(u32),
         Next(bool),
         Expire(u64),
+        TakeOut(u8, usize),
     }
 
     fn any_operation() -> impl Strategy<Value = Operation> {
@@ -281,6 +307,7 @@ mod tests {
             1 => (0..4_u32).prop_map(Operation::Drop),
             4 => any::<bool>().prop_map(Operation::Next),
             1 => (0..20_u64).prop_map(Operation::Expire),
+            1 => (any::<u8>(), 1..4_usize).prop_map(|(least, count)| Operation::TakeOut(least, count)),
         ]
     }
 
@@ -359,6 +386,26 @@ mod tests {
                             scan => scan,
                         });
                         prop_assert_eq!(take(&mut queue, may_begin), expected);
+                    }
+                    Operation::TakeOut(least, count) => {
+                        let (mut after, mut topics) = (Some(0), Vec::new());
+                        let topic = |delivery: &Delivery| delivery.message.as_message().topic[0];
+                        while let Some(place) = after {
+                            let (mut looked, keep) = (0, |delivery: &Delivery| topic(delivery) >= least);
+                            let (taken, next) = queue.take_out(place, count, |delivery| {
+                                looked += 1;
+                                keep(delivery)
+                            });
+                            prop_assert!(looked <= count && (next.is_none() || looked == count));
+                            topics.extend(taken.iter().map(topic));
+                            after = next;
+                        }
+                        let is_out = |entry: &Entry| matches!(entry, Entry::Message(topic, _) if *topic < least);
+                        let out: Vec<u8> = list
+                            .extract_if(.., |entry| is_out(entry))
+                            .filter_map(|entry| if let Entry::Message(topic, _) = entry { Some(topic) } else { None })
+                            .collect();
+                        prop_assert_eq!(topics, out);
                     }
                     Operation::Expire(now) => {
                         let before = list.len();

@@ -28,9 +28,10 @@ pub struct Session {
     pub client_identifier: Arc<str>,
     /// Index of the Network Connection.
     pub connection: Option<u32>,
-    /// As of the last CONNECT, like the three that follow.
+    /// As of the last CONNECT, like the four that follow.
     pub protocol: ProtocolVersion,
     pub username: Option<Box<str>>,
+    pub standing: Standing,
     pub clean_start: bool,
     pub keep_alive: u16,
     /// Where each subscription stands in the list of its node.
@@ -54,6 +55,17 @@ pub struct Session {
     /// The last message that found this Session, and where it stands among the receivers: merges
     /// overlapping subscriptions.
     pub mark: (u64, u32),
+}
+
+/// What a client's user name is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Anybody could have given it, or none.
+    Claimed,
+    /// The client has proven to be that user.
+    Proven,
+    /// It is a client of this server's own, which may do everything.
+    Own,
 }
 
 /// By where a subscription stands, its place there.
@@ -89,6 +101,7 @@ impl Session {
             connection: None,
             protocol: ProtocolVersion::V311,
             username: None,
+            standing: Standing::Claimed,
             clean_start: true,
             keep_alive: 0,
             subscriptions: Rarely::default(),
@@ -103,6 +116,21 @@ impl Session {
             will_at: None,
             scan_at: None,
             mark: (0, 0),
+        }
+    }
+
+    /// The user that the client has proven to be, if it has.
+    pub fn proven_user(&self) -> Option<&str> {
+        self.username.as_deref().filter(|_| self.standing != Standing::Claimed)
+    }
+
+    /// Whether nobody but its user may have it, or end it with a Session of its own. A client of this server's own
+    /// may be gone for good: what it left is in nobody's way.
+    pub fn is_reserved(&self) -> bool {
+        match self.standing {
+            Standing::Claimed => false,
+            Standing::Proven => true,
+            Standing::Own => self.connection.is_some(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::WebhookSpec;
 pub const MASK: &str = "********";
 
 /// What names of such values have in them, whatever their case.
-const SECRET: [&str; 6] = ["authorization", "cookie", "token", "secret", "key", "password"];
+const SECRET: [&str; 8] = ["auth", "cookie", "token", "secret", "key", "pass", "sig", "credential"];
 
 /// Whether a header, or a parameter of a URL, of this name is not shown.
 pub fn is_secret_name(name: &str) -> bool {
@@ -16,7 +16,14 @@ pub fn is_secret_name(name: &str) -> bool {
 
 /// A URL, or a template of one, with the parameters masked that are not shown.
 pub fn masked_url(url: &str) -> String {
-    map_parameters(url, |name, value| if is_secret_name(name) { MASK } else { value })
+    let url = map_parameters(url, |name, value| if is_secret_name(name) { MASK } else { value });
+    let credentials = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let (credentials, _) = authority.rsplit_once('@')?;
+        Some(format!("{scheme}://{MASK}{}", &rest[credentials.len()..]))
+    };
+    credentials().unwrap_or(url)
 }
 
 impl WebhookSpec {
@@ -95,6 +102,8 @@ mod tests {
             "http://h/x?a=1&Token=********&b&key=********"
         );
         assert_eq!(masked_url("http://h/x"), "http://h/x");
+        assert_eq!(masked_url("http://me:t0@h/x?key=t0"), "http://********@h/x?key=********");
+        assert_eq!(masked_url("http://h/a@b?c=d@e"), "http://h/a@b?c=d@e");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 // One feature of MQTT.js through the broker; ends with 0 if everything was as expected.
-// Arguments: PORT PROTOCOL_VERSION SCENARIO
+// Arguments: PORT PROTOCOL_VERSION SCENARIO [PROTOCOL [CA_FILE]]
 //
 // A message `end` follows where something must not come: what came before it is all there was.
 const assert = require("node:assert/strict");
 const crypto = require("node:crypto");
 const { once } = require("node:events");
+const fs = require("node:fs");
 const mqtt = require("mqtt");
 
 const [port, version] = process.argv.slice(2, 4).map(Number);
-const scenario = process.argv[4];
+const [scenario, protocol = "mqtt", authority] = process.argv.slice(4);
+const ca = authority && fs.readFileSync(authority);
 const five = version === 5;
 const topic = `js/${scenario}/${version}`;
 
@@ -18,7 +20,8 @@ const session = { clientId: topic, clean: false, properties: five ? { sessionExp
 const reconnecting = { reconnectPeriod: 5 };
 
 function start(options = {}) {
-  const client = mqtt.connect({ host: "127.0.0.1", port, protocolVersion: version, reconnectPeriod: 0, ...options });
+  const way = { protocol, host: "localhost", port, path: "/mqtt", ca };
+  const client = mqtt.connect({ ...way, protocolVersion: version, reconnectPeriod: 0, ...options });
   client.inbox = [];
   client.on("message", (name, payload, packet) => {
     client.inbox.push({ name, text: payload.toString(), payload, ...packet });

@@ -158,7 +158,7 @@ class Mockforge(Process):
             env={"MOCKFORGE_STORE_PATH": str(self.store), **variables},
         )
         self.port = int(self.wait_for(r"(?m)^mqtt\s.*?127\.0\.0\.1:(\d+)")[1])
-        self.http = int(self.wait_for(r"(?m)^http\s.*?127\.0\.0\.1:(\d+)")[1])
+        self.http = int(self.wait_for(r"(?m)^https?\s.*?127\.0\.0\.1:(\d+)")[1])
         self.grpc = int(self.wait_for(r"(?m)^grpc\s.*?127\.0\.0\.1:(\d+)")[1])
 
     @property

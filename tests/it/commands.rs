@@ -462,9 +462,6 @@ fn a_file_that_is_there_already_is_not_said_to_be_imported() {
     assert_eq!(import(&path), format!("{path} is already there as commands\n"));
 }
 
-/// Keys that are known but cannot be turned on yet; the README lists them in words.
-const LATER: [&str; 1] = ["mqtt.tls"];
-
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -481,9 +478,6 @@ fn the_readme_lists_every_setting_with_its_default() {
     assert!(settings.len() > 20);
     for setting in settings {
         let key = setting["key"].as_str().expect("a key");
-        if LATER.iter().any(|later| key.starts_with(later)) {
-            continue;
-        }
         let default = match &setting["value"] {
             serde_json::Value::Null => String::new(),
             serde_json::Value::String(text) => format!("`{text}`"),

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("field", &[]),
     ("likeness", &[]),
     ("session", &["packet"]),
-    ("auth", &[]),
+    ("auth", &["field", "packet"]),
     ("interceptor", &["packet", "session"]),
     ("broker", &["packet", "session", "auth", "interceptor"]),
     // For `Direction`, the word for which way bytes go.
@@ -54,7 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("net", EVERY_ROW_ABOVE),
     ("control", EVERY_ROW_ABOVE),
-    ("gateway", &["metrics", "config", "control"]),
+    ("gateway", &["metrics", "auth", "config", "net", "control"]),
     ("server", EVERY_ROW_ABOVE),
     // `cli` and the crate roots stand on top and may use everything.
 ];

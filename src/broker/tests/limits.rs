@@ -1,14 +1,17 @@
 //! What no transcript shows: counters, events, memory, and sizes no text file should hold.
 
-use std::{io::IoSlice, time::Instant};
+use std::{
+    io::IoSlice,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use crate::{
     broker::{Broker, BrokerEvent, Closing, Limits, Output},
     packet::{
-        ControlPacket, FrameReader, PacketIdentifier, Properties, ProtocolVersion, Publish, QoS, ReasonCode,
-        Subscribe, Subscription, SubscriptionOptions, TopicFilter, TopicName,
+        ControlPacket, FrameReader, PacketIdentifier, PacketType, PlainAck, Properties, ProtocolVersion,
+        Publish, QoS, ReasonCode, Subscribe, Subscription, SubscriptionOptions, TopicFilter, TopicName,
     },
     session::{Connection, ConnectionId, Peer, Session},
 };
@@ -28,7 +31,7 @@ fn broker_with(count: u64, limits: Limits, protocol: ProtocolVersion) -> (Broker
     let mut broker = Broker::new(now, limits, 1);
     for id in 1..=count {
         let text = format!("CONNECT c{id} v={}", protocol.name());
-        broker.handle_open(now, ConnectionId(id), Peer { address: None, transport: "tcp" });
+        broker.handle_open(now, ConnectionId(id), Peer { address: None, transport: "tcp", identity: None });
         broker.handle_packet(now, ConnectionId(id), text.parse().expect("a CONNECT"));
         drain(&mut broker, ConnectionId(id));
     }
@@ -347,7 +350,11 @@ fn an_idle_client_is_small() {
 fn assigned_client_identifiers_depend_on_the_seed_alone() {
     let assigned = |seed| {
         let mut broker = Broker::new(Instant::now(), generous(), seed);
-        broker.handle_open(Instant::now(), ConnectionId(1), Peer { address: None, transport: "tcp" });
+        broker.handle_open(
+            Instant::now(),
+            ConnectionId(1),
+            Peer { address: None, transport: "tcp", identity: None },
+        );
         broker.handle_packet(Instant::now(), ConnectionId(1), "CONNECT \"\"".parse().expect("a CONNECT"));
         broker.clients()[0].client_identifier.clone()
     };
@@ -375,4 +382,87 @@ fn a_queue_that_stays_full_is_reported_once() {
         play(&mut player, "pub> PUBLISH a qos=1 id=1");
     }
     assert_eq!(count(&player), 2);
+}
+
+/// Clients 1 to `count` that are subscribed to `a`, and one more that publishes.
+fn with_subscribers(count: u64, qos: QoS, limits: Limits) -> (Broker, Instant) {
+    let (mut broker, now) = broker_with(count + 1, limits, ProtocolVersion::V311);
+    let filter = TopicFilter::parse("a").expect("a filter");
+    let options = SubscriptionOptions { qos, ..Default::default() };
+    for id in 1..=count {
+        let subscribe = Subscribe {
+            packet_identifier: PacketIdentifier::MIN,
+            properties: Properties::new(),
+            subscriptions: vec![Subscription { filter: filter.clone(), options }],
+        };
+        broker.handle_packet(now, ConnectionId(id), ControlPacket::Subscribe(subscribe));
+        drain(&mut broker, ConnectionId(id));
+    }
+    (broker, now)
+}
+
+fn waiting(broker: &mut Broker, count: u64) -> Vec<usize> {
+    (1..=count).map(|id| broker.outbox(ConnectionId(id)).expect("a connection").len()).collect()
+}
+
+#[test]
+fn clients_that_do_not_read_have_so_much_waiting_together_and_who_reads_gets_everything() {
+    let limits = Limits { waiting_bytes: 1 << 20, outbox_bytes: 1 << 20, ..generous() };
+    let (mut broker, now) = with_subscribers(11, QoS::AtMostOnce, limits);
+    let (publisher, reader) = (ConnectionId(12), ConnectionId(11));
+    let mut heard = 0;
+    for _ in 0..200 {
+        broker.handle_packet(now, publisher, publish("a", vec![b'x'; 10_000]));
+        heard += packets(&drain(&mut broker, reader), ProtocolVersion::V311).len();
+    }
+    assert_eq!(heard, 200);
+    let sum: usize = waiting(&mut broker, 10).iter().sum();
+    assert!((1 << 19..(1 << 20) + 10 * (64 << 10)).contains(&sum), "{sum} bytes wait");
+    assert_eq!(broker.waiting_bytes(), sum);
+    // One that comes now has its share.
+    drain(&mut broker, ConnectionId(1));
+    for _ in 0..200 {
+        broker.handle_packet(now, publisher, publish("a", vec![b'x'; 10_000]));
+        drain(&mut broker, reader);
+    }
+    let share = waiting(&mut broker, 1)[0];
+    assert!((64 << 10..80 << 10).contains(&share), "{share} bytes are one's share");
+    // Once they have read, all have room again.
+    (2..=10).for_each(|id| _ = drain(&mut broker, ConnectionId(id)));
+    let later = now + Duration::from_secs(1);
+    for _ in 0..20 {
+        broker.handle_packet(later, publisher, publish("a", vec![b'x'; 10_000]));
+        (2..=11).for_each(|id| _ = drain(&mut broker, ConnectionId(id)));
+    }
+    assert!(waiting(&mut broker, 1)[0] > 200_000);
+}
+
+#[test]
+fn what_is_queued_and_in_flight_is_part_of_what_waits() {
+    let limits = Limits { waiting_bytes: 1 << 20, queue_bytes: 16 << 20, ..generous() };
+    let (mut broker, now) = with_subscribers(3, QoS::AtLeastOnce, limits);
+    let mut message = publish("a", vec![b'x'; 10_000]);
+    let ControlPacket::Publish(fields) = &mut message else { unreachable!("a PUBLISH") };
+    fields.qos = QoS::AtLeastOnce;
+    fields.packet_identifier = PacketIdentifier::new(1);
+    for _ in 0..500 {
+        broker.handle_packet(now, ConnectionId(4), message.clone());
+        // All is read, and nothing acknowledged.
+        (1..=4).for_each(|id| _ = drain(&mut broker, ConnectionId(id)));
+    }
+    let in_all = broker.waiting_bytes();
+    assert!((1 << 19..(1 << 20) + 6 * (80 << 10)).contains(&in_all), "{in_all} bytes wait");
+    assert!(broker.stats().dropped_queue_full > 0);
+    // What is acknowledged waits no more.
+    for id in 1..=3 {
+        for identifier in 1..=u16::MAX {
+            let ack = PlainAck {
+                packet: PacketType::Puback,
+                packet_identifier: PacketIdentifier::new(identifier).expect("from 1"),
+            };
+            broker.handle_plain_ack(now, ConnectionId(id), ack);
+            drain(&mut broker, ConnectionId(id));
+        }
+    }
+    assert_eq!(broker.waiting_bytes(), 0);
 }

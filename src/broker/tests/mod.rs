@@ -1,5 +1,6 @@
 //! The broker, played with transcripts and with random operations.
 
+mod access;
 mod limits;
 mod properties;
 pub(crate) mod script;

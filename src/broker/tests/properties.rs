@@ -8,7 +8,6 @@ use crate::{
     auth::UserList,
     broker::{Limits, Options},
     packet::{ControlPacket, QoS},
-    session::State,
 };
 
 use super::{
@@ -100,43 +99,6 @@ fn any_line() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What the parts of the broker have to agree on.
-fn check(player: &Player<Bare>) {
-    let broker = &player.stage.broker;
-    let stats = broker.stats();
-    assert_eq!(broker.by_client.len(), broker.sessions.len());
-    assert_eq!(broker.by_id.len(), broker.connections.len());
-    assert_eq!(stats.subscriptions_active as usize, broker.subscriptions().len());
-    let held: usize = broker.sessions.iter().map(|(_, session)| session.subscriptions.len()).sum();
-    assert_eq!(broker.subscriptions.len(), held);
-    for (index, session) in &broker.sessions {
-        assert_eq!(broker.by_client.get(&session.client_identifier), Some(&(index as u32)));
-        for (&key, &position) in &*session.subscriptions {
-            let subscriber = broker.subscriptions.get(key, position).expect("the tree has it");
-            assert_eq!(subscriber.session, index as u32);
-        }
-        assert!(session.queue.len() <= broker.limits.queue_messages);
-        assert!(session.inflight.len() <= usize::from(broker.limits.inflight_max));
-        match session.connection {
-            Some(connection) => {
-                let connection = &broker.connections[connection as usize];
-                assert_eq!(connection.state, State::Connected(index as u32));
-                assert!(connection.send_used <= connection.send_maximum);
-                assert!(usize::from(connection.send_used) <= session.inflight.len());
-                assert!(session.ends_at.is_none() && session.will_at.is_none());
-            }
-            None => assert!(session.expiry > 0 && session.resend.is_empty()),
-        }
-    }
-    let connected = broker.sessions.iter().filter(|(_, session)| session.connection.is_some()).count();
-    assert_eq!(broker.connected, connected);
-    for (index, connection) in &broker.connections {
-        if let State::Connected(session) = connection.state {
-            assert_eq!(broker.sessions[session as usize].connection, Some(index as u32));
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -160,7 +122,7 @@ proptest! {
         for line in lines {
             if player.knows(&line) {
                 player.play(&line);
-                check(&player);
+                player.stage.broker.assert_consistent();
             }
         }
         // Everything ends when everyone leaves and nothing expires later.
@@ -170,7 +132,7 @@ proptest! {
             }
         }
         player.play("+100s");
-        check(&player);
+        player.stage.broker.assert_consistent();
         prop_assert!(player.stage.broker.connections.is_empty());
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::{
-    auth::UserList,
+    auth::{Accounts, Acl, UserList, UserSpec, tests::quick_hash},
     broker::{Limits, Options},
     packet::{ControlPacket, FrameReader, ProtocolVersion, Publish, QoS, ReasonCode},
     session::{ApplicationMessage, Origin},
@@ -64,7 +64,15 @@ pub struct Heard {
 /// Everything allowed, nothing to advertise.
 pub fn generous() -> Limits {
     Limits {
+        connect_timeout: Duration::from_secs(10),
         max_packet_size: usize::MAX,
+        control_packet_bytes: usize::MAX,
+        client_id_bytes: usize::MAX,
+        topic_levels: usize::MAX,
+        topic_bytes: usize::MAX,
+        filters_per_packet: usize::MAX,
+        subscriptions: usize::MAX,
+        waiting_bytes: usize::MAX,
         receive_maximum: u16::MAX,
         maximum_qos: QoS::ExactlyOnce,
         retain_available: true,
@@ -94,9 +102,36 @@ fn parse_options(line: &str) -> Options {
             options.scram_users = UserList::parse(value).expect("users");
             continue;
         }
+        match name {
+            // `name:password:group+group`, a comma apart.
+            "users" => {
+                let users: Vec<UserSpec> = value.split(',').map(parse_user).collect();
+                options.access.accounts = Accounts::new(&users, None).expect("users");
+                continue;
+            }
+            // Rules in JSON.
+            "acl" => {
+                let rules: Vec<_> = serde_json::from_str(value).expect("rules");
+                options.access.acl = Acl::new(&rules).expect("good rules");
+                continue;
+            }
+            "allow_anonymous" => {
+                options.access.allow_anonymous = value != "0";
+                continue;
+            }
+            _ => {}
+        }
         let limits = &mut options.limits;
         let value: usize = value.parse().expect("a number");
         match name {
+            "connect_timeout" => limits.connect_timeout = Duration::from_secs(value as u64),
+            "control_packet_bytes" => limits.control_packet_bytes = value,
+            "client_id_bytes" => limits.client_id_bytes = value,
+            "topic_levels" => limits.topic_levels = value,
+            "topic_bytes" => limits.topic_bytes = value,
+            "filters_per_packet" => limits.filters_per_packet = value,
+            "subscriptions" => limits.subscriptions = value,
+            "waiting_bytes" => limits.waiting_bytes = value,
             "max_packet_size" => limits.max_packet_size = value,
             "receive_maximum" => limits.receive_maximum = value as u16,
             "maximum_qos" => limits.maximum_qos = QoS::try_from(value as u8).expect("0 to 2"),
@@ -120,6 +155,14 @@ fn parse_options(line: &str) -> Options {
         }
     }
     options
+}
+
+fn parse_user(text: &str) -> UserSpec {
+    let mut parts = text.split(':');
+    let username = parts.next().expect("a name").to_owned();
+    let password_hash = parts.next().map(quick_hash);
+    let groups = parts.next().map_or(Vec::new(), |groups| groups.split('+').map(str::to_owned).collect());
+    UserSpec { username, password_hash, groups }
 }
 
 /// Plays scripts on a stage, for clients known by name.

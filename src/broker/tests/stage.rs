@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    broker::{Broker, BrokerEvent, Options, Output},
+    broker::{Broker, BrokerEvent, Checked, Options, Output},
     packet::{FrameReader, ReasonCode},
     session::{ApplicationMessage, ConnectionId, Peer},
 };
@@ -50,6 +50,10 @@ impl Bare {
                 match output {
                     Output::Flush(_) => {}
                     Output::Emit(event) => self.events.push(event),
+                    Output::Check { connection, check, .. } => {
+                        let checked = if check.run() { Checked::Right } else { Checked::Wrong };
+                        self.broker.handle_checked(self.now, connection, checked);
+                    }
                     Output::Close(id, _) => {
                         let index = id.0 as usize - 1;
                         self.drain(index);
@@ -104,11 +108,14 @@ impl Stage for Bare {
 
     fn open(&mut self) -> usize {
         let index = self.connections.len();
-        self.broker.handle_open(self.now, id(index), Peer { address: None, transport: "tcp" });
+        let peer = Peer { address: None, transport: "tcp", identity: None };
+        self.broker.handle_open(self.now, id(index), peer);
+        let mut incoming = FrameReader::new(self.broker.limits().max_packet_size);
+        incoming.limit_control_packets(self.broker.limits().control_packet_bytes);
         self.connections.push(Connection {
             is_open: true,
             is_stalled: false,
-            incoming: FrameReader::new(self.broker.limits().max_packet_size),
+            incoming,
             bytes: Vec::new(),
             was_closed: false,
         });
@@ -117,12 +124,17 @@ impl Stage for Bare {
 
     fn send(&mut self, connection: usize, bytes: &[u8]) {
         let (now, id) = (self.now, id(connection));
-        let incoming = &mut self.connections[connection].incoming;
-        incoming.buffer().extend_from_slice(bytes);
+        self.connections[connection].incoming.buffer().extend_from_slice(bytes);
         self.broker.count_bytes(bytes.len(), 0);
         loop {
+            let incoming = &mut self.connections[connection].incoming;
             match incoming.next_frame() {
-                Ok(Some(frame)) => self.broker.handle_packet(now, id, frame.packet),
+                Ok(Some(frame)) => {
+                    self.broker.handle_packet(now, id, frame.packet);
+                    if self.broker.is_checking(id) {
+                        self.carry_out();
+                    }
+                }
                 Ok(None) => return,
                 Err(error) => {
                     if let Some(protocol) = incoming.protocol() {

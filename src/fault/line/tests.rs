@@ -456,6 +456,29 @@ fn a_connection_is_cut_behind_a_packet_or_within_it() {
 }
 
 #[test]
+fn nothing_follows_a_cut_though_chaos_ends_behind_it() {
+    let mut stage = Stage::new("[{match: {topic: a}, actions: [disconnect]}]");
+    for line in CONNECTED.lines() {
+        stage.play(line);
+    }
+    stage.heard.clear();
+    let told = stage.sent[1].len();
+    let bytes = [stage.bytes("PUBLISH a \"1\""), stage.bytes("PUBLISH b \"2\"")].concat();
+    stage.receive(Direction::ClientToServer, &bytes);
+    stage.listen();
+    stage.play("off");
+    expect![[r#"
+        0      added-1: disconnect {"mode":"rst","will":true} PUBLISH 1 c2s
+        0    server < PUBLISH a "1"
+        0    cut by rst
+    "#]]
+    .assert_eq(&stage.heard);
+    assert_eq!(stage.sent[1].len() - told, bytes.len() / 2, "what comes behind a cut is not told");
+    assert_eq!(stage.line.next_timeout(|_| true), None);
+    assert_eq!(stage.chaos.held(), Default::default());
+}
+
+#[test]
 fn what_comes_behind_a_cut_that_waits_is_not_looked_at() {
     check(
         "[{match: {topic: a}, actions: [{latency: 10}, disconnect]}]",
@@ -904,6 +927,48 @@ fn a_packet_too_long_to_be_held_passes_whole_or_not_at_all() {
 }
 
 #[test]
+fn nothing_is_put_inside_of_a_packet_that_passes_in_pieces() {
+    let rules = "[{match: {topic: slow}, actions: [{slow_subscriber: {delay_ms: 10}}]},
+                  {match: {types: PUBACK}, actions: [{delay_ack: 20}]},
+                  {match: {topic: aside}, actions: [{reorder: {window: 9, max_ms: 30, violate: true}}]}]";
+    let heard = |meanwhile: &str| {
+        let mut stage = Stage::new(rules);
+        for line in CONNECTED.lines() {
+            stage.play(line);
+        }
+        for line in ["s PUBLISH slow \"1\"", "s PUBACK 1", "s PUBLISH aside \"2\""] {
+            stage.play(line);
+        }
+        stage.heard.clear();
+        let bytes = stage.bytes(&format!("PUBLISH a \"{}\"", "x".repeat(LONGEST)));
+        let (begin, rest) = bytes.split_at(501);
+        stage.receive(Direction::ServerToClient, begin);
+        stage.listen();
+        stage.play(meanwhile);
+        stage.receive(Direction::ServerToClient, rest);
+        stage.listen();
+        stage.check_reports();
+        stage.heard
+    };
+    expect![[r#"
+        0    client < PUBLISH aside "2"
+        0    client < 501 bytes
+        100  client < 506 bytes
+        100  client < PUBLISH slow "1"
+        100  client < PUBACK 1
+    "#]]
+    .assert_eq(&heard("+100ms"));
+    expect![[r#"
+        0    client < PUBLISH aside "2"
+        0    client < 501 bytes
+        0    client < 506 bytes
+        0    client < PUBACK 1
+        0    client < PUBLISH slow "1"
+    "#]]
+    .assert_eq(&heard("off"));
+}
+
+#[test]
 fn what_a_connection_ends_with_waits_behind_what_waits() {
     check(
         "[{match: {topic: a}, actions: [{latency: 50}]}, {match: {topic: s}, actions: [{slow_subscriber: {delay_ms: 100}}]}]",
@@ -953,6 +1018,17 @@ fn an_alias_means_the_same_though_the_message_that_set_it_was_lost() {
             20   client < PUBLISH slow "2"
         "#]],
     );
+}
+
+#[test]
+fn a_long_message_is_told_as_it_came_though_the_server_is_told_its_topic() {
+    let mut stage = Stage::new("[{match: {types: PUBLISH}, when: {first_n: 1}, actions: [drop]}]");
+    for line in CONNECTED.lines().chain(["c PUBLISH a alias=1 \"1\""]) {
+        stage.play(line);
+    }
+    stage.play(&format!("c PUBLISH \"\" alias=1 \"{}\"", "x".repeat(LONGEST)));
+    stage.check_reports();
+    assert!(stage.heard.ends_with(&format!("server < PUBLISH a alias=1 \"{}\"\n", "x".repeat(LONGEST))));
 }
 
 #[test]

@@ -64,11 +64,16 @@ pub struct Surroundings {
     pub state: Arc<Mutex<State>>,
 }
 
+/// Calls, turns of loops and what stands in them, in one rendering: a second or so. Lists within lists within lists come
+/// from clients.
+pub const STEPS_MAX: usize = 1_000_000;
+
 /// Renders templates.
 pub struct Renderer {
     environment: Arc<BTreeMap<String, String>>,
     registry: Handlebars<'static>,
     stage: Stage,
+    steps_max: usize,
 }
 
 impl Template {
@@ -119,7 +124,14 @@ impl Renderer {
     /// `environment` is what `env` may print.
     pub fn new(environment: BTreeMap<String, String>) -> Self {
         let stage = Stage::default();
-        Self { environment: Arc::new(environment), registry: render::registry(&stage), stage }
+        let environment = Arc::new(environment);
+        Self { environment, registry: render::registry(&stage), stage, steps_max: STEPS_MAX }
+    }
+
+    /// Calls, turns of loops and what stands in them, in one rendering.
+    pub fn limit_steps(mut self, steps: usize) -> Self {
+        self.steps_max = steps;
+        self
     }
 
     /// `values` is an object by the names that templates use.
@@ -149,6 +161,7 @@ impl Renderer {
             environment: self.environment.clone(),
             around,
             steps: 0,
+            steps_max: self.steps_max,
             missing: Vec::new(),
         }));
         let mut text = Text::default();

@@ -19,9 +19,6 @@ use super::{
     program::{PRINTED, Program, SUBJECT, Site},
 };
 
-/// Calls, turns of loops and what stands in them, in one rendering: a second or so. Lists within lists within lists come
-/// from clients.
-const STEPS_MAX: usize = 1_000_000;
 /// Bytes of a value that count for a step.
 const STEP_LEN: usize = 256;
 
@@ -33,6 +30,8 @@ pub(super) struct Rendering {
     pub environment: Arc<BTreeMap<String, String>>,
     pub around: Surroundings,
     pub steps: usize,
+    /// See [`Renderer::limit_steps`](super::Renderer::limit_steps).
+    pub steps_max: usize,
     /// By their sites, the calls that had no answer and what is to be said about it.
     pub missing: Vec<(usize, String)>,
 }
@@ -225,8 +224,8 @@ impl Rendering {
 
     fn steps(&mut self, steps: usize) -> Result<(), Failure> {
         self.steps = self.steps.saturating_add(steps);
-        if self.steps > STEPS_MAX {
-            return Err(format!("more than {STEPS_MAX} steps").into());
+        if self.steps > self.steps_max {
+            return Err(format!("more than {} steps", self.steps_max).into());
         }
         Ok(())
     }

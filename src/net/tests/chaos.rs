@@ -33,7 +33,7 @@ fn with_will(name: &str) -> ControlPacket {
 
 /// The broker, and the proxy before one.
 async fn servers(rules: &str) -> Vec<(&'static str, SocketAddr, Chaos, Tap, TestBroker, Option<TestProxy>)> {
-    let broker = TestBroker::start_under(rules, Limits::default(), 1000);
+    let broker = TestBroker::start_under(rules, Limits::default(), ConnectionLimits::default());
     let behind = TestBroker::new();
     let proxy = TestProxy::start_under(rules, behind.address);
     vec![

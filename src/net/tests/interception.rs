@@ -19,8 +19,8 @@ use crate::{
     session::ConnectionId,
 };
 
-const CONNECT: &[u8] = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03dev";
-const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+pub(super) const CONNECT: &[u8] = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03dev";
+pub(super) const CONNACK: &[u8] = b"\x20\x02\x00\x00";
 const REFUSED: &[u8] = b"\x20\x02\x00\x05";
 const KEPT: &[u8] = b"\x32\x0a\x00\x04keep\x00\x01hi";
 const OPEN: &[u8] = b"\x32\x0a\x00\x04open\x00\x02hi";
@@ -46,7 +46,7 @@ impl Interceptor for Keeper {
     }
 }
 
-struct Relays {
+pub(super) struct Relays {
     thread: Rc<RelayThread>,
     /// The servers' ends.
     servers: Arc<Mutex<Vec<Pipe>>>,
@@ -55,7 +55,7 @@ struct Relays {
 }
 
 impl Relays {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (noted, interest) = (Noted::default(), Interest::default());
         interest.set(Party::Mocks, true);
         let told = noted.clone();
@@ -68,10 +68,12 @@ impl Relays {
         let options = ProxyOptions {
             chaos: no_chaos(),
             upstream: "mqtt://server.in.memory".parse().expect("an address"),
-            max_connections: usize::MAX,
+            admission: Admission::new(Default::default()),
+            upstream_timeout: PATIENCE,
             connect_timeout: PATIENCE,
             threads: 1,
             limits: RelayLimits { hold: 64, record: 1 << 20 },
+            guests: None,
             gate: Gate::open_already(),
             tap: Tap::new(),
             metrics: Arc::new(Metrics::new()),
@@ -87,7 +89,7 @@ impl Relays {
     }
 
     /// A client, and the number of its server's end.
-    async fn open(&self) -> (Pipe, usize) {
+    pub(super) async fn open(&self) -> (Pipe, usize) {
         let (ours, theirs) = Pipe::pair(PIPE_BYTES);
         self.thread.open(theirs, PEER);
         settle().await;
@@ -108,7 +110,7 @@ impl Relays {
         taken(&self.servers.lock().expect("no panic")[server])
     }
 
-    async fn answer(&self, server: usize, bytes: &[u8]) {
+    pub(super) async fn answer(&self, server: usize, bytes: &[u8]) {
         self.servers.lock().expect("no panic")[server].send(bytes);
         settle().await;
     }
@@ -131,13 +133,13 @@ fn taken(pipe: &Pipe) -> Vec<u8> {
     pipe.take().0.to_vec()
 }
 
-async fn send(pipe: &Pipe, bytes: &[u8]) {
+pub(super) async fn send(pipe: &Pipe, bytes: &[u8]) {
     pipe.send(bytes);
     settle().await;
 }
 
 /// Lets every task run until nothing more happens by itself.
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..50 {
         yield_now().await;
     }
@@ -272,6 +274,7 @@ async fn answers_of_mocks_wait_for_the_message_of_their_own_connection() {
         let mocks = MockOptions { interest: interest.clone(), ..MockOptions::default() };
         let mocks = MockHandle::new(mocks, Box::new(|_| {}));
         let webhooks = WebhookHandle::start(WebhookOptions {
+            template_steps: 1_000_000,
             queue_bytes: 1 << 20,
             runtime: tokio::runtime::Handle::current(),
             environment: Default::default(),

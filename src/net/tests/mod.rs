@@ -2,12 +2,14 @@
 //!
 //! Nothing here waits for time to pass: what is awaited comes, or [`soon`] fails the test.
 
+mod access;
 mod broker;
 mod chaos;
 mod differential;
 mod guests;
 mod hostile;
 mod interception;
+mod limits;
 mod proxy;
 mod replay;
 mod server_mode;
@@ -50,10 +52,12 @@ pub(super) fn no_chaos() -> ChaosWatch {
 pub(super) const HELD_BYTES: usize = 1 << 20;
 
 use super::{
-    BrokerHandle, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MqttUrl, bind, spawn_broker,
+    Admission, BrokerHandle, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MqttUrl, bind,
+    spawn_broker,
 };
 use crate::{
-    broker::Limits,
+    broker::{Limits, Options},
+    config::ConnectionLimits,
     fault::{Chaos, ChaosOptions, RuleSpec},
     metrics::Metrics,
     packet::{
@@ -82,10 +86,10 @@ struct TestBroker {
 
 impl TestBroker {
     fn start(limits: Limits, max_connections: usize) -> Self {
-        Self::start_under("[]", limits, max_connections)
+        Self::start_under("[]", limits, ConnectionLimits { total: max_connections, ..Default::default() })
     }
 
-    fn start_under(rules: &str, limits: Limits, max_connections: usize) -> Self {
+    fn start_under(rules: &str, broker: impl Into<Options>, connections: ConnectionLimits) -> Self {
         let (chaos, watch) = chaos(rules);
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -93,9 +97,10 @@ impl TestBroker {
         let options = BrokerOptions {
             interception: Default::default(),
             chaos: watch,
-            broker: limits.into(),
-            max_connections,
+            broker: broker.into(),
+            admission: Admission::new(connections),
             seed: 1,
+            guests: None,
             gate: Gate::open_already(),
             tap: tap.clone(),
             metrics: Arc::clone(&metrics),

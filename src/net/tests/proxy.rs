@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct TestProxy {
     pub(super) address: SocketAddr,
     handle: ProxyHandle,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) tap: Tap,
     events: Arc<Mutex<Vec<ProxyEvent>>>,
     pub(super) chaos: Chaos,
@@ -28,6 +28,10 @@ impl TestProxy {
     }
 
     pub(super) fn start_under(rules: &str, upstream: SocketAddr) -> Self {
+        Self::start_with(rules, upstream, ConnectionLimits { total: 100, ..Default::default() })
+    }
+
+    pub(super) fn start_with(rules: &str, upstream: SocketAddr, connections: ConnectionLimits) -> Self {
         let (chaos, watch) = chaos(rules);
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -38,9 +42,11 @@ impl TestProxy {
             interception: Box::new(Interception::default),
             chaos: watch,
             upstream: url(upstream),
-            max_connections: 100,
+            admission: Admission::new(connections),
+            upstream_timeout: PATIENCE,
             connect_timeout: PATIENCE,
             threads: 2,
+            guests: None,
             gate: Gate::open_already(),
             limits: RelayLimits { hold: 1000, record: 100_000 },
             tap: tap.clone(),

@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Log, PIPE_BYTES, chaos, no_chaos};
+use super::{Log, PATIENCE, PIPE_BYTES, chaos, no_chaos};
 use crate::{
     broker::{
         Options,
@@ -29,7 +29,7 @@ use crate::{
     interceptor::Interception,
     metrics::Metrics,
     net::{
-        BrokerOptions, ChaosWatch, Gate, ProxyOptions, RelayLimits,
+        Admission, BrokerOptions, ChaosWatch, Gate, ProxyOptions, RelayLimits,
         broker_thread::Shell,
         pipe::{End, Pipe, Valve},
         proxy::RelayThread,
@@ -96,8 +96,9 @@ impl Pipes {
                 interception: Default::default(),
                 chaos,
                 broker: options,
-                max_connections: usize::MAX,
+                admission: Admission::new(Default::default()),
                 seed: 1,
+                guests: None,
                 gate: Gate::open_already(),
                 tap: Tap::new(),
                 metrics: Arc::new(Metrics::new()),
@@ -125,10 +126,12 @@ impl Pipes {
             interception: Box::new(Interception::default),
             chaos,
             upstream: "mqtt://server.in.memory".parse().expect("an address"),
-            max_connections: usize::MAX,
-            connect_timeout: Duration::from_secs(5),
+            admission: Admission::new(Default::default()),
+            upstream_timeout: Duration::from_secs(5),
+            connect_timeout: PATIENCE,
             threads: 1,
             limits: RelayLimits::default(),
+            guests: None,
             gate: Gate::open_already(),
             tap,
             metrics: Arc::new(Metrics::new()),
@@ -150,9 +153,13 @@ impl Pipes {
         self.local.block_on(&self.runtime, async {
             for _ in 0..TURNS {
                 yield_now().await;
+                while !self.shell.has_checked_all() {
+                    std::thread::yield_now();
+                    yield_now().await;
+                }
                 if let Some(relay) = &self.relay {
                     for pipe in relay.arriving.lock().expect("no panic").drain(..) {
-                        self.shell.open(Transport::Pipe(pipe), PEER, Arc::default());
+                        self.shell.open(Transport::Pipe(pipe), PEER, Arc::default(), self.shell.admit(PEER));
                     }
                 }
             }
@@ -179,7 +186,9 @@ impl Stage for Pipes {
         let (ours, theirs) = Pipe::pair(PIPE_BYTES);
         self.local.block_on(&self.runtime, async {
             match &self.relay {
-                None => self.shell.open(Transport::Pipe(theirs), PEER, Arc::default()),
+                None => {
+                    self.shell.open(Transport::Pipe(theirs), PEER, Arc::default(), self.shell.admit(PEER))
+                }
                 Some(relay) => relay.thread.open(theirs, PEER),
             }
         });

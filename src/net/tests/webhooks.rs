@@ -44,6 +44,7 @@ impl Office {
         let (sender, events) = mpsc::unbounded_channel();
         let state = Arc::new(Mutex::new(State::default()));
         let handle = WebhookHandle::start(WebhookOptions {
+            template_steps: 1_000_000,
             runtime: Handle::current(),
             environment: BTreeMap::new(),
             folder: std::env::temp_dir(),

@@ -124,7 +124,9 @@ impl Line {
             has_changed: Notify::new(),
             is_empty: Notify::new(),
             log: Mutex::default(),
-            renderer: Mutex::new(Renderer::new(shared.environment.clone())),
+            renderer: Mutex::new(
+                Renderer::new(shared.environment.clone()).limit_steps(shared.template_steps),
+            ),
             delivered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),

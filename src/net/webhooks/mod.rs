@@ -55,6 +55,8 @@ pub struct WebhookOptions {
     pub runtime: Handle,
     /// What `env` in templates may print.
     pub environment: BTreeMap<String, String>,
+    /// Of one rendering of a template.
+    pub template_steps: usize,
     /// Where relative paths of files of authorities start.
     pub folder: PathBuf,
     /// What templates and conditions read, and templates count in.
@@ -135,6 +137,7 @@ struct Registry {
 /// What the tasks share; they must not keep the registry alive.
 struct Shared {
     runtime: Handle,
+    template_steps: usize,
     environment: BTreeMap<String, String>,
     folder: PathBuf,
     state: Arc<Mutex<State>>,
@@ -200,12 +203,22 @@ impl WebhookMatcher {
 impl WebhookHandle {
     /// Without any webhooks.
     pub fn start(options: WebhookOptions) -> Self {
-        let WebhookOptions { runtime, environment, folder, state, seed, queue_bytes, interest, on_event } =
-            options;
+        let WebhookOptions {
+            runtime,
+            environment,
+            template_steps,
+            folder,
+            state,
+            seed,
+            queue_bytes,
+            interest,
+            on_event,
+        } = options;
         let ended = CancellationToken::new();
         let shared = Shared {
             runtime,
             environment,
+            template_steps,
             folder,
             state,
             seed: AtomicU64::new(seed),
