@@ -26,7 +26,7 @@ use super::{
     listener::{Gate, accept},
     local_thread,
     tls::ServerTls,
-    transport::{Layers, Tls, Transport, WebSocket, WebSocketOffer, establish},
+    transport::{Layers, Tls, Transport, WebSocket, WebSocketOptions, establish, transport_name},
 };
 use crate::{metrics::Metrics, tap::Way};
 
@@ -48,16 +48,6 @@ impl Entrance {
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
-}
-
-/// What is taken over WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketOptions {
-    /// The longest frame, in bytes; what a frame brings is passed on before it is whole.
-    pub frame_max: u64,
-    /// Pages whose scripts may connect, as browsers spell their Origin; `*` is all. Those of this machine and of the very
-    /// IP address that they connect to always may.
-    pub origins: Vec<String>,
 }
 
 /// The user name that a client has proved by its certificate, if that is asked for.
@@ -111,7 +101,7 @@ pub fn spawn_door(entrances: Vec<Entrance>, options: DoorOptions) -> io::Result<
     let (guests, received) = mpsc::channel(GUESTS_WAITING);
     let (listeners, layers): (Vec<_>, Vec<_>) = entrances
         .into_iter()
-        .map(|entrance| (entrance.listener, (entrance.tls, entrance.web_socket.map(offer))))
+        .map(|entrance| (entrance.listener, (entrance.tls, entrance.web_socket)))
         .unzip();
     local_thread::start("door".to_owned(), listeners, move |runtime, listeners| {
         let door = Rc::new(Door { options, guests, sparing: RefCell::default() });
@@ -125,11 +115,6 @@ pub fn spawn_door(entrances: Vec<Entrance>, options: DoorOptions) -> io::Result<
     Ok(received)
 }
 
-fn offer(options: WebSocketOptions) -> WebSocketOffer {
-    let WebSocketOptions { frame_max, origins } = options;
-    WebSocketOffer { frame_max, origins }
-}
-
 struct Door {
     options: DoorOptions,
     guests: mpsc::Sender<Guest>,
@@ -139,17 +124,12 @@ struct Door {
 /// What is laid on a connection.
 struct Layout {
     tls: Option<Arc<ServerTls>>,
-    web_socket: Option<WebSocketOffer>,
+    web_socket: Option<WebSocketOptions>,
 }
 
 impl Layout {
     fn name(&self) -> &'static str {
-        match (&self.tls, &self.web_socket) {
-            (Some(_), None) => "tls",
-            (None, Some(_)) => "ws",
-            (Some(_), Some(_)) => "wss",
-            (None, None) => "tcp",
-        }
+        transport_name(self.tls.is_some(), self.web_socket.is_some())
     }
 }
 

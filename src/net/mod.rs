@@ -36,13 +36,14 @@ pub use client::{
 };
 pub use descriptors::reserve_descriptors;
 pub use dial::{prepare, reach};
-pub use door::{DoorOptions, Entrance, Guest, Guests, WebSocketOptions, spawn_door};
+pub use door::{DoorOptions, Entrance, Guest, Guests, spawn_door};
 pub use listener::{Gate, bind, leads_to, watch_peers};
 pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };
 pub use subscriber::{Subscriber, SubscriberError, SubscriberOptions};
+pub use transport::WebSocketOptions;
 #[cfg(any(test, fuzzing))]
 pub use transport::receive_pieces;
 pub use url::{BadUrl, MqttUrl, Scheme, Trust};

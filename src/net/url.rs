@@ -66,16 +66,6 @@ impl Scheme {
         }
     }
 
-    /// As recordings and operators are told.
-    pub fn transport(self) -> &'static str {
-        match self {
-            Self::Mqtt => "tcp",
-            Self::Mqtts => "tls",
-            Self::Ws => "ws",
-            Self::Wss => "wss",
-        }
-    }
-
     pub fn has_tls(self) -> bool {
         matches!(self, Self::Mqtts | Self::Wss)
     }

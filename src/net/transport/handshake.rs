@@ -11,7 +11,7 @@ use super::{
     channel::{Channel, Tcp, invalid},
     frames::{Frames, Role},
     layered::Layers,
-    upgrade::{self, WebSocketOffer, WebSocketRequest},
+    upgrade::{self, WebSocketOptions, WebSocketRequest},
 };
 
 /// Which end of TLS we are.
@@ -22,7 +22,7 @@ pub(in crate::net) enum Tls {
 
 /// And of WebSocket.
 pub(in crate::net) enum WebSocket<'a> {
-    Server(&'a WebSocketOffer),
+    Server(&'a WebSocketOptions),
     Client(&'a WebSocketRequest),
 }
 

@@ -15,7 +15,7 @@ use rustls::crypto::SecureRandom;
 use socket2::SockRef;
 use tokio::{io::ReadBuf, net::TcpStream, runtime::Handle, sync::Notify};
 
-use super::{channel::Channel, frames::Frames};
+use super::{channel::Channel, frames::Frames, transport_name};
 
 /// Bytes taken at once for one frame or record after the other.
 const WAITING: usize = 64 << 10;
@@ -74,12 +74,7 @@ impl Layers {
 
     /// As recordings and operators are told.
     pub(in crate::net) fn name(&self) -> &'static str {
-        match (self.channel.is_tls(), self.frames.is_some()) {
-            (true, false) => "tls",
-            (false, true) => "ws",
-            (true, true) => "wss",
-            (false, false) => "tcp",
-        }
+        transport_name(self.channel.is_tls(), self.frames.is_some())
     }
 
     fn is_behind(&self) -> bool {

@@ -37,8 +37,20 @@ pub use self::frames::receive_pieces;
 pub(super) use self::{
     handshake::{Tls, WebSocket, establish},
     layered::Layers,
-    upgrade::{WebSocketOffer, WebSocketRequest},
+    upgrade::WebSocketRequest,
 };
+
+pub use self::upgrade::WebSocketOptions;
+
+/// What a connection is called in recordings and for operators.
+pub(super) fn transport_name(has_tls: bool, has_web_socket: bool) -> &'static str {
+    match (has_tls, has_web_socket) {
+        (false, false) => "tcp",
+        (true, false) => "tls",
+        (false, true) => "ws",
+        (true, true) => "wss",
+    }
+}
 
 /// How long a peer may take to notice that we closed.
 pub(super) const LINGER: Duration = Duration::from_secs(2);

@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{ReadHalf, Tls, Transport, WebSocket, WebSocketOffer, WebSocketRequest, WriteHalf, establish};
+use super::{ReadHalf, Tls, Transport, WebSocket, WebSocketOptions, WebSocketRequest, WriteHalf, establish};
 use crate::net::tests::soon;
 
 /// What is laid on TCP.
@@ -55,8 +55,8 @@ impl Trusted {
     }
 }
 
-fn offer() -> WebSocketOffer {
-    WebSocketOffer { frame_max: 1 << 24, origins: Vec::new() }
+fn offer() -> WebSocketOptions {
+    WebSocketOptions { frame_max: 1 << 24, origins: Vec::new() }
 }
 
 fn request() -> WebSocketRequest {

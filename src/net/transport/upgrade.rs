@@ -21,9 +21,9 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// What a server takes.
-#[derive(Clone, Debug)]
-pub(in crate::net) struct WebSocketOffer {
-    /// The longest frame, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketOptions {
+    /// The longest frame, in bytes; what a frame brings is passed on before it is whole.
     pub frame_max: u64,
     /// Pages whose scripts may connect, as browsers spell their Origin; `*` is all. Those of this machine, and of
     /// the very IP address that is connected to, always may.
@@ -55,7 +55,7 @@ impl Refusal {
 pub(super) async fn accept(
     tcp: &TcpStream,
     channel: &mut Channel,
-    offer: &WebSocketOffer,
+    offer: &WebSocketOptions,
 ) -> io::Result<Vec<u8>> {
     let (head, early) = match read_head(tcp, channel).await? {
         Ok(head) => head,
@@ -88,7 +88,7 @@ async fn refuse(tcp: &TcpStream, channel: &mut Channel, refusal: Refusal) -> io:
 }
 
 /// The answer that begins the connection.
-fn answer(head: &[u8], offer: &WebSocketOffer) -> Result<String, Refusal> {
+fn answer(head: &[u8], offer: &WebSocketOptions) -> Result<String, Refusal> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut request = Request::new(&mut fields);
     match request.parse(head) {
@@ -291,7 +291,7 @@ mod tests {
     /// The first line of the answer, and the reason if it is a refusal.
     fn try_request(head: &str, origins: &[&str]) -> (String, String) {
         let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
-        match answer(format!("{head}\r\n").as_bytes(), &WebSocketOffer { frame_max: 0, origins }) {
+        match answer(format!("{head}\r\n").as_bytes(), &WebSocketOptions { frame_max: 0, origins }) {
             Ok(answer) => (answer, String::new()),
             Err(Refusal { status, reason }) => (status.to_owned(), reason),
         }
