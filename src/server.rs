@@ -7,14 +7,14 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
-    task::{JoinError, JoinHandle},
+    task::{JoinError, JoinHandle, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
     auth::OwnLogin,
-    broker::{self, BrokerEvent, DropReason},
+    broker::{self, BrokerEvent, DropReason, Durability},
     config::{
         Config, ConnectionLimits, ListenConfig, MqttConfig, RingConfig, UpstreamTlsConfig, WebSocketConfig,
     },
@@ -26,20 +26,20 @@ use crate::{
     fault::{Chaos, ChaosOptions},
     gateway::{self, Access, BadBinding, Gateway, OtherHosts, Port},
     interceptor::Interest,
-    metrics::Metrics,
+    metrics::{Family, Metrics},
     mock::{Fired, MockEvent},
     net::{
         Admission, Asking, BadUrl, BrokerHandle, BrokerOptions, ChaosWatch, DoorOptions, Entrance, Gate,
-        Guests, MockHandle, MockOptions, MqttUrl, ProxyHandle, ProxyOptions, RelayLimits, WebSocketOptions,
-        WebhookHandle, WebhookOptions, bind, leads_to, prepare, reserve_descriptors, spawn_broker,
-        spawn_door, spawn_proxy,
+        Guests, MockHandle, MockOptions, MqttUrl, Persistence, ProxyHandle, ProxyOptions, RelayLimits,
+        WebSocketOptions, WebhookHandle, WebhookOptions, bind, leads_to, prepare, reserve_descriptors,
+        spawn_broker, spawn_door, spawn_proxy,
         tls::{ServerTls, ServerTlsOptions, TlsError, TlsFiles, identity},
         watch_peers,
     },
     packet::ReasonCode,
     recorder::{FlightOptions, FlightRecorder, Trigger},
     recording::{MockFired, RecordingSpec},
-    store::StoreOptions,
+    store::{SessionStore, StoreError, StoreOptions},
     tap::Tap,
 };
 
@@ -54,6 +54,7 @@ pub struct Server {
     mqtt: Option<Mqtt>,
     gate: Gate,
     addresses: Addresses,
+    sessions: Option<Arc<SessionStore>>,
 }
 
 /// Why a server could not be started.
@@ -67,6 +68,8 @@ pub enum BindError {
     Loop { upstream: Box<MqttUrl>, address: SocketAddr },
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error("mqtt.durability: {0}")]
+    Sessions(StoreError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("control plane: {0}")]
@@ -79,7 +82,9 @@ impl BindError {
         match self {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::Loop { .. } => true,
-            Self::Upstream(_) | Self::Tls(_) | Self::Thread(_) | Self::Gateway(_) => false,
+            Self::Upstream(_) | Self::Tls(_) | Self::Sessions(_) | Self::Thread(_) | Self::Gateway(_) => {
+                false
+            }
         }
     }
 }
@@ -154,11 +159,15 @@ impl Server {
             asking: &asking,
             chaos: &chaos_watch,
         };
+        let (sessions, persistence) = match (&mqtt_listener, &upstream) {
+            (Some(_), None) => open_sessions(&config, &metrics).await?,
+            _ => (None, None),
+        };
         let guests = start_door(entrances, &config.mqtt, upstream.as_ref(), parts)?;
         let mqtt = match (mqtt_listener, upstream) {
             (None, _) => None,
             (Some(listener), None) => {
-                Some(Mqtt::Broker(start_broker(listener, guests, &config.mqtt, parts)?))
+                Some(Mqtt::Broker(start_broker(listener, guests, persistence, &config.mqtt, parts)?))
             }
             (Some(listener), Some(upstream)) => {
                 Some(Mqtt::Proxy(start_proxy(listener, guests, upstream, &config, parts)?))
@@ -210,6 +219,7 @@ impl Server {
             on_overload: config.recorder.on_overload,
             import_bytes: config.api.limits.import_bytes,
             flight,
+            durability: matches!(mqtt, Some(Mqtt::Broker(_))).then_some(config.mqtt.durability),
             addresses,
             certificates,
             mocks: asking.mocks,
@@ -238,7 +248,7 @@ impl Server {
             seed,
             "listening"
         );
-        Ok(Self { control, gateway, http, grpc, mqtt, gate, addresses })
+        Ok(Self { control, gateway, http, grpc, mqtt, gate, addresses, sessions })
     }
 
     /// Where it listens, with the ports in use.
@@ -264,7 +274,7 @@ impl Server {
     /// The first half of [`run`](Self::run): returns when MQTT has ended, while recordings go on and
     /// the control plane still answers.
     pub(crate) async fn run_traffic(self, shutdown: impl Future<Output = ()> + Send) -> Quiet {
-        let Self { control, gateway, http, grpc, mqtt, gate, .. } = self;
+        let Self { control, gateway, http, grpc, mqtt, gate, sessions, .. } = self;
         gate.open();
         let stop = control.stop().clone();
         let stopping = stop.clone();
@@ -294,6 +304,11 @@ impl Server {
             Some(Mqtt::Broker(broker)) => broker.shut_down().await,
             Some(Mqtt::Proxy(proxy)) => proxy.shut_down().await,
             None => {}
+        }
+        if let Some(sessions) = sessions
+            && let Err(error) = close_sessions(sessions).await
+        {
+            failed = Some(error);
         }
         Quiet { control, serving, served, failed }
     }
@@ -549,9 +564,55 @@ fn start_door(
     spawn_door(entrances, options).map(Some).map_err(BindError::Thread)
 }
 
+/// Opens what is kept of the broker, if anything is to be.
+async fn open_sessions(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<(Option<Arc<SessionStore>>, Option<Persistence>), BindError> {
+    let durability = config.mqtt.durability;
+    let path = config.store.path.clone();
+    if durability == Durability::None {
+        if SessionStore::is_there(&path) {
+            info!(
+                "sessions and retained messages that were kept there are left alone: mqtt.durability is none"
+            );
+        }
+        return Ok((None, None));
+    }
+    let opened = spawn_blocking(move || SessionStore::open(&path)).await.map_err(io::Error::other);
+    let (store, restored) = opened.map_err(BindError::Thread)?.map_err(BindError::Sessions)?;
+    info!(
+        ?durability,
+        sessions = restored.sessions.len(),
+        retained = restored.retained.len(),
+        "what was kept of sessions and retained messages is there again"
+    );
+    let store = Arc::new(store);
+    let asked = Arc::clone(&store);
+    metrics.attach_families(Box::new(move || {
+        vec![Family {
+            name: "mqtt_persistence_failures_total",
+            kind: "counter",
+            help: "Attempts to write sessions and retained messages to disk that failed.",
+            samples: vec![(String::new(), asked.failures())],
+        }]
+    }));
+    let kept = Arc::clone(&store);
+    let commit = Box::new(move |batch, done: Box<dyn FnOnce() + Send>| kept.commit(batch, done));
+    Ok((Some(store), Some(Persistence { restored, commit })))
+}
+
+/// # Errors
+/// When something could not be kept.
+async fn close_sessions(sessions: Arc<SessionStore>) -> io::Result<()> {
+    let closed = spawn_blocking(move || sessions.close()).await;
+    closed.map_err(io::Error::other)?.map_err(io::Error::other)
+}
+
 fn start_broker(
     listener: std::net::TcpListener,
     guests: Option<Guests>,
+    persistence: Option<Persistence>,
     config: &MqttConfig,
     parts: Parts<'_>,
 ) -> Result<BrokerHandle, BindError> {
@@ -564,6 +625,7 @@ fn start_broker(
             scram_users: config.scram_users.clone(),
             access: config.access.clone(),
             own_login: Some(parts.own_login.clone()),
+            durability: config.durability,
         },
         admission: Arc::clone(parts.admission),
         // Its last 80 bits are random.
@@ -574,6 +636,7 @@ fn start_broker(
         metrics: Arc::clone(metrics),
         interception: parts.asking.interception(),
         chaos: parts.chaos.clone(),
+        persistence,
         on_event: Box::new(move |event| {
             log(&event);
             mocks.handle_event(&event);

@@ -277,7 +277,7 @@ impl Stage {
                         self.links[slot] = None;
                     }
                     Output::Check { connection, .. } => self.checks.push(connection),
-                    Output::Flush(_) | Output::Emit(_) => {}
+                    Output::Flush(_) | Output::Persist { .. } | Output::Emit(_) => {}
                 }
             }
             let mut has_taken = false;

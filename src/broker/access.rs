@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use crate::{
     auth::{Access, Acl, Action, Decision, Login, Permissions, Subject},
     packet::{Connect, QoS, ReasonCode, TopicFilter, Utf8String},
-    session::{ConnectionId, Delivery, Repeats, Standing, State, SubscriptionKey},
+    session::{Acknowledged, ConnectionId, Delivery, Repeats, Standing, State, SubscriptionKey},
 };
 
 use super::{Broker, BrokerEvent, Output, Timer};
@@ -239,7 +239,7 @@ impl Broker {
         let mut left = RECHECKS_PER_TURN;
         while left > 0 {
             if let Some((session, key)) = self.recheck.found.pop() {
-                self.recheck_subscription(session, key);
+                self.recheck_subscription(now, session, key);
                 left -= 1;
             } else if self.recheck.next < self.sessions.capacity() {
                 let index = self.recheck.next;
@@ -280,6 +280,7 @@ impl Broker {
             (self.recheck.next_queue, self.recheck.place) = (index, place);
         }
         for delivery in taken {
+            self.end_delivery(now, index as u32, delivery.record);
             self.withhold(now, delivery);
         }
         looked
@@ -293,7 +294,7 @@ impl Broker {
         let Self { sessions, access: Access { acl, .. }, permissions, .. } = self;
         let Some(permissions) = permissions.get(&session) else { return };
         let Some(inflight) = sessions[session as usize].inflight.changed() else { return };
-        let mut withheld = Vec::new();
+        let (mut withheld, mut released) = (Vec::new(), Vec::new());
         repeats.publishes.retain(|&identifier| {
             let Some(delivery) = inflight.published(identifier) else { return true };
             if acl.may_receive(permissions, topic_of(delivery)) {
@@ -302,14 +303,27 @@ impl Broker {
             withheld.push(delivery.clone());
             if delivery.qos == QoS::ExactlyOnce {
                 // The client may have it, and keeps the identifier until PUBREL.
-                inflight.pubrec(identifier, false);
+                if let Acknowledged::Released { record, serial, order, .. } =
+                    inflight.pubrec(identifier, false)
+                {
+                    released.push((record, (serial, order)));
+                }
                 repeats.releases.push(identifier);
             } else {
                 inflight.complete(identifier);
             }
             false
         });
+        let number = sessions[session as usize].number;
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| number != 0) {
+            for (record, place) in released {
+                journal.release_delivery(now, number, record, place, &mut self.outputs);
+            }
+        }
         for delivery in withheld {
+            if delivery.qos != QoS::ExactlyOnce {
+                self.end_delivery(now, session, delivery.record);
+            }
             // What was sent of QoS 2 stays with its receiver [MQTT-4.8.2-5].
             match delivery.qos {
                 QoS::ExactlyOnce => self.stats.dropped_not_authorized += 1,
@@ -326,7 +340,7 @@ impl Broker {
         }
     }
 
-    fn recheck_subscription(&mut self, session: u32, key: SubscriptionKey) {
+    fn recheck_subscription(&mut self, now: Instant, session: u32, key: SubscriptionKey) {
         // It may have ended since, and its Session, too.
         let is_there =
             self.sessions.get(session as usize).is_some_and(|state| state.subscriptions.contains_key(&key));
@@ -337,7 +351,7 @@ impl Broker {
         if TopicFilter::parse(&text).is_ok_and(|filter| self.may_subscribe(session, &filter)) {
             return;
         }
-        self.remove_subscription(session, key);
+        self.remove_subscription(now, session, key);
         let state = &mut self.sessions[session as usize];
         if let Some(queue) = state.queue.changed() {
             queue.drop_scans(key);

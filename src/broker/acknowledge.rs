@@ -24,7 +24,7 @@ impl Broker {
         }
         match packet {
             PacketType::Pubrec => self.handle_pubrec(now, index, session, packet_identifier, false),
-            PacketType::Pubrel => self.handle_pubrel(index, session, packet_identifier),
+            PacketType::Pubrel => self.handle_pubrel(now, index, session, packet_identifier),
             PacketType::Pubcomp => self.handle_pubcomp(now, index, session, packet_identifier),
             _ => self.handle_puback(now, index, session, packet_identifier),
         }
@@ -54,13 +54,18 @@ impl Broker {
     ) {
         let inflight = self.sessions[session as usize].inflight.changed();
         match inflight.map_or(Acknowledged::Unknown, |inflight| inflight.pubrec(identifier, refused)) {
-            Acknowledged::Released { message } => {
+            Acknowledged::Released { message, record, serial, order } => {
+                let number = self.sessions[session as usize].number;
+                if let Some(journal) = self.journal.as_deref_mut().filter(|_| number != 0 && record != 0) {
+                    let place = (serial, order);
+                    journal.release_delivery(now, number, record, place, &mut self.outputs);
+                }
                 self.spare(message);
-                self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
+                self.send_pubrel(now, index, identifier, ReasonCode::SUCCESS);
             }
             // Lets the client finish what we no longer know of.
             Acknowledged::Unknown if !refused => {
-                self.send_pubrel(index, identifier, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+                self.send_pubrel(now, index, identifier, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
             }
             other => self.completed(now, index, session, other),
         }
@@ -78,33 +83,62 @@ impl Broker {
         self.completed(now, index, session, done);
     }
 
-    pub(super) fn handle_pubrel(&mut self, index: u32, session: u32, identifier: PacketIdentifier) {
-        let received = self.sessions[session as usize].received.changed();
+    pub(super) fn handle_pubrel(
+        &mut self,
+        now: Instant,
+        index: u32,
+        session: u32,
+        identifier: PacketIdentifier,
+    ) {
+        let state = &mut self.sessions[session as usize];
+        let was_there = state.received.contains(identifier);
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| was_there && state.number != 0) {
+            journal.release(now, state.number, identifier.get(), &mut self.outputs);
+        }
+        let received = state.received.changed();
         let reason = if received.is_some_and(|received| received.release(identifier)) {
             let connection = &mut self.connections[index as usize];
             connection.receiving = connection.receiving.saturating_sub(1);
             ReasonCode::SUCCESS
+        } else if state.is_restored {
+            // Its PUBCOMP may have been lost with the process before.
+            ReasonCode::SUCCESS
         } else {
             ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
         };
-        self.send_short(index, 0x70, identifier, reason);
+        self.hold_completion(index, session);
+        self.send_short(now, index, 0x70, identifier, reason);
     }
 
-    pub(super) fn send_pubrel(&mut self, index: u32, identifier: PacketIdentifier, reason: ReasonCode) {
-        self.send_short(index, 0x62, identifier, reason);
+    pub(super) fn send_pubrel(
+        &mut self,
+        now: Instant,
+        index: u32,
+        identifier: PacketIdentifier,
+        reason: ReasonCode,
+    ) {
+        self.send_short(now, index, 0x62, identifier, reason);
     }
 
     /// Sends an acknowledgement whose Reason Code only MQTT 5 knows.
-    fn send_short(&mut self, index: u32, first: u8, identifier: PacketIdentifier, reason: ReasonCode) {
+    fn send_short(
+        &mut self,
+        now: Instant,
+        index: u32,
+        first: u8,
+        identifier: PacketIdentifier,
+        reason: ReasonCode,
+    ) {
         let reason = if self.connections[index as usize].is_v5() { reason } else { ReasonCode::SUCCESS };
-        self.send_ack(index, first, identifier, reason, None);
+        self.send_ack(now, index, first, identifier, reason, None);
     }
 
     /// Goes on after an acknowledgement that asks for no answer.
     #[inline]
     fn completed(&mut self, now: Instant, index: u32, session: u32, done: Acknowledged) {
         match done {
-            Acknowledged::Completed { freed, message } => {
+            Acknowledged::Completed { freed, message, record } => {
+                self.end_delivery(now, session, record);
                 self.spare(message);
                 let connection = &mut self.connections[index as usize];
                 connection.send_used -= u16::from(freed);

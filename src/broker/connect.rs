@@ -97,6 +97,9 @@ impl Broker {
         standing: Standing,
         proof: Option<(Utf8String, Bytes)>,
     ) {
+        if let Some(journal) = &mut self.journal {
+            journal.begin_packet();
+        }
         let asked = Asked::by(&connect, self.limits.session_expiry_max);
         let assigned = connect.client_identifier.is_empty();
         if assigned {
@@ -129,6 +132,8 @@ impl Broker {
         self.attach(now, index, session, &connect, &asked);
         self.sessions[session as usize].standing = standing;
         self.permissions.remove(&session);
+        self.keep(now, session);
+        self.hold_answer(now, index);
         let granted = Granted { session_present, assigned, proof };
         if !self.send_connack(index, session, granted, &connect, &asked) {
             // Not even CONNACK fits into the client's Maximum Packet Size.
@@ -175,7 +180,7 @@ impl Broker {
         Some(session)
     }
 
-    fn add_session(&mut self, client_identifier: &str) -> u32 {
+    pub(super) fn add_session(&mut self, client_identifier: &str) -> u32 {
         let client_identifier: Arc<str> = client_identifier.into();
         let index = self.sessions.insert(Session::new(client_identifier.clone())) as u32;
         self.by_client.insert(client_identifier, index);
@@ -217,7 +222,7 @@ impl Broker {
         let mut repeats = state.inflight.changed().map(Inflight::repeats).unwrap_or_default();
         self.recheck_repeats(now, session, &mut repeats);
         for identifier in repeats.releases {
-            self.send_pubrel(index, identifier, ReasonCode::SUCCESS);
+            self.send_pubrel(now, index, identifier, ReasonCode::SUCCESS);
         }
         if !repeats.publishes.is_empty() || !self.sessions[session as usize].resend.is_empty() {
             *self.sessions[session as usize].resend = repeats.publishes;

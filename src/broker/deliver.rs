@@ -18,15 +18,16 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::{
-    packet::QoS,
+    packet::{PacketIdentifier, QoS},
     session::{
-        Connection, Delivery, MessageRef, Next, Session, Spares, StoredMessage, Verbatim,
+        Connection, Delivery, MessageRef, Next, Session, Spares, StoredMessage, SubscriptionKey, Verbatim,
         layout::{self, Encoded, Layout},
     },
 };
 
 use super::{
     Broker, BrokerEvent, BrokerStats, DropReason, Limits, Output, Timer,
+    journal::Journal,
     pressure::Room,
     retained::Step,
     subscriptions::{Matches, Subscriber, Subscriptions},
@@ -295,6 +296,7 @@ struct Deliverer<'a> {
     buffer: &'a mut Vec<u8>,
     layouts: &'a mut Layouts,
     spares: &'a mut Spares,
+    journal: Option<&'a mut Journal>,
     /// Whether nobody gets the message after this one.
     is_last: bool,
 }
@@ -304,12 +306,22 @@ impl Broker {
     pub(super) fn route(&mut self, now: Instant, message: &MessageRef<'_>, publisher: Option<u32>) -> Routed {
         let mut stored = None;
         if message.retain && self.limits.retain_available {
-            self.retain(message, publisher, &mut stored);
+            self.retain(now, message, publisher, &mut stored);
         }
         self.watch_pressure(now);
         let room = self.pressure.room();
-        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, pressure, .. } =
-            self;
+        let Self {
+            limits,
+            sessions,
+            connections,
+            subscriptions,
+            outputs,
+            stats,
+            fan_out,
+            pressure,
+            journal,
+            ..
+        } = self;
         let FanOut { finder, chosen, buffer, layouts, spares } = fan_out;
         let route = finder.find(message.topic, publisher, subscriptions, sessions);
         if let Some(packet) = &message.packet
@@ -342,6 +354,7 @@ impl Broker {
             buffer,
             layouts,
             spares,
+            journal: journal.as_deref_mut(),
             is_last,
         };
         let mut reached = 0;
@@ -362,8 +375,18 @@ impl Broker {
     /// Gives a message that a member of a shared subscription did not get to another member.
     pub(super) fn hand_on(&mut self, now: Instant, delivery: Delivery) {
         let room = self.pressure.room();
-        let Self { limits, sessions, connections, subscriptions, outputs, stats, fan_out, pressure, .. } =
-            self;
+        let Self {
+            limits,
+            sessions,
+            connections,
+            subscriptions,
+            outputs,
+            stats,
+            fan_out,
+            pressure,
+            journal,
+            ..
+        } = self;
         let Some(share) = delivery.share else { return };
         if delivery.message.is_expired(now) {
             stats.dropped_expired += 1;
@@ -387,6 +410,7 @@ impl Broker {
             buffer,
             layouts,
             spares,
+            journal: journal.as_deref_mut(),
             is_last: true,
         };
         let message = delivery.message.as_message();
@@ -414,6 +438,7 @@ impl Broker {
             figures,
             timers,
             pressure,
+            journal,
             ..
         } = self;
         let FanOut { buffer, layouts, spares, .. } = fan_out;
@@ -429,17 +454,20 @@ impl Broker {
             buffer,
             layouts,
             spares,
+            journal: journal.as_deref_mut(),
             is_last: true,
         };
+        // Subscriptions whose lookups got further.
+        let mut looked_up = SmallVec::<[SubscriptionKey; 1]>::new();
         loop {
             let session = &mut deliverer.sessions[index as usize];
-            let Some(connection) = session.connection else { return };
+            let Some(connection) = session.connection else { break };
             if deliverer.connections[connection as usize].outbox.len() > deliverer.room.outbox {
-                return;
+                break;
             }
             if !session.resend.is_empty() {
                 if !deliverer.resend(index, connection) {
-                    return;
+                    break;
                 }
                 continue;
             }
@@ -454,8 +482,8 @@ impl Broker {
             // A lookup that has had its turn goes on when the timer says so, whatever wakes us before.
             let is_paused = session.scan_at.is_some();
             let (place, scan) = match session.queue.next(may_begin) {
-                None => return,
-                Some(Next::Retained(..)) if is_paused => return,
+                None => break,
+                Some(Next::Retained(..)) if is_paused => break,
                 Some(Next::Message(delivery)) => {
                     deliverer.send_queued(index, connection, delivery);
                     continue;
@@ -463,20 +491,33 @@ impl Broker {
                 Some(Next::Retained(place, scan)) => (place, scan),
             };
             let retained = if scan.is_of_figures { &figures.retained } else { &*retained };
+            if session.number != 0 && !scan.is_of_figures && !looked_up.contains(&scan.subscription) {
+                looked_up.push(scan.subscription);
+            }
             match retained.next(scan, now, budget) {
                 Step::Found(message) => {
                     let qos = message.as_message().qos.min(scan.lookup.qos);
                     let subscription_identifiers = scan.lookup.subscription_identifier.into_iter().collect();
                     // [MQTT3-3.3.1-8]
-                    let delivery =
-                        Delivery { message, qos, retain: true, subscription_identifiers, share: None };
+                    let delivery = Delivery {
+                        message,
+                        qos,
+                        retain: true,
+                        subscription_identifiers,
+                        share: None,
+                        record: 0,
+                    };
                     deliverer.begin(index, connection, delivery);
                 }
                 Step::Pause => {
-                    return timers.set(&mut session.scan_at, Some(now), Timer::RetainedScan(index));
+                    timers.set(&mut session.scan_at, Some(now), Timer::RetainedScan(index));
+                    break;
                 }
                 Step::Done => session.queue.finish(place),
             }
+        }
+        for key in looked_up {
+            self.note_subscription(now, index, key, false);
         }
     }
 }
@@ -491,6 +532,25 @@ fn has_slot(session: &Session, connection: &Connection, limits: &Limits, room: R
     session.inflight.len() < usize::from(limits.inflight_max)
         && session.inflight.bytes() < room.queue
         && connection.has_quota()
+}
+
+/// Begins an exchange that is kept, on a connection that is then to be sent the PUBLISH.
+fn begin_kept(
+    now: Instant,
+    session: &mut Session,
+    connection: &mut Connection,
+    delivery: Delivery,
+    journal: &mut Journal,
+    outputs: &mut VecDeque<Output>,
+) -> Option<PacketIdentifier> {
+    let is_exactly_once = delivery.qos == QoS::ExactlyOnce;
+    let identifier = session.inflight.begin(delivery.clone())?;
+    journal.deliver(now, session.number, delivery, Some(session.inflight.last_serial()), outputs);
+    if is_exactly_once {
+        // Sent without being known, it might be sent again as another message.
+        journal.hold(connection, outputs);
+    }
+    Some(identifier)
 }
 
 /// Sends the most frequent message, of QoS 0 and not retained, if its packet is what every receiver is to
@@ -615,8 +675,8 @@ impl Deliverer<'_> {
             if !may_begin {
                 let message = take_stored(stored, message, self.spares, self.is_last);
                 let share = receiver.share;
-                let delivery =
-                    Delivery { message, qos, retain, subscription_identifiers: identifiers, share };
+                let subscription_identifiers = identifiers;
+                let delivery = Delivery { message, qos, retain, subscription_identifiers, share, record: 0 };
                 return self.queue(receiver.session, delivery);
             }
         }
@@ -649,10 +709,18 @@ impl Deliverer<'_> {
         if qos != QoS::AtMostOnce {
             let message = take_stored(stored, message, self.spares, self.is_last);
             let share = receiver.share;
-            let delivery =
-                Delivery { message, qos, retain, subscription_identifiers: identifiers.clone(), share };
+            let subscription_identifiers = identifiers.clone();
+            let mut delivery = Delivery { message, qos, retain, subscription_identifiers, share, record: 0 };
+            let kept = self.journal.as_deref_mut().filter(|_| session.number != 0);
             // There are fewer exchanges than the limit, and so than identifiers.
-            let Some(identifier) = session.inflight.begin(delivery) else { return false };
+            let begun = match kept {
+                None => session.inflight.begin(delivery),
+                Some(journal) => {
+                    delivery.record = journal.next_record();
+                    begin_kept(self.now, session, connection, delivery, journal, self.outputs)
+                }
+            };
+            let Some(identifier) = begun else { return false };
             packet_identifier = identifier.get();
             connection.send_used += 1;
         }
@@ -679,12 +747,28 @@ impl Deliverer<'_> {
         self.stats.payload_bytes_sent += message.payload.as_bytes().len() as u64;
     }
 
-    fn queue(&mut self, index: u32, delivery: Delivery) -> bool {
+    fn queue(&mut self, index: u32, mut delivery: Delivery) -> bool {
         let session = &mut self.sessions[index as usize];
-        self.stats.dropped_expired += session.queue.expire(self.now) as u64;
+        let number = session.number;
+        let mut journal = self.journal.as_deref_mut().filter(|_| number != 0);
+        session.queue.expire(self.now, |expired| {
+            self.stats.dropped_expired += 1;
+            if let Some(journal) = journal.as_deref_mut() {
+                journal.end(self.now, number, expired.record, self.outputs);
+            }
+        });
         *self.added += delivery.message.size();
+        let kept = journal.map(|journal| {
+            delivery.record = journal.next_record();
+            (journal, delivery.clone())
+        });
         match session.queue.push(delivery, self.limits.queue_messages, self.room.queue) {
-            Ok(()) => true,
+            Ok(()) => {
+                if let Some((journal, delivery)) = kept {
+                    journal.deliver(self.now, number, delivery, None, self.outputs);
+                }
+                true
+            }
             Err(full) => {
                 self.count_full(index, full.is_first);
                 false
@@ -725,38 +809,66 @@ impl Deliverer<'_> {
             // Acknowledged without having been repeated.
             return true;
         };
+        if delivery.qos == QoS::ExactlyOnce
+            && let Some(journal) = self.journal.as_deref_mut().filter(|_| delivery.record != 0)
+        {
+            // It may not have left over the connection before.
+            journal.hold(&mut self.connections[connection as usize], self.outputs);
+        }
         if self.send(connection, &delivery, identifier.get(), true) {
             self.sessions[index as usize].inflight.resend(identifier);
             self.connections[connection as usize].send_used += 1;
         } else {
             self.sessions[index as usize].inflight.complete(identifier);
+            self.end(index, delivery.record);
             self.drop_too_large(index);
         }
         true
+    }
+
+    /// Notes that nothing is to become of a delivery any more.
+    fn end(&mut self, index: u32, record: u64) {
+        let number = self.sessions[index as usize].number;
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| number != 0 && record != 0) {
+            journal.end(self.now, number, record, self.outputs);
+        }
     }
 
     /// Sends a message that has waited, or finds it expired.
     fn send_queued(&mut self, index: u32, connection: u32, delivery: Delivery) {
         if delivery.message.is_expired(self.now) {
             self.stats.dropped_expired += 1;
+            self.end(index, delivery.record);
         } else {
             self.begin(index, connection, delivery);
         }
     }
 
     /// Sends a message for the first time, after the caller has seen that it may.
-    fn begin(&mut self, index: u32, connection: u32, delivery: Delivery) {
+    fn begin(&mut self, index: u32, connection: u32, mut delivery: Delivery) {
         if delivery.qos == QoS::AtMostOnce {
             if !self.send(connection, &delivery, 0, false) {
                 self.drop_too_large(index);
             }
             return;
         }
-        let Some(identifier) = self.sessions[index as usize].inflight.begin(delivery.clone()) else { return };
+        let session = &mut self.sessions[index as usize];
+        let begun = match self.journal.as_deref_mut().filter(|_| session.number != 0) {
+            None => session.inflight.begin(delivery.clone()),
+            Some(journal) => {
+                if delivery.record == 0 {
+                    delivery.record = journal.next_record();
+                }
+                let connection = &mut self.connections[connection as usize];
+                begin_kept(self.now, session, connection, delivery.clone(), journal, self.outputs)
+            }
+        };
+        let Some(identifier) = begun else { return };
         if self.send(connection, &delivery, identifier.get(), false) {
             self.connections[connection as usize].send_used += 1;
         } else {
             self.sessions[index as usize].inflight.complete(identifier);
+            self.end(index, delivery.record);
             self.drop_too_large(index);
         }
     }

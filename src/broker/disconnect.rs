@@ -95,13 +95,18 @@ impl Broker {
         text: Option<&str>,
         fate: WillFate,
     ) {
+        self.say_goodbye(index, reason, text);
+        self.detach(now, index, session, Some(reason), fate);
+    }
+
+    /// Has a connection closed whose Session is still to be parted from it.
+    pub(super) fn say_goodbye(&mut self, index: u32, reason: ReasonCode, text: Option<&str>) {
         // A server sends DISCONNECT in MQTT 5 only.
         if self.connections[index as usize].protocol == ProtocolVersion::V5 {
             let disconnect = Disconnect { reason_code: reason, properties: explain(text) };
             self.send(index, ControlPacket::Disconnect(disconnect));
         }
         self.close(index, Closing::Refused(reason));
-        self.detach(now, index, session, Some(reason), fate);
     }
 
     /// Reads nothing more from the connection and has the shell close it.
@@ -146,6 +151,9 @@ impl Broker {
         if state.expiry == 0 {
             return self.end_session(now, session);
         }
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| state.number != 0) {
+            journal.touch(now, session, &mut self.outputs);
+        }
         if state.expiry != NEVER {
             let ends_at = now + Duration::from_secs(state.expiry.into());
             self.timers.set(&mut state.ends_at, Some(ends_at), Timer::SessionExpiry(session));
@@ -160,6 +168,7 @@ impl Broker {
     /// Forgets a Session that has no connection; a Will still waiting is published now
     /// [MQTT-3.1.2-8].
     pub(super) fn end_session(&mut self, now: Instant, index: u32) {
+        self.forget(now, index);
         let state = &mut self.sessions[index as usize];
         self.timers.set(&mut state.ends_at, None, Timer::SessionExpiry(index));
         self.timers.set(&mut state.will_at, None, Timer::WillDelay(index));
@@ -168,7 +177,7 @@ impl Broker {
         // In the order of the tree, so that the same run always does the same.
         keys.sort_unstable();
         for key in keys {
-            self.remove_subscription(index, key);
+            self.remove_subscription(now, index, key);
         }
         self.publish_will_of(now, index);
         let mut session = self.sessions.remove(index as usize);

@@ -14,11 +14,14 @@ mod deliver;
 mod disconnect;
 mod figures;
 mod held;
+mod journal;
 mod limits;
 mod options;
 mod output;
 mod pressure;
 mod publish;
+mod records;
+mod restore;
 mod retained;
 mod subscribe;
 mod subscriptions;
@@ -45,9 +48,14 @@ use crate::{
 };
 
 pub use access::Checked;
+pub use journal::{Batch, Deliveries, DeliveryChange, Durability};
 pub use limits::Limits;
 pub use options::Options;
 pub use output::{BrokerEvent, Closing, DropReason, Output};
+pub use records::{
+    DeliveryRecord, DeliveryStage, LookupRecord, Restored, RestoredSession, RetainedRecord, SessionRecord,
+    SubscriptionRecord,
+};
 pub use view::{BrokerStats, ClientView, SubscriptionView};
 
 use access::Recheck;
@@ -56,6 +64,7 @@ use deliver::FanOut;
 use disconnect::{WillFate, reason_in};
 use figures::Figures;
 use held::HeldConnects;
+use journal::Journal;
 use pressure::Pressure;
 use retained::Retained;
 use subscriptions::Subscriptions;
@@ -116,6 +125,8 @@ pub struct Broker {
     fan_out: FanOut,
     pressure: Pressure,
     interception: Interception,
+    /// Only if what outlives the broker is kept.
+    journal: Option<Box<Journal>>,
     /// State of the generator of client identifiers.
     random: Random,
 }
@@ -123,7 +134,7 @@ pub struct Broker {
 impl Broker {
     /// `seed` makes assigned client identifiers, and what authentication needs to be unforeseeable.
     pub fn new(now: Instant, options: impl Into<Options>, seed: u64) -> Self {
-        let Options { limits, sys_interval, scram_users, access, own_login } = options.into();
+        let Options { limits, sys_interval, scram_users, access, own_login, durability } = options.into();
         let random = Random::new(seed);
         let mut broker = Self {
             pressure: Pressure::new(now, &limits),
@@ -154,6 +165,7 @@ impl Broker {
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
             interception: Interception::default(),
+            journal: Journal::new(durability).map(Box::new),
             random,
         };
         broker.start_figures();
@@ -206,6 +218,9 @@ impl Broker {
     /// Notes that a connected client sent something; whether it may.
     #[inline]
     fn hear(&mut self, now: Instant, index: u32) -> bool {
+        if let Some(journal) = &mut self.journal {
+            journal.begin_packet();
+        }
         let connection = &mut self.connections[index as usize];
         connection.last_heard = now;
         let may = connection.outbox.len() <= self.limits.outbox_bytes + UNREAD_ANSWERS;
@@ -254,7 +269,9 @@ impl Broker {
                 let refused = ack.reason_code.is_error();
                 self.handle_pubrec(now, connection, session, ack.packet_identifier, refused);
             }
-            ControlPacket::Pubrel(ack) => self.handle_pubrel(connection, session, ack.packet_identifier),
+            ControlPacket::Pubrel(ack) => {
+                self.handle_pubrel(now, connection, session, ack.packet_identifier);
+            }
             ControlPacket::Pubcomp(ack) => {
                 self.handle_pubcomp(now, connection, session, ack.packet_identifier)
             }
@@ -306,6 +323,7 @@ impl Broker {
         if let State::Connected(session) = self.connections[index as usize].state {
             self.detach(now, index, session, None, WillFate::Publish);
         }
+        self.forget_connection(from);
         self.connections.remove(index as usize);
         self.authentications.remove(&index);
         self.checking.remove(&index);
@@ -358,8 +376,7 @@ impl Broker {
                 Timer::Recheck => return self.recheck(now),
                 Timer::RetainedExpiry => {
                     self.retained_expiry_at = None;
-                    self.stats.dropped_expired += self.retained.expire(now, TIMERS_PER_TURN) as u64;
-                    self.set_retained_timer();
+                    self.expire_retained(now);
                 }
             }
         }
@@ -419,19 +436,28 @@ impl Broker {
         }
     }
 
-    /// Sends every client DISCONNECT (Server shutting down) and closes; Wills are not sent.
+    /// Sends every client DISCONNECT (Server shutting down) and closes; Wills are published if what
+    /// they come to is kept.
     pub fn shut_down(&mut self, now: Instant) {
         let indices: Vec<u32> = self.connections.iter().map(|(index, _)| index as u32).collect();
         let reason = ReasonCode::SERVER_SHUTTING_DOWN;
+        let mut left = Vec::new();
         for index in indices {
             match self.connections[index as usize].state {
                 State::Connected(session) => {
-                    self.disconnect_client(now, index, session, reason, None, WillFate::Discard);
+                    self.say_goodbye(index, reason, None);
+                    self.sessions[session as usize].connection = None;
+                    left.push((index, session));
                 }
                 State::AwaitingConnect => self.close(index, Closing::Refused(reason)),
                 State::Authenticating | State::Checking => self.refuse(index, ReasonCode::SERVER_UNAVAILABLE),
                 State::Closing => {}
             }
+        }
+        // Nobody is left to be told, but what comes of a Will may be kept.
+        let fate = if self.journal.is_some() { WillFate::Publish } else { WillFate::Discard };
+        for (index, session) in left {
+            self.detach(now, index, session, Some(reason), fate);
         }
     }
 

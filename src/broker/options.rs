@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::auth::{Access, OwnLogin, UserList};
 
-use super::Limits;
+use super::{Limits, journal::Durability};
 
 /// Everything about a broker that is a setting.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +18,9 @@ pub struct Options {
     pub access: Access,
     /// How our own clients log in.
     pub own_login: Option<OwnLogin>,
+    /// Whether, and how soon, changes of what outlives the broker are told by
+    /// [`Output::Persist`](super::Output::Persist).
+    pub durability: Durability,
 }
 
 impl From<Limits> for Options {

@@ -18,6 +18,9 @@ pub enum Output {
     /// Have the password checked where that may take long, and say what came of it by
     /// [`handle_checked`](super::Broker::handle_checked). Until then packets that follow the CONNECT wait.
     Check { connection: ConnectionId, address: Option<IpAddr>, check: PasswordCheck },
+    /// There are changes to be made durable: [`take_batch`](super::Broker::take_batch). Said once for each
+    /// batch, and again when the first client waits for it.
+    Persist { is_awaited: bool },
     /// Something an operator may want to see.
     Emit(BrokerEvent),
 }

@@ -20,8 +20,8 @@ use crate::{
 };
 
 use super::{
-    Broker, BrokerEvent, Delivered, DropReason, Output, deliver::Routed, disconnect::explain,
-    figures::is_own_topic,
+    Broker, BrokerEvent, Delivered, DropReason, Output, TIMERS_PER_TURN, deliver::Routed,
+    disconnect::explain, figures::is_own_topic,
 };
 
 /// What a client is told of the rules, which are not its business.
@@ -178,7 +178,7 @@ impl Broker {
                 && self.sessions[session as usize].received.contains(identifier);
             if is_repeated {
                 // Before PUBREL: acknowledged again, not delivered again [MQTT-4.3.3-10].
-                return self.send_pubrec(index, identifier, ReasonCode::SUCCESS, None);
+                return self.send_pubrec(now, index, identifier, ReasonCode::SUCCESS, None);
             }
             // At QoS 1 only this one waits for its acknowledgement.
             let connection = &self.connections[index as usize];
@@ -222,11 +222,11 @@ impl Broker {
             _ => ReasonCode::SUCCESS,
         };
         if publish.qos == QoS::ExactlyOnce {
-            self.sessions[session as usize].received.insert(identifier);
+            self.note_received(now, session, identifier);
             self.connections[index as usize].receiving += 1;
-            self.send_pubrec(index, identifier, reason, None);
+            self.send_pubrec(now, index, identifier, reason, None);
         } else {
-            self.send_puback(index, identifier, reason, None);
+            self.send_puback(now, index, identifier, reason, None);
         }
     }
 
@@ -330,15 +330,24 @@ impl Broker {
         let Some(identifier) = publish.packet_identifier else { return };
         let v5 = self.connections[index as usize].is_v5();
         match publish.qos {
-            QoS::ExactlyOnce if v5 => self.send_pubrec(index, identifier, reason, Some(text)),
+            QoS::ExactlyOnce if v5 => self.send_pubrec(now, index, identifier, reason, Some(text)),
             QoS::ExactlyOnce => {
                 if let State::Connected(session) = self.connections[index as usize].state {
-                    self.sessions[session as usize].received.insert(identifier);
+                    self.note_received(now, session, identifier);
                 }
-                self.send_pubrec(index, identifier, ReasonCode::SUCCESS, None);
+                self.send_pubrec(now, index, identifier, ReasonCode::SUCCESS, None);
             }
-            _ if v5 => self.send_puback(index, identifier, reason, Some(text)),
-            _ => self.send_puback(index, identifier, ReasonCode::SUCCESS, None),
+            _ if v5 => self.send_puback(now, index, identifier, reason, Some(text)),
+            _ => self.send_puback(now, index, identifier, ReasonCode::SUCCESS, None),
+        }
+    }
+
+    /// Remembers a QoS 2 message until it is released.
+    fn note_received(&mut self, now: Instant, session: u32, identifier: PacketIdentifier) {
+        let session = &mut self.sessions[session as usize];
+        session.received.insert(identifier);
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| session.number != 0) {
+            journal.receive(now, session.number, identifier.get(), &mut self.outputs);
         }
     }
 
@@ -384,6 +393,7 @@ impl Broker {
     /// [MQTT-3.3.1-5], [MQTT-3.3.1-6]. One that exceeds the limits is not kept.
     pub(super) fn retain(
         &mut self,
+        now: Instant,
         message: &MessageRef<'_>,
         publisher: Option<u32>,
         stored: &mut Option<Arc<StoredMessage>>,
@@ -393,16 +403,37 @@ impl Broker {
             return;
         }
         if payload.is_empty() {
-            self.retained.remove(message.topic);
+            let before = self.retained.remove(message.topic);
+            self.note_dropped_retained(now, before);
         } else if self.has_room_to_retain(message) {
             let stored = stored.get_or_insert_with(|| Arc::new(message.store()));
             let publisher =
                 publisher.map(|session| self.sessions[session as usize].client_identifier.clone());
-            self.retained.store(stored.clone(), publisher);
+            let (serial, before) = self.retained.store(stored.clone(), publisher.clone());
+            self.note_dropped_retained(now, before);
+            if let Some(journal) = self.journal.as_deref_mut() {
+                journal.retain(now, serial, stored, publisher, &mut self.outputs);
+            }
         } else {
             self.stats.dropped_retained += 1;
         }
         self.set_retained_timer();
+    }
+
+    /// Deletes retained messages that have expired, as many as a turn takes.
+    pub(super) fn expire_retained(&mut self, now: Instant) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(serial) = self.retained.expire(now) else { break };
+            self.stats.dropped_expired += 1;
+            self.note_dropped_retained(now, Some(serial));
+        }
+        self.set_retained_timer();
+    }
+
+    fn note_dropped_retained(&mut self, now: Instant, serial: Option<u64>) {
+        if let (Some(journal), Some(serial)) = (self.journal.as_deref_mut(), serial) {
+            journal.drop_retained(now, serial, &mut self.outputs);
+        }
     }
 
     fn has_room_to_retain(&mut self, message: &MessageRef<'_>) -> bool {
@@ -425,24 +456,26 @@ impl Broker {
 
     pub(super) fn send_puback(
         &mut self,
+        now: Instant,
         index: u32,
         identifier: PacketIdentifier,
         reason: ReasonCode,
         text: Option<&str>,
     ) {
-        if let Some(ack) = self.send_ack(index, 0x40, identifier, reason, text) {
+        if let Some(ack) = self.send_ack(now, index, 0x40, identifier, reason, text) {
             self.send(index, ControlPacket::Puback(ack));
         }
     }
 
     pub(super) fn send_pubrec(
         &mut self,
+        now: Instant,
         index: u32,
         identifier: PacketIdentifier,
         reason: ReasonCode,
         text: Option<&str>,
     ) {
-        if let Some(ack) = self.send_ack(index, 0x50, identifier, reason, text) {
+        if let Some(ack) = self.send_ack(now, index, 0x50, identifier, reason, text) {
             self.send(index, ControlPacket::Pubrec(ack));
         }
     }
@@ -450,12 +483,14 @@ impl Broker {
     /// Sends an acknowledgement in its short form, or returns the one with a Reason String.
     pub(super) fn send_ack(
         &mut self,
+        now: Instant,
         index: u32,
         first: u8,
         packet_identifier: PacketIdentifier,
         reason_code: ReasonCode,
         text: Option<&str>,
     ) -> Option<Ack> {
+        self.hold_answer(now, index);
         if let Some(text) = text.filter(|_| self.connections[index as usize].problem_information) {
             return Some(Ack { packet_identifier, reason_code, properties: explain(Some(text)) });
         }

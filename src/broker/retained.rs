@@ -82,25 +82,42 @@ impl Retained {
         self.messages.get(&*self.key).map(|entry| &*entry.message)
     }
 
-    /// Keeps `message` as its topic's, in place of any before it [MQTT-3.3.1-5].
-    pub fn store(&mut self, message: Arc<StoredMessage>, publisher: Option<Arc<str>>) {
-        self.set_key(message.as_message().topic);
+    /// Gives no serial number up to `serial` again.
+    pub fn go_on_after(&mut self, serial: u64) {
+        self.stored = self.stored.max(serial);
+    }
+
+    /// Keeps `message` as its topic's, in place of any before it [MQTT-3.3.1-5]; returns its serial
+    /// number and that of the one before.
+    pub fn store(&mut self, message: Arc<StoredMessage>, publisher: Option<Arc<str>>) -> (u64, Option<u64>) {
         self.stored += 1;
+        (self.stored, self.restore(self.stored, message, publisher))
+    }
+
+    /// The same of a message that was stored before, when its serial number was `serial`.
+    pub fn restore(
+        &mut self,
+        serial: u64,
+        message: Arc<StoredMessage>,
+        publisher: Option<Arc<str>>,
+    ) -> Option<u64> {
+        self.go_on_after(serial);
+        self.set_key(message.as_message().topic);
         self.bytes += message.size();
-        let entry = Entry { message, publisher, serial: self.stored };
+        let entry = Entry { message, publisher, serial };
         if let Some(at) = entry.expiry() {
             self.expiries.insert(at, self.key.as_slice().into());
         }
         // Most are new topics, so the key is allocated before it is known to be needed.
         let before = self.messages.insert(self.key.as_slice().into(), entry);
-        self.forget(before);
+        self.forget(before)
     }
 
-    /// Removes what `topic` has retained [MQTT-3.3.1-6].
-    pub fn remove(&mut self, topic: &[u8]) {
+    /// Removes what `topic` has retained [MQTT-3.3.1-6]; returns its serial number.
+    pub fn remove(&mut self, topic: &[u8]) -> Option<u64> {
         self.set_key(topic);
         let before = self.messages.remove(&*self.key);
-        self.forget(before);
+        self.forget(before)
     }
 
     /// The client of `scan` missed QoS 0 messages: what is retained of them is to be looked up.
@@ -113,19 +130,18 @@ impl Retained {
         self.expiries.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Deletes up to `limit` messages that have expired [MQTT-3.3.2-5]; returns how many.
-    pub fn expire(&mut self, now: Instant, limit: usize) -> usize {
-        for count in 0..limit {
-            match self.expiries.first_entry() {
-                Some(first) if first.key().0 <= now => {
-                    let key = first.remove();
-                    let before = self.messages.remove(&key);
-                    self.forget(before);
-                }
-                _ => return count,
-            }
-        }
-        limit
+    /// Deletes a message that has expired [MQTT-3.3.2-5], if there is one; returns its serial number.
+    pub fn expire(&mut self, now: Instant) -> Option<u64> {
+        let first = self.expiries.first_entry().filter(|first| first.key().0 <= now)?;
+        let key = first.remove();
+        let before = self.messages.remove(&key);
+        self.forget(before)
+    }
+
+    /// All messages with their serial numbers and publishers, in the order of their topics' levels.
+    #[cfg(any(test, fuzzing))]
+    pub fn entries(&self) -> impl Iterator<Item = (u64, &Arc<StoredMessage>, Option<&Arc<str>>)> {
+        self.messages.values().map(|entry| (entry.serial, &entry.message, entry.publisher.as_ref()))
     }
 
     /// The next message that `scan` has not been given, looking at no more than `budget` topics.
@@ -179,7 +195,15 @@ impl Retained {
             None => pattern.to_vec(),
             Some(at) => pattern[..at.saturating_sub(1)].to_vec(),
         };
-        RetainedScan { subscription, until: [self.stored; 2], pattern, from, lookup, is_of_figures: false }
+        RetainedScan {
+            subscription,
+            until: [self.stored; 2],
+            pattern,
+            from,
+            lookup,
+            after: 0,
+            is_of_figures: false,
+        }
     }
 
     fn set_key(&mut self, topic: &[u8]) {
@@ -187,12 +211,14 @@ impl Retained {
         self.key.extend(topic.iter().map(|&byte| sortable(byte)));
     }
 
-    fn forget(&mut self, before: Option<Entry>) {
-        let Some(entry) = before else { return };
+    /// Its serial number.
+    fn forget(&mut self, before: Option<Entry>) -> Option<u64> {
+        let entry = before?;
         self.bytes -= entry.message.size();
         if let Some(expiry) = entry.expiry() {
             self.expiries.remove(&expiry);
         }
+        Some(entry.serial)
     }
 }
 
@@ -311,7 +337,7 @@ mod tests {
         retained.store(message("b", None), None);
         let later = now + Duration::from_secs(5);
         assert_eq!(find(&retained, "#", later).0, ["b"]);
-        assert_eq!(retained.expire(later, 10), 1);
+        assert_eq!((retained.expire(later), retained.expire(later)), (Some(1), None));
         assert_eq!((retained.len(), retained.bytes()), (1, 2));
         assert_eq!(retained.next_expiry(), None);
     }

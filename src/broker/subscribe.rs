@@ -9,11 +9,15 @@ use crate::{
         ControlPacket, Properties, Property, QoS, ReasonCode, RetainHandling, Suback, Subscribe,
         Subscription, SubscriptionOptions, TopicFilter, Unsuback, Unsubscribe,
     },
-    session::{Lookup, RetainedScan, SubscriptionKey},
+    session::{Lookup, RetainedScan, Session, SubscriptionKey},
 };
 
 use super::{
-    Broker, BrokerEvent, Output, deliver::SCAN_BUDGET, figures::is_own_topic, subscriptions::Subscriber,
+    Broker, BrokerEvent, Output,
+    deliver::SCAN_BUDGET,
+    figures::is_own_topic,
+    records::{LookupRecord, SubscriptionRecord},
+    subscriptions::{Subscriber, Subscriptions},
 };
 
 const ANSWER_TOO_LARGE: &str = "the answer is larger than the client's maximum packet size";
@@ -56,7 +60,7 @@ impl Broker {
         let mut scans = Vec::new();
         if !in_use {
             for (subscription, code) in subscribe.subscriptions.iter().zip(&mut suback.reason_codes) {
-                let granted = self.subscribe(index, session, subscription, subscription_identifier);
+                let granted = self.subscribe(now, index, session, subscription, subscription_identifier);
                 *code = match granted {
                     Ok(Granted { qos, lookups }) => {
                         scans.extend(lookups);
@@ -68,11 +72,15 @@ impl Broker {
                 };
             }
         }
+        self.hold_answer(now, index);
         self.send(index, ControlPacket::Suback(suback));
         // One after the other, as if each had come in a packet of its own [MQTT-3.8.4-5].
         let mut budget = SCAN_BUDGET;
         for scan in scans {
-            self.sessions[session as usize].queue.push_scan(scan);
+            let (key, queue) = (scan.subscription, &mut self.sessions[session as usize].queue);
+            let after = queue.last_record();
+            queue.push_scan(RetainedScan { after, ..scan });
+            self.note_subscription(now, session, key, false);
             self.pump_within(now, session, &mut budget);
         }
     }
@@ -83,6 +91,7 @@ impl Broker {
     /// The Reason Code of why it is not granted.
     fn subscribe(
         &mut self,
+        now: Instant,
         index: u32,
         session: u32,
         subscription: &Subscription,
@@ -120,13 +129,10 @@ impl Broker {
                 {
                     return Err(ReasonCode::QUOTA_EXCEEDED);
                 }
-                state.subscription_cost += cost;
-                self.subscription_cost += cost;
-                let (key, position) = self.subscriptions.add(filter, subscriber);
-                state.subscriptions.insert(key, position);
-                key
+                self.add_subscription(session, filter, subscriber)
             }
         };
+        let state = &mut self.sessions[session as usize];
         let wants_retained = match options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => held.is_none(),
@@ -140,6 +146,7 @@ impl Broker {
                 queue.replace_scans(key, &lookup);
             }
         }
+        self.note_subscription(now, session, key, held.is_none());
         self.stats.subscriptions_total += 1;
         self.outputs.push_back(Output::Emit(BrokerEvent::Subscribed {
             connection: self.connections[index as usize].id,
@@ -153,6 +160,39 @@ impl Broker {
             false => SmallVec::new(),
         };
         Ok(Granted { qos: options.qos, lookups })
+    }
+
+    /// Adds a subscription that its Session does not have; returns where it stands.
+    pub(super) fn add_subscription(
+        &mut self,
+        session: u32,
+        filter: &TopicFilter,
+        subscriber: Subscriber,
+    ) -> SubscriptionKey {
+        let cost = cost(filter.pattern().split('/').count(), filter.pattern().len());
+        self.subscription_cost += cost;
+        let (key, position) = self.subscriptions.add(filter, subscriber);
+        let state = &mut self.sessions[session as usize];
+        state.subscription_cost += cost;
+        state.subscriptions.insert(key, position);
+        key
+    }
+
+    /// Notes a subscription as it is now, if its Session is kept.
+    pub(super) fn note_subscription(
+        &mut self,
+        now: Instant,
+        session: u32,
+        key: SubscriptionKey,
+        is_new: bool,
+    ) {
+        let Some(journal) = self.journal.as_deref_mut() else { return };
+        let state = &self.sessions[session as usize];
+        if state.number != 0
+            && let Some(record) = subscription_record(state, &self.subscriptions, key)
+        {
+            journal.subscribe(now, state.number, is_new, record, &mut self.outputs);
+        }
     }
 
     /// What is to be looked up for a new subscription: among the clients' retained messages, and
@@ -216,21 +256,22 @@ impl Broker {
         }
         if !in_use {
             for (position, filter) in unsubscribe.filters.iter().enumerate() {
-                let reason = self.unsubscribe(index, session, filter);
+                let reason = self.unsubscribe(now, index, session, filter);
                 if let Some(code) = unsuback.reason_codes.get_mut(position) {
                     *code = reason;
                 }
             }
         }
+        self.hold_answer(now, index);
         self.send(index, ControlPacket::Unsuback(unsuback));
     }
 
-    fn unsubscribe(&mut self, index: u32, session: u32, filter: &TopicFilter) -> ReasonCode {
+    fn unsubscribe(&mut self, now: Instant, index: u32, session: u32, filter: &TopicFilter) -> ReasonCode {
         let Some(key) = self.subscriptions.find(filter) else { return ReasonCode::NO_SUBSCRIPTION_EXISTED };
         if !self.sessions[session as usize].subscriptions.contains_key(&key) {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
         }
-        self.remove_subscription(session, key);
+        self.remove_subscription(now, session, key);
         // Nothing more is sent for it [MQTT-3.10.4-2].
         if let Some(queue) = self.sessions[session as usize].queue.changed() {
             queue.drop_scans(key);
@@ -243,9 +284,13 @@ impl Broker {
     }
 
     /// Takes a subscription out of its Session and out of the tree.
-    pub(super) fn remove_subscription(&mut self, session: u32, key: SubscriptionKey) {
+    pub(super) fn remove_subscription(&mut self, now: Instant, session: u32, key: SubscriptionKey) {
         let state = &mut self.sessions[session as usize];
         let Some(position) = state.subscriptions.remove(&key) else { return };
+        if let Some(journal) = self.journal.as_deref_mut().filter(|_| state.number != 0) {
+            let filter = self.subscriptions.filter(key).into();
+            journal.unsubscribe(now, state.number, filter, &mut self.outputs);
+        }
         let (levels, bytes) = self.subscriptions.size(key);
         let cost = cost(levels, bytes);
         state.subscription_cost -= cost;
@@ -260,6 +305,27 @@ impl Broker {
 struct Granted {
     qos: QoS,
     lookups: SmallVec<[RetainedScan; 1]>,
+}
+
+/// What is kept of a subscription, if its Session has it.
+pub(super) fn subscription_record(
+    session: &Session,
+    subscriptions: &Subscriptions,
+    key: SubscriptionKey,
+) -> Option<SubscriptionRecord> {
+    let &position = session.subscriptions.get(&key)?;
+    let subscriber = subscriptions.get(key, position)?;
+    let scan = session.queue.scan(key);
+    Some(SubscriptionRecord {
+        filter: subscriptions.filter(key).into(),
+        options: subscriber.options,
+        subscription_identifier: subscriber.subscription_identifier,
+        lookup: scan.map(|scan| LookupRecord {
+            from: scan.from.clone(),
+            until: scan.until[1],
+            after: scan.after,
+        }),
+    })
 }
 
 /// What a filter of so many levels and bytes counts against the limit.

@@ -291,6 +291,12 @@ impl Subscriptions {
         }
     }
 
+    /// The same of a shared subscription by its number, if there is one.
+    pub fn filter_of_share(&self, share: u32) -> Option<Box<str>> {
+        let node = self.groups.get(&share)?.node;
+        Some(self.filter(SubscriptionKey { node, share: Some(share) }).into())
+    }
+
     /// How many levels and bytes the filter of `key` has, a share name not counted.
     pub fn size(&self, key: SubscriptionKey) -> (usize, usize) {
         let (mut levels, mut bytes) = (0, 0);

@@ -1,6 +1,9 @@
 //! Will Messages [section 3.1.2.5].
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 
@@ -34,7 +37,7 @@ pub(super) fn keep(will: &Will) -> WillMessage {
         packet: None,
     };
     WillMessage {
-        message: message.store(),
+        message: Arc::new(message.store()),
         expiry: expiry.map(|seconds| Duration::from_secs(seconds.into())),
         delay: Duration::from_secs(delay.into()),
     }
@@ -45,6 +48,7 @@ impl Broker {
     /// [MQTT-3.1.2-10].
     pub(super) fn publish_will_of(&mut self, now: Instant, session: u32) {
         let Some(will) = self.sessions[session as usize].will.take() else { return };
+        self.touch(now, session);
         let mut message = will.message.as_message();
         // The interval is the published message's, whatever the delay was [section 3.1.3.2.4].
         message.expires_at = will.expiry.map(|interval| now + interval);

@@ -104,8 +104,11 @@ pub fn describe(info: &pb::ServerInfo) -> String {
         pb::ServerMode::Proxy => "proxy",
         _ => "broker",
     };
-    let mut lines =
-        vec![format!("mockforge {} {what}, process {}, seed {}", info.version, info.pid, info.seed)];
+    let mut first = format!("mockforge {} {what}, process {}, seed {}", info.version, info.pid, info.seed);
+    if !matches!(info.durability.as_str(), "" | "none") {
+        first += &format!(", durability {}", info.durability);
+    }
+    let mut lines = vec![first];
     if !info.mqtt_address.is_empty() {
         let mut line = format!("mqtt  mqtt://{}", info.mqtt_address);
         if !info.upstream.is_empty() {
@@ -352,9 +355,10 @@ mod tests {
             mqtt  mqtt://127.0.0.1:1884 before mqtt://broker:1883
             http  http://127.0.0.1:3000/__mockforge"#]]
         .assert_eq(&describe(&info));
-        let grpc_address = "127.0.0.1:50051".into();
-        let behind_tls = pb::ServerInfo { http_tls: true, grpc_tls: true, grpc_address, ..info };
+        let (grpc_address, durability) = ("127.0.0.1:50051".into(), "strict".into());
+        let behind_tls = pb::ServerInfo { http_tls: true, grpc_tls: true, grpc_address, durability, ..info };
         let described = describe(&behind_tls);
+        assert!(described.starts_with("mockforge 0.1.0 proxy, process 7, seed 42, durability strict\n"));
         let addresses: Vec<_> = described.lines().skip(2).collect();
         assert_eq!(addresses, ["https https://127.0.0.1:3000/__mockforge", "grpc  https://127.0.0.1:50051"]);
     }

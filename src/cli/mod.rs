@@ -307,6 +307,8 @@ fn start_logging(filter: &str) -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(output::is_terminal())
+        // A log on a full disk is no reason to panic where something is logged.
+        .log_internal_errors(false)
         .try_init();
     Ok(())
 }

@@ -55,6 +55,9 @@ pub struct ServeArgs {
     upstream: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Keep Sessions and retained messages over a restart: none, relaxed or strict
+    #[arg(long, value_name = "HOW")]
+    durability: Option<String>,
     /// Draw random values from this number, so that they are the same again
     #[arg(long, value_name = "N")]
     seed: Option<String>,
@@ -106,6 +109,7 @@ impl ServeArgs {
             ("mqtt.websocket.enabled", "--mqtt-ws", switch(self.mqtt_ws)),
             ("mqtt.websocket.port", "--mqtt-ws-port", self.mqtt_ws_port.clone()),
             ("mqtt.upstream", "--upstream", self.upstream.clone()),
+            ("mqtt.durability", "--durability", self.durability.clone()),
             ("mqtt.seed", "--seed", self.seed.clone()),
             ("recorder.ring_bytes", "--ring", self.ring.map(|size| size.to_string())),
             (

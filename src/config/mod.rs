@@ -40,6 +40,7 @@ pub use self::{
 };
 use crate::{
     auth::{Access, Accounts, Acl, ApiTokenSpec, ApiTokens, BadAccounts, UserList, UserSpec},
+    broker::Durability,
     broker::Limits,
     fault::{ChaosSpec, LatencyDraw, LatencySpec, Rule, RuleSpec, SlowSubscriberSpec, settings_rules},
     field::BadField,
@@ -135,6 +136,8 @@ pub struct MqttConfig {
     pub limits: Limits,
     /// How often the `$SYS` topics are published; zero is never.
     pub sys_interval: Duration,
+    /// When Sessions and retained messages are on disk.
+    pub durability: Durability,
     /// Who may authenticate with SCRAM-SHA-256.
     pub scram_users: UserList,
     /// Who else is let in, and who may do what.
@@ -504,6 +507,8 @@ impl Config {
                     session_expiry_max: checked.integer("mqtt.limits.session_expiry_max_secs"),
                 },
                 sys_interval: Duration::from_secs(checked.integer("mqtt.sys_interval_secs")),
+                durability: Durability::from_name(&checked.text("mqtt.durability"))
+                    .expect("the table has it checked"),
                 scram_users: UserList::parse(&checked.text("mqtt.scram_users"))
                     .expect("the table has it checked"),
                 access,

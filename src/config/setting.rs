@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     auth::{UserList, check_token},
+    broker::Durability,
     recording::OnOverload,
 };
 
@@ -228,6 +229,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.keep_alive_secs", Kind::Integer { min: 0, max: 65_535 }, "60", "longest keep alive an MQTT 5 client is granted, unless it asks for none; 0 leaves every client its own"),
     full("mqtt.upstream", Kind::Text(check_upstream), "", "URL of a real broker to stand in front of; empty is a broker of our own"),
     full("mqtt.sys_interval_secs", Kind::Integer { min: 0, max: 86_400 }, "10", "how often the `$SYS/broker/` topics are published; 0 is never"),
+    full("mqtt.durability", Kind::Text(check_durability), "none", "when Sessions and retained messages are on disk: `none` keeps them in memory, `relaxed` has them there within 250 ms of the acknowledgement that promises it, `strict` before it; of no effect with `mqtt.upstream`"),
     full("mqtt.scram_users", Kind::Secret(check_users), "", "who may authenticate with SCRAM-SHA-256: `name:password`, a line or a comma apart"),
     full("mqtt.allow_anonymous", Kind::Switch, "true", "let clients in that give no user name; off, they need a right one and its password, or a certificate"),
     full(USERS, Kind::List, "[]", "who may log in: `username`, `password_hash` as `mockforge passwd --hash` prints it, `groups`"),
@@ -381,6 +383,13 @@ fn check_on_overload(text: &str) -> Result<(), String> {
     match OnOverload::from_name(text) {
         Some(_) => Ok(()),
         None => Err(format!("expected block or drop, found \"{text}\"")),
+    }
+}
+
+fn check_durability(text: &str) -> Result<(), String> {
+    match Durability::from_name(text) {
+        Some(_) => Ok(()),
+        None => Err(format!("expected none, relaxed or strict, found \"{text}\"")),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     watch::{self, EventFilter},
 };
 use crate::{
+    broker::Durability,
     config::Config,
     fault::ChaosError,
     field::BadField,
@@ -46,6 +47,7 @@ impl Control {
             pid: std::process::id(),
             store_path: absolute(&parts.store.path).display().to_string(),
             seed: parts.chaos.seed(),
+            durability: parts.durability.map(Durability::name).unwrap_or_default().to_owned(),
         })
     }
 

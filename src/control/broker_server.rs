@@ -55,7 +55,7 @@ impl MqttServer for BrokerServer {
         expiry: Option<u32>,
     ) -> Result<pb::PublishResponse, ControlError> {
         let tap = self.tap.clone();
-        let run = self.broker.run(move |broker, now| {
+        let run = self.broker.run_lasting(move |broker, now| {
             tell_retained(&tap, now, &message, expiry);
             message.expires_at = expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
             broker.publish(now, message)

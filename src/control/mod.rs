@@ -61,6 +61,7 @@ pub use webhooks::webhook_message;
 
 use self::{recordings::Recorders, replays::ReplayList};
 use crate::{
+    broker::Durability,
     event::EventBus,
     fault::{Chaos, ChaosHooks, ChaosOptions},
     metrics::Metrics,
@@ -100,6 +101,8 @@ pub struct ControlParts {
     pub tokens: TokensInForce,
     /// Keeps the last minutes, if asked to.
     pub flight: Option<Arc<FlightRecorder>>,
+    /// Of a broker.
+    pub durability: Option<Durability>,
     pub addresses: Addresses,
     /// What listeners with TLS show, and what an upstream is believed by and shown.
     pub certificates: Vec<Arc<dyn TlsFiles>>,
@@ -150,6 +153,7 @@ impl ControlParts {
             import_bytes: u64::MAX,
             tokens: TokensInForce::default(),
             flight: None,
+            durability: None,
             addresses: Addresses::default(),
             certificates: Vec::new(),
             mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),

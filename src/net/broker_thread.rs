@@ -35,13 +35,14 @@ use super::{
     door::{Guest, Guests},
     listener::{Gate, accept},
     local_thread,
+    persistence::{Persistence, Progress},
     refusal::turn_away,
     scratch::Scratch,
     transport::Transport,
 };
 use crate::{
     auth::{LoginQueue, PasswordCheck},
-    broker::{Broker, BrokerEvent, Checked, Closing, Options, Output},
+    broker::{Broker, BrokerEvent, Checked, Closing, Durability, Options, Output},
     interceptor::Interception,
     metrics::Metrics,
     packet::{Connect, ReasonCode},
@@ -87,6 +88,8 @@ pub struct BrokerOptions {
     pub interception: Interception,
     /// What happens to packets on their way.
     pub chaos: ChaosWatch,
+    /// Where the broker's state is kept; needed with a durability other than none, and of no use without.
+    pub persistence: Option<Persistence>,
     /// Told everything an operator may want to see, on the broker's thread: must not block.
     pub on_event: EventSink,
 }
@@ -104,6 +107,7 @@ pub struct BrokerHandle {
     jobs: mpsc::Sender<Job>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
+    durable: watch::Receiver<u64>,
 }
 
 /// A [`BrokerHandle`] that does not keep the broker running.
@@ -112,13 +116,14 @@ pub struct WeakBrokerHandle {
     jobs: mpsc::WeakSender<Job>,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
+    durable: watch::Receiver<u64>,
 }
 
 impl WeakBrokerHandle {
     /// `None` once the broker has stopped, or nobody else holds it.
     pub fn upgrade(&self) -> Option<BrokerHandle> {
-        let Self { jobs, stop, stopped } = self.clone();
-        Some(BrokerHandle { jobs: jobs.upgrade()?, stop, stopped })
+        let Self { jobs, stop, stopped, durable } = self.clone();
+        Some(BrokerHandle { jobs: jobs.upgrade()?, stop, stopped, durable })
     }
 }
 
@@ -142,9 +147,30 @@ impl BrokerHandle {
         answered.await.map_err(|_| Stopped)
     }
 
+    /// As [`run`](Self::run), and waits until what `f` did is as durable as an answer to a client
+    /// would have to be.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub async fn run_lasting<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Broker, Instant) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let run = self.run(move |broker, now| {
+            let result = f(broker, now);
+            (result, broker.promised(now))
+        });
+        let (result, batch) = run.await?;
+        if let Some(batch) = batch {
+            let mut durable = self.durable.clone();
+            durable.wait_for(|&durable| durable >= batch).await.map_err(|_| Stopped)?;
+        }
+        Ok(result)
+    }
+
     pub fn downgrade(&self) -> WeakBrokerHandle {
-        let Self { jobs, stop, stopped } = self.clone();
-        WeakBrokerHandle { jobs: jobs.downgrade(), stop, stopped }
+        let Self { jobs, stop, stopped, durable } = self.clone();
+        WeakBrokerHandle { jobs: jobs.downgrade(), stop, stopped, durable }
     }
 
     /// Disconnects every client with Server shutting down, writes what is left for a bounded time
@@ -171,12 +197,13 @@ pub fn spawn_broker(listeners: Vec<TcpListener>, options: BrokerOptions) -> io::
     let stop = CancellationToken::new();
     let (stopped, watch_stopped) = watch::channel(false);
     let token = stop.clone();
+    let (progress, durable) = watch::channel(0);
     local_thread::start("broker".to_owned(), listeners, move |runtime, listeners| {
-        LocalSet::new().block_on(&runtime, serve(listeners, options, waiting_jobs, token));
+        LocalSet::new().block_on(&runtime, serve(listeners, options, waiting_jobs, token, progress));
         // Nobody may be waiting for it.
         let _ = stopped.send(true);
     })?;
-    Ok(BrokerHandle { jobs, stop, stopped: watch_stopped })
+    Ok(BrokerHandle { jobs, stop, stopped: watch_stopped, durable })
 }
 
 async fn serve(
@@ -184,15 +211,18 @@ async fn serve(
     mut options: BrokerOptions,
     jobs: mpsc::Receiver<Job>,
     stop: CancellationToken,
+    durable: watch::Sender<u64>,
 ) {
     let guests = options.guests.take();
-    let shell = Shell::start(options);
+    let shell = Shell::start(options, durable);
     let mut accepting: Vec<_> =
         listeners.into_iter().map(|listener| spawn_local(Rc::clone(&shell).accept_from(listener))).collect();
     accepting.extend(guests.map(|guests| spawn_local(Rc::clone(&shell).receive(guests))));
     tokio::select! {
         () = stop.cancelled() => {}
         () = shell.run_jobs(jobs) => {}
+        // Without an acknowledgement for anybody, a broker is better not there.
+        () = shell.progress.lost.notified() => {}
     }
     for task in accepting {
         task.abort();
@@ -202,6 +232,9 @@ async fn serve(
     shell.settle();
     // Whoever has not taken the rest by then loses it.
     let _ = timeout(SHUTDOWN_WAIT, shell.until_empty()).await;
+    if !shell.until_persisted().await {
+        error!("the disk did not take the last changes of the broker's state: they are lost");
+    }
 }
 
 /// A client whose password is to be checked.
@@ -233,6 +266,9 @@ pub(super) struct Shell {
     has_login: Notify,
     /// Whether one is being checked.
     is_checking: Cell<bool>,
+    pub(super) progress: Progress,
+    /// Whether what is promised to clients may have to wait for a disk.
+    pub(super) keeps_state: bool,
     admission: Arc<Admission>,
     gate: Gate,
     pub(super) tap: Tap,
@@ -243,8 +279,15 @@ pub(super) struct Shell {
 
 impl Shell {
     /// With the tasks that every connection needs.
-    pub(super) fn start(options: BrokerOptions) -> Rc<Self> {
-        let shell = Rc::new(Self::new(options));
+    pub(super) fn start(mut options: BrokerOptions, durable: watch::Sender<u64>) -> Rc<Self> {
+        let (durability, persistence) = (options.broker.durability, options.persistence.take());
+        let shell = Rc::new(Self::new(options, durable));
+        if let Some(Persistence { restored, commit }) = persistence {
+            let now = shell.now();
+            shell.broker.borrow_mut().restore(now, restored);
+            spawn_local(Rc::clone(&shell).persist(durability, commit));
+            shell.settle();
+        }
         spawn_local(Rc::clone(&shell).flush_rounds());
         spawn_local(Rc::clone(&shell).keep_time());
         spawn_local(Rc::clone(&shell).release_buffers());
@@ -253,8 +296,9 @@ impl Shell {
         shell
     }
 
-    fn new(options: BrokerOptions) -> Self {
+    fn new(options: BrokerOptions, durable: watch::Sender<u64>) -> Self {
         let now = tokio::time::Instant::now().into_std();
+        let keeps_state = options.broker.durability != Durability::None;
         let mut broker = Broker::new(now, options.broker, options.seed);
         broker.set_interception(options.interception);
         Self {
@@ -272,6 +316,8 @@ impl Shell {
             logins: RefCell::default(),
             has_login: Notify::new(),
             is_checking: Cell::new(false),
+            progress: Progress::new(durable),
+            keeps_state,
             admission: options.admission,
             gate: options.gate,
             tap: options.tap,
@@ -397,6 +443,7 @@ impl Shell {
                         }
                     }
                 }
+                Output::Persist { is_awaited } => self.progress.note(is_awaited),
                 Output::Emit(event) => (self.on_event)(event),
             }
         }
@@ -477,7 +524,7 @@ impl Shell {
         let mut broker = self.broker.borrow_mut();
         {
             let Some(outbox) = broker.outbox(link.id) else { return };
-            while !outbox.is_empty() {
+            while outbox.writable() > 0 {
                 let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
                 let filled = outbox.chunks(&mut slices);
                 match link.write(&slices[..filled]) {
@@ -510,12 +557,18 @@ impl Shell {
         if written > 0 && !is_gone {
             broker.handle_flushed(now, link.id);
         }
+        link.go_on();
         drop(broker);
         self.settle();
     }
 
     pub(super) fn has_unwritten(&self, id: ConnectionId) -> bool {
         self.broker.borrow_mut().outbox(id).is_some_and(|outbox| !outbox.is_empty())
+    }
+
+    /// Whether something waits for `id` until what it promises is durable.
+    pub(super) fn holds_back(&self, id: ConnectionId) -> bool {
+        self.broker.borrow_mut().outbox(id).is_some_and(|outbox| outbox.writable() < outbox.len())
     }
 
     /// Whether more waits for `id` than messages alone may make it: a client that doesn't read its

@@ -73,6 +73,8 @@ pub(super) struct Link {
     /// Whether what the client sends waits until its password has been checked.
     is_held: Cell<bool>,
     busy: Cell<bool>,
+    /// Whether its task waits for the outbox to be written to.
+    is_waiting: Cell<bool>,
     /// Set when the connection is to be closed once its outbox is written.
     ending: Cell<Option<CloseCause>>,
     task: RefCell<Option<Waker>>,
@@ -97,6 +99,7 @@ impl Link {
             is_identified: Cell::new(false),
             is_held: Cell::new(false),
             busy: Cell::new(false),
+            is_waiting: Cell::new(false),
             ending: Cell::new(None),
             task: RefCell::default(),
             outgoing: RefCell::default(),
@@ -127,6 +130,13 @@ impl Link {
     pub(super) fn wait_for_room(&self) {
         self.is_blocked.set(true);
         self.wake();
+    }
+
+    /// Some of what waited was written.
+    pub(super) fn go_on(&self) {
+        if self.is_waiting.replace(false) {
+            self.wake();
+        }
     }
 
     /// Has the connection's task write what is left and close.
@@ -293,9 +303,14 @@ impl Serving {
             let Self { shell, link, reading, .. } = self;
             let Some(at_hand) = reading else { unreachable!("only `aside` takes it") };
             let turn = ready!(poll_turn(shell, link, at_hand, context));
-            if let Turn::Over(cause) = turn {
+            if matches!(turn, Turn::Over(_)) {
                 // The client may have closed its half only, and still read.
                 shell.flush(link);
+            }
+            let waits = matches!(turn, Turn::Over(CloseCause::ClientFin)) && shell.holds_back(link.id);
+            if let Turn::Over(cause) = turn
+                && !waits
+            {
                 shell.broker.borrow_mut().handle_close(shell.now(), link.id);
                 if !link.has_line() {
                     return Poll::Ready(cause);
@@ -311,6 +326,9 @@ impl Serving {
                             (reading, None)
                         }
                         Turn::Over(cause) => {
+                            if waits {
+                                end_held(&shell, &link).await;
+                            }
                             let cause = end_line(&link).await.unwrap_or(cause);
                             (reading, Some(cause))
                         }
@@ -391,6 +409,10 @@ fn poll_turn(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, context: &mu
         }
         // Acks for a client that reads none must not gather without limit.
         if link.is_blocked.get() && shell.owes_too_much(link.id) {
+            return Poll::Pending;
+        }
+        if shell.keeps_state && shell.holds_back(link.id) && shell.owes_too_much(link.id) {
+            link.is_waiting.set(true);
             return Poll::Pending;
         }
         let read = if reading.has_more {
@@ -778,13 +800,43 @@ fn release_buffer(buffer: &mut BytesMut) {
     }
 }
 
+/// Writes to a client that has closed its half what it is still promised, and forgets the connection.
+async fn end_held(shell: &Rc<Shell>, link: &Link) {
+    let is_over = || !shell.holds_back(link.id) || link.ending.get().is_some();
+    if timeout(CLOSING_WAIT, until(link, is_over)).await.is_err() {
+        debug!(connection = %link.id, "what the client is promised is not durable; closing all the same");
+    }
+    shell.flush(link);
+    shell.broker.borrow_mut().handle_close(shell.now(), link.id);
+    shell.settle();
+}
+
+/// Waits until `is_over`, which is looked at when some was written or the connection is to end.
+async fn until(link: &Link, is_over: impl Fn() -> bool) {
+    poll_fn(|_| match is_over() {
+        true => Poll::Ready(()),
+        false => {
+            // Part of the connection's task, which is woken.
+            link.is_waiting.set(true);
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
 /// Writes what is left, closes our half and waits for the client to have seen it.
 async fn close(shell: &Rc<Shell>, link: &Link, half: &mut ReadHalf) {
     let written = async {
         loop {
             shell.flush(link);
-            let writable = poll_fn(|context| link.poll_writable(context));
-            if !shell.has_unwritten(link.id) || writable.await.is_err() {
+            if !shell.has_unwritten(link.id) {
+                return;
+            }
+            if shell.holds_back(link.id) {
+                until(link, || !shell.holds_back(link.id)).await;
+                continue;
+            }
+            if poll_fn(|context| link.poll_writable(context)).await.is_err() {
                 return;
             }
         }

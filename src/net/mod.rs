@@ -14,6 +14,7 @@ mod listener;
 mod local_thread;
 mod memo;
 mod mocks;
+mod persistence;
 mod pipe;
 mod proxy;
 mod refusal;
@@ -39,6 +40,7 @@ pub use dial::{prepare, reach};
 pub use door::{DoorOptions, Entrance, Guest, Guests, spawn_door};
 pub use listener::{Gate, bind, leads_to, watch_peers};
 pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
+pub use persistence::{Commit, Persistence};
 pub use proxy::{
     ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
 };

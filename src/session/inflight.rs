@@ -25,7 +25,7 @@ pub enum Stage {
     Published(Delivery),
     /// PUBREC came, PUBREL is unanswered. PUBRELs are repeated in the order of `order`
     /// [MQTT-4.6.0-4].
-    Released { order: u64 },
+    Released { order: u64, record: u64 },
 }
 
 impl Stage {
@@ -33,6 +33,14 @@ impl Stage {
         match self {
             Self::Published(delivery) => Some(delivery.message),
             Self::Released { .. } => None,
+        }
+    }
+
+    /// Its record in the journal; 0 if it has none.
+    pub fn record(&self) -> u64 {
+        match self {
+            Self::Published(delivery) => delivery.record,
+            Self::Released { record, .. } => *record,
         }
     }
 }
@@ -49,9 +57,9 @@ struct Exchange {
 #[derive(Debug)]
 pub enum Acknowledged {
     /// The exchange is over; `freed` says whether it occupied one of the client's Receive Maximum.
-    Completed { freed: bool, message: Option<Arc<StoredMessage>> },
-    /// PUBREL is due, and the message not needed any more.
-    Released { message: Option<Arc<StoredMessage>> },
+    Completed { freed: bool, message: Option<Arc<StoredMessage>>, record: u64 },
+    /// PUBREL is due, and the message not needed any more; whose `record` is 0 if it has been before.
+    Released { message: Option<Arc<StoredMessage>>, record: u64, serial: u64, order: u64 },
     /// No exchange has this identifier.
     Unknown,
     /// The exchange waits for a different packet.
@@ -127,6 +135,35 @@ impl Inflight {
         }
     }
 
+    /// The serial number of the exchange that [began](Self::begin) last.
+    #[inline]
+    pub fn last_serial(&self) -> u64 {
+        self.first + self.ring.len() as u64 - 1
+    }
+
+    /// What was in flight when another process had it, by serial number.
+    pub fn restore(exchanges: impl IntoIterator<Item = (u64, Stage)>) -> Self {
+        let mut inflight = Self::default();
+        for (serial, stage) in exchanges {
+            inflight.first = inflight.first.max(serial + 1);
+            match &stage {
+                Stage::Published(delivery) => inflight.bytes += delivery.message.size(),
+                Stage::Released { order, .. } => inflight.releases = inflight.releases.max(order + 1),
+            }
+            let exchange = Exchange { stage, sent: false };
+            inflight.stragglers.insert(identifier_of(serial).get(), (serial, exchange));
+        }
+        inflight.len = inflight.stragglers.len();
+        inflight
+    }
+
+    /// Everything in flight with its serial number, in no order.
+    pub fn exchanges(&self) -> impl Iterator<Item = (u64, &Stage)> {
+        let in_ring = (self.first..).zip(&self.ring);
+        let in_ring = in_ring.filter_map(|(serial, slot)| Some((serial, &slot.as_ref()?.stage)));
+        self.stragglers.values().map(|(serial, exchange)| (*serial, &exchange.stage)).chain(in_ring)
+    }
+
     /// The unacknowledged message of `identifier`, about to be sent over the present connection.
     pub fn resend(&mut self, identifier: PacketIdentifier) -> Option<&Delivery> {
         let exchange = self.find(identifier)?;
@@ -153,21 +190,24 @@ impl Inflight {
     /// `refused`: the client answered with a Reason Code of 0x80 or greater, which ends the
     /// exchange [section 4.3.3].
     pub fn pubrec(&mut self, identifier: PacketIdentifier, refused: bool) -> Acknowledged {
-        let releases = self.releases;
-        let Some(exchange) = self.find(identifier) else { return Acknowledged::Unknown };
+        let order = self.releases;
+        let Some((serial, exchange)) = self.find_numbered(identifier) else { return Acknowledged::Unknown };
         match &exchange.stage {
             Stage::Published(delivery) if delivery.qos == QoS::ExactlyOnce => {
                 if refused {
                     return self.complete(identifier);
                 }
-                let stage = std::mem::replace(&mut exchange.stage, Stage::Released { order: releases });
+                let record = delivery.record;
+                let stage = std::mem::replace(&mut exchange.stage, Stage::Released { order, record });
                 self.releases += 1;
                 let message = stage.into_message();
                 self.bytes -= message.as_ref().map_or(0, |message| message.size());
-                Acknowledged::Released { message }
+                Acknowledged::Released { message, record, serial, order }
             }
             Stage::Published(_) => Acknowledged::OutOfTurn,
-            Stage::Released { .. } => Acknowledged::Released { message: None },
+            Stage::Released { order, .. } => {
+                Acknowledged::Released { message: None, record: 0, serial, order: *order }
+            }
         }
     }
 
@@ -195,7 +235,7 @@ impl Inflight {
             exchange.sent = false;
             match exchange.stage {
                 Stage::Published(_) => publishes.push(serial),
-                Stage::Released { order } => releases.push((order, serial)),
+                Stage::Released { order, .. } => releases.push((order, serial)),
             }
         }
         publishes.sort_unstable();
@@ -235,15 +275,24 @@ impl Inflight {
         self.len -= 1;
         self.trim();
         let freed = ended.as_ref().is_some_and(|exchange| exchange.sent);
+        let record = ended.as_ref().map_or(0, |exchange| exchange.stage.record());
         let message = ended.and_then(|exchange| exchange.stage.into_message());
         self.bytes -= message.as_ref().map_or(0, |message| message.size());
-        Acknowledged::Completed { freed, message }
+        Acknowledged::Completed { freed, message, record }
     }
 
     fn find(&mut self, identifier: PacketIdentifier) -> Option<&mut Exchange> {
+        self.find_numbered(identifier).map(|(_, exchange)| exchange)
+    }
+
+    #[inline]
+    fn find_numbered(&mut self, identifier: PacketIdentifier) -> Option<(u64, &mut Exchange)> {
         match self.ring_index(identifier) {
-            Some(index) if self.ring[index].is_some() => self.ring[index].as_mut(),
-            _ => self.stragglers.get_mut(&identifier.get()).map(|(_, exchange)| exchange),
+            Some(index) if self.ring[index].is_some() => {
+                let serial = self.first + index as u64;
+                self.ring[index].as_mut().map(|exchange| (serial, exchange))
+            }
+            _ => self.stragglers.get_mut(&identifier.get()).map(|(serial, exchange)| (*serial, exchange)),
         }
     }
 
@@ -328,6 +377,11 @@ impl Received {
         true
     }
 
+    /// All that are there, in no order.
+    pub fn identifiers(&self) -> impl Iterator<Item = u16> {
+        self.identifiers.iter().copied()
+    }
+
     /// The client is back and repeats PUBREL where it has not heard PUBCOMP.
     pub fn resume(&mut self) {
         self.unheard = std::mem::take(&mut self.released);
@@ -359,6 +413,7 @@ mod tests {
             retain: false,
             subscription_identifiers: Default::default(),
             share: None,
+            record: 0,
         }
     }
 
@@ -392,6 +447,30 @@ mod tests {
         assert!(matches!(inflight.pubrec(stays, false), Acknowledged::Released { .. }));
         assert!(matches!(inflight.pubcomp(stays), Acknowledged::Completed { .. }));
         assert!(inflight.is_empty());
+    }
+
+    #[test]
+    fn what_was_restored_goes_on_with_its_identifiers_and_in_its_order() {
+        let mut before = Inflight::default();
+        for _ in 0..70_000 {
+            let identifier = before.begin(delivery(QoS::ExactlyOnce)).expect("free");
+            // A few stay, one of them while the others go round.
+            if !matches!(before.last_serial(), 7 | 69_990..) {
+                before.complete(identifier);
+            }
+        }
+        before.pubrec(identifier_of(69_995), false);
+        before.pubrec(identifier_of(69_993), false);
+        let last = before.last_serial();
+        let kept: Vec<_> = before.exchanges().map(|(serial, stage)| (serial, stage.clone())).collect();
+        let mut after = Inflight::restore(kept);
+        assert_eq!((after.len(), after.bytes()), (before.len(), before.bytes()));
+        let (before, repeats) = (before.repeats(), after.repeats());
+        assert_eq!((&repeats.releases, &repeats.publishes), (&before.releases, &before.publishes));
+        assert_eq!(repeats.publishes[0], identifier(8));
+        assert_eq!(after.begin(delivery(QoS::AtLeastOnce)), Some(identifier_of(last + 1)));
+        after.pubrec(identifier(8), false);
+        assert_eq!(after.repeats().releases.last(), Some(&identifier(8)));
     }
 
     #[test] // [MQTT-4.6.0-1], [MQTT-4.6.0-4]

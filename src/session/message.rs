@@ -1,6 +1,12 @@
 //! Application Messages.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -107,6 +113,7 @@ impl MessageRef<'_> {
             qos: self.qos,
             retain: self.retain,
             expires_at: self.expires_at,
+            number: AtomicU64::new(0),
         };
         stored.fill(self);
         stored
@@ -160,6 +167,8 @@ pub struct StoredMessage {
     qos: QoS,
     retain: bool,
     expires_at: Option<Instant>,
+    /// Where it is kept on disk apart from those that wait for it; 0 while it is not.
+    number: AtomicU64,
 }
 
 impl StoredMessage {
@@ -184,6 +193,7 @@ impl StoredMessage {
         self.qos = message.qos;
         self.retain = message.retain;
         self.expires_at = message.expires_at;
+        *self.number.get_mut() = 0;
     }
 
     #[inline]
@@ -203,6 +213,15 @@ impl StoredMessage {
 
     pub fn size(&self) -> usize {
         self.as_message().size()
+    }
+
+    /// Where it is kept on disk, once for all that wait for it; `None` if it is kept with each of them.
+    pub fn number(&self) -> Option<u64> {
+        Some(self.number.load(Ordering::Relaxed)).filter(|&number| number != 0)
+    }
+
+    pub fn set_number(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
     }
 
     pub fn expires_at(&self) -> Option<Instant> {
@@ -225,6 +244,8 @@ pub struct Delivery {
     pub subscription_identifiers: SmallVec<[u32; 4]>,
     /// The shared subscription that chose this Session.
     pub share: Option<u32>,
+    /// Its record in the journal; 0 if it has none.
+    pub record: u64,
 }
 
 /// Appends those of `properties` that are forwarded unaltered, in their order, as MQTT 5 encodes them.

@@ -11,7 +11,7 @@ mod scan;
 mod state;
 
 pub use connection::{Connection, ConnectionId, Peer, State};
-pub use inflight::{Acknowledged, Inflight, Received, Repeats};
+pub use inflight::{Acknowledged, Inflight, Received, Repeats, Stage};
 pub use message::{
     ApplicationMessage, Delivery, MessageRef, Origin, Payload, SHARED_PAYLOAD, Spares, StoredMessage,
     Verbatim, encode_forwarded,

@@ -22,10 +22,25 @@ pub struct Outbox {
     /// Bytes of our own. The first `written` have left.
     gathered: BytesMut,
     written: usize,
-    /// Shared slices, each behind so many bytes of `gathered`. Only while there are any.
-    #[expect(clippy::box_collection, reason = "one word while there are none")]
-    shared: Option<Box<VecDeque<(usize, Bytes)>>>,
+    /// What most outboxes never have: one word while there is none.
+    extra: Option<Box<Extra>>,
     len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Extra {
+    /// Shared slices, each behind so many bytes of `gathered`.
+    shared: VecDeque<(usize, Bytes)>,
+    /// What may not leave yet, in the order of the batches.
+    holds: VecDeque<Hold>,
+}
+
+/// Bytes behind it may leave when a batch of changes is durable.
+#[derive(Debug)]
+struct Hold {
+    /// Bytes between it and the hold before it, or the front.
+    ahead: usize,
+    batch: u64,
 }
 
 impl Outbox {
@@ -38,6 +53,46 @@ impl Outbox {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Bytes at the front that may be written.
+    #[inline]
+    pub fn writable(&self) -> usize {
+        match self.extra.as_ref().and_then(|extra| extra.holds.front()) {
+            Some(hold) => hold.ahead,
+            None => self.len,
+        }
+    }
+
+    /// Keeps what is appended from here on until `batch`, no earlier one than that of any hold before,
+    /// is [released](Self::release); whether nothing was to wait for it yet.
+    pub fn hold(&mut self, batch: u64) -> bool {
+        let len = self.len;
+        let holds = &mut self.extra.get_or_insert_default().holds;
+        if holds.back().is_some_and(|last| last.batch >= batch) {
+            return false;
+        }
+        let ahead = len - holds.iter().map(|hold| hold.ahead).sum::<usize>();
+        holds.push_back(Hold { ahead, batch });
+        true
+    }
+
+    /// Whether anything waits for a batch.
+    pub fn has_holds(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| !extra.holds.is_empty())
+    }
+
+    /// Lets go what waited for batches up to `batch`.
+    pub fn release(&mut self, batch: u64) {
+        let Some(extra) = &mut self.extra else { return };
+        let mut ahead = 0;
+        while let Some(hold) = extra.holds.front().filter(|hold| hold.batch <= batch) {
+            ahead += hold.ahead;
+            extra.holds.pop_front();
+        }
+        if let Some(next) = extra.holds.front_mut() {
+            next.ahead += ahead;
+        }
     }
 
     /// Appends a copy of `bytes`.
@@ -61,7 +116,7 @@ impl Outbox {
     /// Appends `bytes` without copying them.
     pub fn push(&mut self, bytes: Bytes) {
         self.len += bytes.len();
-        self.shared.get_or_insert_default().push_back((self.gathered.len(), bytes));
+        self.extra.get_or_insert_default().shared.push_back((self.gathered.len(), bytes));
     }
 
     /// Appends whatever `encode` appends to the buffer it is given.
@@ -72,20 +127,24 @@ impl Outbox {
         result
     }
 
-    /// Fills `slices` for a vectored write, from the front; returns how many were filled.
+    /// Fills `slices` for a vectored write of what is [writable](Self::writable), from the front;
+    /// returns how many were filled.
     pub fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut start = self.written;
         let mut filled = 0;
+        let mut left = self.writable();
         let mut fill = |bytes: &'a [u8]| {
+            let bytes = &bytes[..bytes.len().min(left)];
+            left -= bytes.len();
             if !bytes.is_empty()
                 && let Some(slice) = slices.get_mut(filled)
             {
                 *slice = IoSlice::new(bytes);
                 filled += 1;
             }
-            filled < slices.len()
+            filled < slices.len() && left > 0
         };
-        for (behind, bytes) in self.shared.iter().flat_map(|shared| shared.iter()) {
+        for (behind, bytes) in self.extra.iter().flat_map(|extra| extra.shared.iter()) {
             if !(fill(&self.gathered[start..*behind]) && fill(bytes)) {
                 return filled;
             }
@@ -95,7 +154,7 @@ impl Outbox {
         filled
     }
 
-    /// Forgets the first `count` bytes: they were written.
+    /// Forgets the first `count` bytes: they were written, or nobody is left to take them.
     ///
     /// # Panics
     /// When `count` is more than [`len`](Self::len).
@@ -105,9 +164,13 @@ impl Outbox {
         if self.len == 0 {
             return self.clear();
         }
+        if let Some(hold) = self.extra.as_mut().and_then(|extra| extra.holds.front_mut()) {
+            assert!(count <= hold.ahead, "cannot forget {count} bytes before a hold behind {}", hold.ahead);
+            hold.ahead -= count;
+        }
         let mut left = count;
         while left > 0 {
-            let first = self.shared.as_mut().and_then(|shared| shared.front_mut());
+            let first = self.extra.as_mut().and_then(|extra| extra.shared.front_mut());
             let own = first.as_ref().map_or(self.gathered.len(), |(behind, _)| *behind) - self.written;
             if left <= own {
                 self.written += left;
@@ -121,8 +184,8 @@ impl Outbox {
                 break;
             }
             left -= bytes.len();
-            if let Some(shared) = &mut self.shared {
-                shared.pop_front();
+            if let Some(extra) = &mut self.extra {
+                extra.shared.pop_front();
             }
         }
         if self.written >= COMPACTED && self.written * 2 >= self.gathered.len() {
@@ -133,8 +196,9 @@ impl Outbox {
     /// Nothing waits any more.
     fn clear(&mut self) {
         self.written = 0;
-        if let Some(shared) = &mut self.shared {
-            shared.clear();
+        if let Some(extra) = &mut self.extra {
+            extra.shared.clear();
+            extra.holds.clear();
         }
         if self.gathered.capacity() > KEPT_CAPACITY {
             self.gathered = BytesMut::new();
@@ -149,7 +213,7 @@ impl Outbox {
         let waiting = self.gathered.len() - written;
         self.gathered.copy_within(written.., 0);
         self.gathered.truncate(waiting);
-        for (behind, _) in self.shared.iter_mut().flat_map(|shared| shared.iter_mut()) {
+        for (behind, _) in self.extra.iter_mut().flat_map(|extra| extra.shared.iter_mut()) {
             *behind -= written;
         }
     }
@@ -223,6 +287,35 @@ mod tests {
             assert!(seen == outbox.len() || filled == 400, "round {round}");
         }
         assert!(outbox.gathered.len() < COMPACTED * 3, "{}", outbox.gathered.len());
+    }
+
+    #[test]
+    fn what_is_behind_a_hold_stays_until_its_batch_is_durable() {
+        let mut outbox = Outbox::default();
+        outbox.extend(b"now ");
+        assert!(outbox.hold(3));
+        outbox.extend(b"three ");
+        assert!(!outbox.hold(3), "what follows waits for it anyway");
+        outbox.push(Bytes::from_static(b"as well "));
+        assert!(outbox.hold(5));
+        outbox.push(Bytes::from_static(b"five "));
+        assert!(outbox.hold(6));
+        outbox.extend(b"six");
+        assert_eq!((content(&outbox), outbox.len()), (b"now ".to_vec(), 26));
+        outbox.advance(2);
+        outbox.release(2);
+        assert_eq!(content(&outbox), b"w ");
+        outbox.release(4);
+        assert_eq!(content(&outbox), b"w three as well ");
+        outbox.advance(9);
+        outbox.release(6);
+        assert_eq!(content(&outbox), b"s well five six");
+        outbox.hold(7);
+        outbox.extend(b"!");
+        // Nobody is left to take any of it.
+        outbox.advance(outbox.len());
+        outbox.extend(b"again");
+        assert_eq!(content(&outbox), b"again");
     }
 
     #[test]

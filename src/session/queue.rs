@@ -87,12 +87,7 @@ impl Queue {
         if self.messages.len() >= messages || self.bytes.saturating_add(size) > bytes {
             return Err(self.refuse());
         }
-        self.bytes += size;
-        if let Some(at) = delivery.message.expires_at() {
-            self.first_expiry = Some(self.first_expiry.map_or(at, |first| first.min(at)));
-        }
-        let place = self.take_place();
-        self.messages.push_back((place, delivery));
+        self.append(delivery);
         Ok(())
     }
 
@@ -230,22 +225,56 @@ impl Queue {
         }
     }
 
+    /// The record of the last message; 0 for none.
+    pub fn last_record(&self) -> u64 {
+        self.messages.back().map_or(0, |(_, delivery)| delivery.record)
+    }
+
+    /// The lookup that is left for a subscription, among the clients' messages.
+    pub fn scan(&self, subscription: SubscriptionKey) -> Option<&RetainedScan> {
+        let scans = self.scans.as_ref()?;
+        scans.by_place.get(scans.places.get(&(subscription, false))?)
+    }
+
     /// All that are left.
     pub fn scans_mut(&mut self) -> impl Iterator<Item = &mut RetainedScan> {
         self.scans.iter_mut().flat_map(|scans| scans.by_place.values_mut())
     }
 
-    /// Deletes messages that have expired [MQTT-3.3.2-5]; returns how many.
-    pub fn expire(&mut self, now: Instant) -> usize {
+    /// Deletes messages that have expired [MQTT-3.3.2-5], and tells `deleted` of each.
+    pub fn expire(&mut self, now: Instant, mut deleted: impl FnMut(Delivery)) {
         if self.first_expiry.is_none_or(|at| at > now) {
-            return 0;
+            return;
         }
-        let before = self.messages.len();
-        self.messages.retain(|(_, delivery)| !delivery.message.is_expired(now));
+        for (place, delivery) in std::mem::take(&mut self.messages) {
+            if delivery.message.is_expired(now) {
+                deleted(delivery);
+            } else {
+                self.messages.push_back((place, delivery));
+            }
+        }
         let messages = || self.messages.iter().map(|(_, delivery)| &delivery.message);
         self.bytes = messages().map(|message| message.size()).sum();
         self.first_expiry = messages().filter_map(|message| message.expires_at()).min();
-        before - self.messages.len()
+    }
+
+    /// The messages that wait, in their order.
+    pub fn messages(&self) -> impl Iterator<Item = &Delivery> {
+        self.messages.iter().map(|(_, delivery)| delivery)
+    }
+
+    /// Appends what waited when another process had it, whatever the limits are now.
+    pub fn restore(&mut self, delivery: Delivery) {
+        self.append(delivery);
+    }
+
+    fn append(&mut self, delivery: Delivery) {
+        self.bytes += delivery.message.size();
+        if let Some(at) = delivery.message.expires_at() {
+            self.first_expiry = Some(self.first_expiry.map_or(at, |first| first.min(at)));
+        }
+        let place = self.take_place();
+        self.messages.push_back((place, delivery));
     }
 }
 
@@ -274,6 +303,7 @@ mod tests {
             retain: false,
             subscription_identifiers: Default::default(),
             share: None,
+            record: 0,
         }
     }
 
@@ -284,6 +314,7 @@ mod tests {
             from: Vec::new(),
             until: [0; 2],
             lookup: Lookup { qos, ..Lookup::default() },
+            after: 0,
             is_of_figures: false,
         }
     }
@@ -411,7 +442,9 @@ mod tests {
                         let before = list.len();
                         let is_expired = |entry: &Entry| matches!(entry, Entry::Message(_, 1..) if entry.expiry() <= now);
                         list.retain(|entry| !is_expired(entry));
-                        prop_assert_eq!(queue.expire(at(now)), before - list.len());
+                        let mut deleted = 0;
+                        queue.expire(at(now), |_| deleted += 1);
+                        prop_assert_eq!(deleted, before - list.len());
                     }
                 }
                 let messages = list.iter().filter(|entry| matches!(entry, Entry::Message(..))).count();

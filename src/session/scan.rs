@@ -22,6 +22,8 @@ pub struct RetainedScan {
     /// order. What a client missed of QoS 0, away or slow, is looked up, too.
     pub until: [u64; 2],
     pub lookup: Lookup,
+    /// The record of the message in the queue that it stands behind; 0 for none.
+    pub after: u64,
     /// Whether it goes through what the broker itself has retained, instead of what clients have.
     pub is_of_figures: bool,
 }

@@ -26,6 +26,8 @@ pub struct SubscriptionKey {
 #[derive(Debug)]
 pub struct Session {
     pub client_identifier: Arc<str>,
+    /// What its records in the journal are found by; 0 if it has none.
+    pub number: u64,
     /// Index of the Network Connection.
     pub connection: Option<u32>,
     /// As of the last CONNECT, like the four that follow.
@@ -33,6 +35,8 @@ pub struct Session {
     pub username: Option<Box<str>>,
     pub standing: Standing,
     pub clean_start: bool,
+    /// Whether another process had it last, and no client since.
+    pub is_restored: bool,
     pub keep_alive: u16,
     /// Where each subscription stands in the list of its node.
     pub subscriptions: Rarely<Positions>,
@@ -86,10 +90,10 @@ impl Empty for VecDeque<PacketIdentifier> {
 }
 
 /// A Will, kept while the client may still need it [section 3.1.2.5].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WillMessage {
     /// Without its expiry: the Message Expiry Interval begins when the Will is published.
-    pub message: StoredMessage,
+    pub message: Arc<StoredMessage>,
     pub expiry: Option<Duration>,
     pub delay: Duration,
 }
@@ -98,11 +102,13 @@ impl Session {
     pub fn new(client_identifier: Arc<str>) -> Self {
         Self {
             client_identifier,
+            number: 0,
             connection: None,
             protocol: ProtocolVersion::V311,
             username: None,
             standing: Standing::Claimed,
             clean_start: true,
+            is_restored: false,
             keep_alive: 0,
             subscriptions: Rarely::default(),
             subscription_cost: 0,

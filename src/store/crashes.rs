@@ -4,6 +4,7 @@
 //! `MOCKFORGE_CRASH_SEED` for other ones.
 
 use std::{
+    fs::{self, File},
     io::{BufRead, BufReader},
     process::{Child, Command as Process, Stdio},
 };

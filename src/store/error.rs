@@ -51,11 +51,21 @@ pub enum StoreError {
         path.display()
     )]
     NoRoom { path: PathBuf },
+    #[error("making the folder {}: {error}", path.display())]
+    Folder { path: PathBuf, error: std::io::Error },
     #[error("{what}: {error}")]
     Io { what: &'static str, error: std::io::Error },
     /// Not what was recorded, but what it is kept in, cannot be read.
     #[error("the store is damaged: {0}")]
     Corrupted(String),
+    #[error(
+        "the store in {} has format {found}, and this version knows formats up to {known}: use a newer one",
+        path.display()
+    )]
+    NewerFormat { path: PathBuf, found: u32, known: u32 },
+    /// Of what was handed over before the store was closed.
+    #[error("the last changes of sessions and retained messages could not be kept")]
+    NotKept { batches: usize },
     #[error("store: {0}")]
     Database(String),
     #[error("the store is closed")]

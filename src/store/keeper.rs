@@ -19,8 +19,12 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::{
-    Database, Live, REFUSING, Retention, StoreError, block_key, guard, lock, parse_id, pipe::Pipe,
-    reader::read_whole, retention::Stored,
+    Database, Live, Retention, StoreError, block_key,
+    folder::{guard, mark_damaged},
+    lock, parse_id,
+    pipe::Pipe,
+    reader::read_whole,
+    retention::Stored,
 };
 use crate::{
     packet::TopicFilter,
@@ -602,7 +606,7 @@ impl Keeper {
             return;
         }
         warn!("the store is damaged: it is moved aside when it is opened the next time");
-        if let Err(error) = File::create(self.folder.join(REFUSING)) {
+        if let Err(error) = mark_damaged(&self.folder) {
             error!(%error, "the damaged store could not be marked as such");
         }
     }

@@ -1,4 +1,5 @@
-//! Recordings on disk, in sled: the only room that names it.
+//! What is kept on disk, in sled: the only room that names it. Recordings are kept here, the broker's
+//! sessions and retained messages in [`sessions`].
 //!
 //! Reads run on the caller's thread. Writes go through one thread, behind a bounded channel, because
 //! an insert may stall for tens of milliseconds. sled keeps its promise under four rules, measured
@@ -17,25 +18,25 @@
 mod check;
 mod edit;
 mod error;
+mod folder;
 mod keeper;
 mod pipe;
 mod reader;
 mod retention;
+mod sessions;
 mod transfer;
 mod writer;
 
 use std::{
     collections::HashMap,
     fmt,
-    fs::{self, File, TryLockError},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -47,20 +48,18 @@ pub use self::{
     error::StoreError,
     reader::EventReader,
     retention::Retention,
+    sessions::SessionStore,
     transfer::Imported,
     writer::{Backlog, RecordingWriter},
 };
 use self::{
+    folder::{OpenError, REFUSING, RELEASE_WAIT, guard, is_released_within, last_moved_aside, move_aside},
     keeper::{Command, Keeper, Start, StartName},
     pipe::Pipe,
 };
 use crate::recording::{RecordingInfo, RecordingSpec};
 
-/// For sled to end what it has under way when a store is closed: writes of megabytes, on a disk that is busy.
-const RELEASE_WAIT: Duration = Duration::from_secs(10);
-
-/// A file in the store's folder: it can be read as far as that goes, but writes come upon what is damaged.
-const REFUSING: &str = "damaged";
+/// Why a store that is marked so was moved aside.
 const REFUSED: &str = "a recording could not be written to it";
 
 /// Commands that wait for the store's thread; each waits for its answer, so this many callers.
@@ -160,7 +159,7 @@ impl Store {
         if options.for_reading && !folder.exists() {
             return Err(StoreError::Absent { path: options.path });
         }
-        fs::create_dir_all(&folder).map_err(StoreError::io("making the folder of the store"))?;
+        folder::make(&folder)?;
         let live = Live::default();
         let open = || open_recovered(&folder, &live, options.flush_interval, options.retention);
         let is_refusing = !options.for_reading && folder.join(REFUSING).exists();
@@ -177,7 +176,7 @@ impl Store {
                     store = %folder.display(), moved_to = %aside.display(), reason,
                     "THE STORE IS DAMAGED: it was moved aside, and a new one is made without its recordings"
                 );
-                fs::create_dir_all(&folder).map_err(StoreError::io("making the folder of the store"))?;
+                folder::make(&folder)?;
                 let opened = open().map_err(|error| match error {
                     OpenError::Refused(error) => error,
                     OpenError::Damaged(reason) => StoreError::Corrupted(reason),
@@ -342,26 +341,6 @@ impl Drop for Inner {
     }
 }
 
-enum OpenError {
-    Refused(StoreError),
-    Damaged(String),
-}
-
-impl From<StoreError> for OpenError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Corrupted(reason) | StoreError::Database(reason) => Self::Damaged(reason),
-            other => Self::Refused(other),
-        }
-    }
-}
-
-impl From<sled::Error> for OpenError {
-    fn from(error: sled::Error) -> Self {
-        StoreError::from(error).into()
-    }
-}
-
 /// Opens the database, ends what a dead process left and so finds out what of it can be read.
 fn open_recovered(
     folder: &Path,
@@ -378,9 +357,7 @@ fn open_recovered(
     match recovered {
         Ok(keeper) => Ok((database, keeper)),
         Err(error) => {
-            // It flushes at its end, and may panic over what is damaged once more.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
-            is_released_within(&folder.join("db"), RELEASE_WAIT);
+            folder::close(folder, database);
             Err(error.into())
         }
     }
@@ -388,27 +365,13 @@ fn open_recovered(
 
 impl Database {
     fn open(folder: &Path) -> Result<Self, OpenError> {
-        catch_unwind(AssertUnwindSafe(|| Self::open_trees(folder)))
-            .unwrap_or_else(|panic| Err(OpenError::Damaged(panic_text(&*panic))))
-    }
-
-    fn open_trees(folder: &Path) -> Result<Self, OpenError> {
-        let config = sled::Config::new()
-            .path(folder)
-            .cache_capacity(64 << 20)
-            .segment_size(2 << 20)
-            .flush_every_ms(Some(100));
-        let db = match config.open() {
-            // sled has no error of its own for this.
-            Err(sled::Error::Io(error)) if error.to_string().starts_with("could not acquire lock") => {
-                let path = folder.to_owned();
-                return Err(OpenError::Refused(StoreError::Locked { path }));
-            }
-            opened => opened?,
-        };
-        let (recordings, names) = (db.open_tree("recordings")?, db.open_tree("names")?);
-        let blocks = db.open_tree("blocks")?;
-        Ok(Self { db, recordings, names, blocks, handles: Arc::default() })
+        let db = folder::open(folder)?;
+        guard(|| {
+            let (recordings, names) = (db.open_tree("recordings")?, db.open_tree("names")?);
+            let blocks = db.open_tree("blocks")?;
+            Ok(Self { db, recordings, names, blocks, handles: Arc::default() })
+        })
+        .map_err(OpenError::from)
     }
 
     fn info(&self, id: &str) -> Result<Option<RecordingInfo>, StoreError> {
@@ -434,26 +397,6 @@ fn parse_info(json: &[u8]) -> Result<RecordingInfo, StoreError> {
         .map_err(|error| StoreError::Database(format!("what is known of a recording: {error}")))
 }
 
-/// Waits until nobody holds the lock on sled's file, or until so much time has passed; whether it is free.
-///
-/// When the last handle is dropped, sled's threads may still write or cut the file. They hold the lock as long, and who
-/// opens the store meanwhile, this process or another, would be told that it is in use.
-fn is_released_within(file: &Path, patience: Duration) -> bool {
-    // A file that is gone is nobody's.
-    let Ok(file) = File::open(file) else { return true };
-    let patience_ends = Instant::now() + patience;
-    loop {
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) if Instant::now() < patience_ends => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(TryLockError::WouldBlock) => return false,
-            // On a file system without locks, sled had none either.
-            Ok(()) | Err(TryLockError::Error(_)) => return true,
-        }
-    }
-}
-
 /// The key of a recording's block: its id as 16 bytes, then the block's number from 0.
 fn block_key(id: ulid::Ulid, block: u64) -> [u8; 24] {
     let mut key = [0; 24];
@@ -464,33 +407,6 @@ fn block_key(id: ulid::Ulid, block: u64) -> [u8; 24] {
 
 fn parse_id(id: &str) -> Result<ulid::Ulid, StoreError> {
     ulid::Ulid::from_string(id).map_err(|error| StoreError::Database(format!("recording id {id:?}: {error}")))
-}
-
-/// Renames the folder to `store.damaged-1`, or the first such name that is free.
-fn move_aside(folder: &Path) -> Result<PathBuf, StoreError> {
-    let aside = asides(folder).find(|path| !path.exists()).expect("numbers outlast folders");
-    fs::rename(folder, &aside).map_err(StoreError::io("moving the damaged store aside"))?;
-    Ok(aside)
-}
-
-fn last_moved_aside(folder: &Path) -> Option<PathBuf> {
-    asides(folder).take_while(|path| path.exists()).last()
-}
-
-/// Where damaged stores go, in that order.
-fn asides(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    (1_u32..).map(|number| folder.with_extension(format!("damaged-{number}")))
-}
-
-/// Turns a panic inside sled into an error: that happens on a damaged file.
-fn guard<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(StoreError::Database(panic_text(&*panic))))
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,10 @@
 //! The store as a whole.
 
-use std::io::Cursor;
+use std::{
+    fs::{self, File},
+    io::Cursor,
+    time::Instant,
+};
 
 use bytes::Bytes;
 use tempfile::TempDir;

@@ -32,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fault", &["field", "likeness", "packet", "draws", "delay", "recording", "mock"]),
     ("webhook", &["field", "likeness", "packet", "session", "draws", "mock"]),
     ("tap", &["packet", "session", "recording"]),
-    ("store", &["amount", "packet", "session", "recording"]),
+    ("store", &["amount", "packet", "session", "broker", "recording"]),
     ("recorder", &["amount", "field", "packet", "session", "recording", "mock", "tap", "store"]),
     ("metrics", &["packet", "session", "broker", "recording", "tap"]),
     ("event", &["packet", "session", "broker", "recording", "mock", "fault", "webhook", "tap"]),

@@ -1,7 +1,9 @@
 //! The broker, played with transcripts and with random operations.
 
 mod access;
+pub(crate) mod kept;
 mod limits;
+mod persistence;
 mod properties;
 pub(crate) mod script;
 pub(crate) mod stage;

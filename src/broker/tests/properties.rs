@@ -16,7 +16,7 @@ use super::{
 };
 
 /// What one of a few clients does next.
-fn any_line() -> impl Strategy<Value = String> {
+pub(super) fn any_line() -> impl Strategy<Value = String> {
     let name = || prop::sample::select(vec!["a", "b", "c"]);
     let filter = || {
         prop::sample::select(vec![

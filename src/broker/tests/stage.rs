@@ -6,17 +6,27 @@ use std::{
 };
 
 use crate::{
-    broker::{Broker, BrokerEvent, Checked, Options, Output},
+    broker::{Batch, Broker, BrokerEvent, Checked, Options, Output},
     packet::{FrameReader, ReasonCode},
     session::{ApplicationMessage, ConnectionId, Peer},
 };
 
-use super::script::{Heard, Player, Stage};
+use super::{
+    kept::Kept,
+    script::{Heard, Player, Stage},
+};
 
 pub struct Bare {
     pub broker: Broker,
     pub now: Instant,
     pub events: Vec<BrokerEvent>,
+    options: Options,
+    /// What is durable.
+    pub kept: Kept,
+    /// What is being made so.
+    under_way: Option<Batch>,
+    /// Whether it stays under way until [`commit`](Self::commit).
+    pub is_slow: bool,
     connections: Vec<Connection>,
 }
 
@@ -37,10 +47,49 @@ pub fn bare(options: impl Into<Options>) -> Player<Bare> {
 impl Bare {
     pub fn new(options: impl Into<Options>) -> Self {
         let now = Instant::now();
-        let mut broker = Broker::new(now, options, 1);
+        let options = options.into();
+        let mut broker = Broker::new(now, options.clone(), 1);
         // What is due from the first moment on.
         broker.handle_timeout(now);
-        Self { broker, now, events: Vec::new(), connections: Vec::new() }
+        let (kept, under_way) = (Kept::default(), None);
+        Self {
+            broker,
+            now,
+            events: Vec::new(),
+            options,
+            kept,
+            under_way,
+            is_slow: false,
+            connections: Vec::new(),
+        }
+    }
+
+    /// What is under way becomes durable, and what changed meanwhile is under way then; whether there
+    /// was anything.
+    pub fn commit(&mut self) -> bool {
+        let committed = self.under_way.take();
+        if let Some(batch) = &committed {
+            self.kept.apply(batch);
+            self.broker.handle_durable(batch.number);
+        }
+        self.under_way = self.broker.take_batch();
+        committed.is_some() || self.under_way.is_some()
+    }
+
+    /// What is being made durable.
+    pub fn under_way(&self) -> Option<&Batch> {
+        self.under_way.as_ref()
+    }
+
+    /// The process ends, and another one goes on with what is durable.
+    pub fn crash(&mut self) {
+        self.broker = Broker::new(self.now, self.options.clone(), 2);
+        self.broker.restore(self.now, self.kept.restored());
+        self.under_way = None;
+        for connection in &mut self.connections {
+            connection.was_closed |= connection.is_open;
+            connection.is_open = false;
+        }
     }
 
     /// Does what the shell does: writes what may be written, and closes.
@@ -48,7 +97,7 @@ impl Bare {
         loop {
             while let Some(output) = self.broker.poll_output() {
                 match output {
-                    Output::Flush(_) => {}
+                    Output::Flush(_) | Output::Persist { .. } => {}
                     Output::Emit(event) => self.events.push(event),
                     Output::Check { connection, check, .. } => {
                         let checked = if check.run() { Checked::Right } else { Checked::Wrong };
@@ -71,6 +120,9 @@ impl Bare {
                     self.broker.handle_flushed(self.now, id(index));
                 }
             }
+            if self.under_way.is_none() || !self.is_slow {
+                drained |= self.commit();
+            }
             if !drained {
                 return;
             }
@@ -82,7 +134,7 @@ impl Bare {
         let Some(outbox) = self.broker.outbox(id(index)) else { return false };
         let received = &mut self.connections[index].bytes;
         let mut drained = 0;
-        while !outbox.is_empty() {
+        while outbox.writable() > 0 {
             let mut slices = [IoSlice::new(&[]); 8];
             let filled = outbox.chunks(&mut slices);
             let before = received.len();

@@ -10,6 +10,7 @@ mod guests;
 mod hostile;
 mod interception;
 mod limits;
+mod persistence;
 mod proxy;
 mod replay;
 mod server_mode;
@@ -52,8 +53,8 @@ pub(super) fn no_chaos() -> ChaosWatch {
 pub(super) const HELD_BYTES: usize = 1 << 20;
 
 use super::{
-    Admission, BrokerHandle, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MqttUrl, bind,
-    spawn_broker,
+    Admission, BrokerHandle, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MqttUrl, Persistence,
+    bind, spawn_broker,
 };
 use crate::{
     broker::{Limits, Options},
@@ -90,6 +91,15 @@ impl TestBroker {
     }
 
     fn start_under(rules: &str, broker: impl Into<Options>, connections: ConnectionLimits) -> Self {
+        Self::start_keeping(rules, broker, connections, None)
+    }
+
+    fn start_keeping(
+        rules: &str,
+        broker: impl Into<Options>,
+        connections: ConnectionLimits,
+        persistence: Option<Persistence>,
+    ) -> Self {
         let (chaos, watch) = chaos(rules);
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -101,6 +111,7 @@ impl TestBroker {
             admission: Admission::new(connections),
             seed: 1,
             guests: None,
+            persistence,
             gate: Gate::open_already(),
             tap: tap.clone(),
             metrics: Arc::clone(&metrics),

@@ -92,18 +92,22 @@ impl Pipes {
             Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let local = LocalSet::new();
         let shell = local.block_on(&runtime, async {
-            Shell::start(BrokerOptions {
-                interception: Default::default(),
-                chaos,
-                broker: options,
-                admission: Admission::new(Default::default()),
-                seed: 1,
-                guests: None,
-                gate: Gate::open_already(),
-                tap: Tap::new(),
-                metrics: Arc::new(Metrics::new()),
-                on_event: Box::new(|_| {}),
-            })
+            Shell::start(
+                BrokerOptions {
+                    interception: Default::default(),
+                    chaos,
+                    broker: options,
+                    admission: Admission::new(Default::default()),
+                    seed: 1,
+                    guests: None,
+                    persistence: None,
+                    gate: Gate::open_already(),
+                    tap: Tap::new(),
+                    metrics: Arc::new(Metrics::new()),
+                    on_event: Box::new(|_| {}),
+                },
+                tokio::sync::watch::channel(0).0,
+            )
         });
         Self { local, runtime, shell, relay: None, clients: Vec::new() }
     }
