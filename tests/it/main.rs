@@ -2,6 +2,9 @@
 
 mod clauses;
 mod commands;
+// Processes are watched and ended as that system does it.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod crash;
 mod guide;
 mod running;
 mod tidy;
