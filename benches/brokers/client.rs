@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::wire::{self, Frame};
+use super::wire::{self, Frame, Session};
 
 /// Longest wait for an answer: to subscribe, mosquitto needs a while with a million filters.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -26,14 +26,15 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn connect(port: u16, identifier: &str) -> Result<Self> {
+    /// With a Session that was not there before.
+    pub fn connect(port: u16, identifier: &str, session: Session) -> Result<Self> {
         let mut client = Self {
             stream: open(port)?,
             rest: Vec::new(),
             scratch: vec![0; wire::SCRATCH_BYTES],
             opened: Instant::now(),
         };
-        client.send(&wire::connect(identifier))?;
+        client.send(&wire::connect(identifier, session))?;
         client.await_frame(|frame| {
             ensure!(frame.kind() == wire::CONNACK && frame.body == [0, 0], "the broker refused a client");
             Ok(())

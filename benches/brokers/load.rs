@@ -6,8 +6,9 @@
 //! and a message costs no allocation.
 
 use std::{
+    collections::VecDeque,
     fs,
-    io::{ErrorKind, IoSlice, Write},
+    io::{ErrorKind, IoSlice, Read, Write},
     net::TcpStream,
     ops::Range,
     os::fd::OwnedFd,
@@ -21,8 +22,8 @@ use rustix::{
 };
 
 use super::{
-    client::Client,
-    wire::{self, Stamp, Template},
+    client::{Client, open},
+    wire::{self, Session, Stamp, Template},
 };
 
 /// QoS 1 and 2 messages that a publisher may have unacknowledged.
@@ -52,6 +53,9 @@ pub struct Plan {
     /// Payload bytes.
     pub size: usize,
     pub pace: Pace,
+    /// Whether the messages are retained.
+    pub retain: bool,
+    pub session: Session,
 }
 
 /// Who subscribes to what.
@@ -63,6 +67,8 @@ pub enum Topology {
     All,
     /// So many wildcard filters, dealt out to the subscribers; each message matches exactly one.
     Filters(usize),
+    /// Nobody subscribes; each publisher has its share of so many topics and goes through it over and over.
+    Topics(usize),
 }
 
 #[derive(Clone, Copy)]
@@ -78,11 +84,14 @@ pub enum Pace {
 pub struct Outcome {
     pub delivered: u64,
     pub elapsed: Duration,
-    /// From when each message was due, sorted; empty in a closed loop.
+    /// From when each message was due until it was delivered, sorted; empty in a closed loop.
     pub latencies: Vec<Duration>,
+    /// The same until it was acknowledged; empty at QoS 0, too.
+    pub waits: Vec<Duration>,
 }
 
 pub struct Load {
+    port: u16,
     plan: Plan,
     template: Template,
     epoll: OwnedFd,
@@ -117,6 +126,8 @@ struct Publisher {
     /// but one receiver.
     copies: Vec<usize>,
     identifier: u16,
+    /// When the unacknowledged ones were due, by identifier, if that matters.
+    dues: VecDeque<([u8; 2], Duration)>,
 }
 
 /// What is expected and what came.
@@ -129,6 +140,7 @@ struct Account {
     repeated: u64,
     misrouted: u64,
     latencies: Vec<Duration>,
+    waits: Vec<Duration>,
 }
 
 /// The messages of one publisher that one subscriber is to receive.
@@ -141,11 +153,11 @@ struct Flow {
 impl Load {
     /// Connects and subscribes everybody.
     pub fn connect(port: u16, plan: Plan) -> Result<Self> {
-        let template = Template::new(plan.qos, false, plan.size);
+        let template = Template::new(plan.qos, plan.retain, plan.size);
         let mut connections = Vec::new();
         let mut publishers = Vec::new();
         for number in 0..plan.publishers {
-            let client = Client::connect(port, &format!("publisher-{number}"))?;
+            let client = Client::connect(port, &format!("publisher-{number}"), plan.session)?;
             let mut batch = template.repeat(plan.batch() as usize);
             for message in batch.chunks_exact_mut(template.len()) {
                 template.address(message, plan.topic(number, 0));
@@ -158,7 +170,7 @@ impl Load {
             publishers.push(Publisher { copies, ..Publisher::default() });
         }
         for number in 0..plan.subscribers {
-            let mut client = Client::connect(port, &format!("subscriber-{number}"))?;
+            let mut client = Client::connect(port, &subscriber_identifier(number), plan.session)?;
             for filters in plan.filters(number).chunks(FILTERS_PER_SUBSCRIBE) {
                 client.subscribe(filters, plan.qos)?;
             }
@@ -166,12 +178,7 @@ impl Load {
         }
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (index, connection) in connections.iter().enumerate() {
-            epoll::add(
-                &epoll,
-                &connection.stream,
-                epoll::EventData::new_u64(index as u64),
-                epoll::EventFlags::IN,
-            )?;
+            connection.watch(&epoll, index)?;
         }
         let flows = (0..plan.subscribers)
             .map(|subscriber| {
@@ -179,6 +186,7 @@ impl Load {
             })
             .collect();
         Ok(Self {
+            port,
             plan,
             template,
             epoll,
@@ -201,6 +209,46 @@ impl Load {
             Pace::Credit(credit) => self.publish_on_credit(time, credit)?,
             Pace::Rate(rate) => self.publish_on_time(time, rate)?,
         }
+        self.finish(time)
+    }
+
+    /// Has the subscribers leave and publishes all credit into their queues; how many messages, and in
+    /// what time they were acknowledged.
+    pub fn fill(&mut self) -> Result<(u64, Duration)> {
+        let Pace::Credit(credit) = self.plan.pace else { bail!("an open loop fills no queue to a level") };
+        for subscriber in self.connections.drain(self.plan.publishers..) {
+            subscriber.leave()?;
+        }
+        self.start = Instant::now();
+        while self.publishers.iter().any(|publisher| publisher.sent < credit || publisher.unacknowledged > 0)
+        {
+            ensure!(self.start.elapsed() < DRAIN_MAX, "not all was acknowledged after {DRAIN_MAX:?}");
+            self.spend(credit)?;
+            self.turn(Duration::from_millis(100))?;
+        }
+        Ok((credit * self.publishers.len() as u64, self.start.elapsed()))
+    }
+
+    /// Has the subscribers come back, waits until all has arrived and checks it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn drain(mut self) -> Result<Outcome> {
+        self.start = Instant::now();
+        for number in 0..self.plan.subscribers {
+            let mut stream = open(self.port)?;
+            stream
+                .write_all(&wire::connect(&subscriber_identifier(number), self.plan.session))
+                .context("writing CONNECT")?;
+            let connection = Connection::of(stream)?;
+            connection.watch(&self.epoll, self.connections.len())?;
+            self.connections.push(connection);
+        }
+        self.finish(Duration::ZERO)
+    }
+
+    /// Waits until all has arrived and checks it, after so much time of publishing.
+    fn finish(mut self, time: Duration) -> Result<Outcome> {
         let (mut heard, mut heard_at) = (self.account.delivered, Instant::now());
         while !self.publishers.iter().all(Publisher::is_done) {
             self.turn(Duration::from_millis(100))?;
@@ -218,9 +266,10 @@ impl Load {
             self.turn(AFTERMATH)?;
         }
         self.check()?;
-        let mut latencies = self.account.latencies;
+        let Account { mut latencies, mut waits, .. } = self.account;
         latencies.sort_unstable();
-        Ok(Outcome { delivered, elapsed, latencies })
+        waits.sort_unstable();
+        Ok(Outcome { delivered, elapsed, latencies, waits })
     }
 
     fn publish_on_credit(&mut self, time: Duration, credit: u64) -> Result<()> {
@@ -233,19 +282,25 @@ impl Load {
             if now - self.start >= time || now - heard_at > SILENCE_MAX {
                 return Ok(());
             }
-            for index in 0..self.publishers.len() {
-                let publisher = &self.publishers[index];
-                let mut free = credit.saturating_sub(publisher.sent.saturating_sub(publisher.delivered));
-                if self.plan.qos > 0 {
-                    free = free.min(WINDOW - publisher.unacknowledged);
-                }
-                if free >= self.plan.batch() && self.connections[index].is_idle() {
-                    self.publish(index, self.plan.batch(), 0);
-                    self.flush(index)?;
-                }
-            }
+            self.spend(credit)?;
             self.turn(Duration::from_millis(100))?;
         }
+    }
+
+    /// Has each publisher send a batch that may.
+    fn spend(&mut self, credit: u64) -> Result<()> {
+        for index in 0..self.publishers.len() {
+            let publisher = &self.publishers[index];
+            let mut free = credit.saturating_sub(publisher.sent.saturating_sub(publisher.delivered));
+            if self.plan.qos > 0 {
+                free = free.min(WINDOW - publisher.unacknowledged);
+            }
+            if free >= self.plan.batch() && self.connections[index].is_idle() {
+                self.publish(index, self.plan.batch(), 0);
+                self.flush(index)?;
+            }
+        }
+        Ok(())
     }
 
     fn publish_on_time(&mut self, time: Duration, rate: u64) -> Result<()> {
@@ -258,6 +313,10 @@ impl Load {
             while due(number) < time && due(number) <= self.start.elapsed() {
                 let index = (number % self.plan.publishers as u64) as usize;
                 self.publish(index, 1, due(number).as_nanos() as u64);
+                if self.plan.qos > 0 {
+                    let publisher = &mut self.publishers[index];
+                    publisher.dues.push_back((publisher.identifier.to_be_bytes(), due(number)));
+                }
                 let connection = &mut self.connections[index];
                 // Behind what a full socket may have left over: whoever is late is late, nothing waits for it.
                 connection.queue.extend_from_slice(&connection.batch);
@@ -280,7 +339,7 @@ impl Load {
             publisher.identifier = publisher.identifier.checked_add(1).unwrap_or(1);
             let stamp = Stamp { publisher: index as u32, sequence: publisher.sent, due };
             self.template.stamp(message, publisher.identifier, &stamp);
-            if let Topology::Filters(_) = self.plan.topology {
+            if let Topology::Filters(_) | Topology::Topics(_) = self.plan.topology {
                 self.template.address(message, self.plan.topic(index, publisher.sent));
             }
             publisher.sent += 1;
@@ -339,9 +398,21 @@ impl Load {
                 (wire::PUBREL, Some(_)) => wire::acknowledge(queue, wire::PUBCOMP, frame.identifier()?),
                 (wire::PUBREC, None) => wire::acknowledge(queue, wire::PUBREL, frame.identifier()?),
                 (wire::PUBACK | wire::PUBCOMP, None) => {
-                    let left = publishers[index].unacknowledged.checked_sub(1);
-                    publishers[index].unacknowledged = left.context("an acknowledgement too many")?;
+                    let publisher = &mut publishers[index];
+                    let left = publisher.unacknowledged.checked_sub(1);
+                    publisher.unacknowledged = left.context("an acknowledgement too many")?;
+                    if let Some((identifier, due)) = publisher.dues.pop_front() {
+                        ensure!(identifier == frame.identifier()?, "an acknowledgement out of order");
+                        let now = *now.get_or_insert_with(|| start.elapsed());
+                        account.waits.push(now.saturating_sub(due));
+                    }
+                    if plan.subscribers == 0 {
+                        publisher.delivered += 1;
+                        account.delivered += 1;
+                    }
                 }
+                // Of those that come back.
+                (wire::CONNACK, Some(_)) => ensure!(frame.body == [1, 0], "a Session was lost"),
                 (kind, _) => bail!("a packet of type {kind} that nobody asked for"),
             }
             Ok(())
@@ -381,6 +452,10 @@ impl Load {
     }
 }
 
+fn subscriber_identifier(number: usize) -> String {
+    format!("subscriber-{number}")
+}
+
 impl Plan {
     /// Messages in a batch: a quarter of what may be on its way, so that there is always one to be filled.
     fn batch(&self) -> u64 {
@@ -399,15 +474,23 @@ impl Plan {
             Topology::Filters(count) => {
                 (subscriber..count).step_by(self.subscribers).map(wire::wildcard).collect()
             }
+            Topology::Topics(_) => Vec::new(),
         }
     }
 
     /// The number in a message's topic.
     fn topic(&self, publisher: usize, sequence: u64) -> usize {
-        let Topology::Filters(count) = self.topology else { return publisher };
-        let (sequence, per_subscriber) = (sequence as usize, count / self.subscribers);
-        let turn = sequence / self.subscribers + publisher;
-        sequence % self.subscribers + self.subscribers * (turn * STRIDE % per_subscriber)
+        let sequence = sequence as usize;
+        match self.topology {
+            Topology::Pairs | Topology::All => publisher,
+            Topology::Filters(count) => {
+                let turn = sequence / self.subscribers + publisher;
+                sequence % self.subscribers + self.subscribers * (turn * STRIDE % (count / self.subscribers))
+            }
+            Topology::Topics(count) => {
+                publisher + self.publishers * (sequence * STRIDE % (count / self.publishers))
+            }
+        }
     }
 
     fn flow(&self, subscriber: usize, publisher: usize) -> Option<Flow> {
@@ -415,15 +498,40 @@ impl Plan {
             Topology::Pairs => (subscriber == publisher).then_some(Flow { next: 0, stride: 1 }),
             Topology::All => Some(Flow { next: 0, stride: 1 }),
             Topology::Filters(_) => Some(Flow { next: subscriber as u64, stride: self.subscribers as u64 }),
+            Topology::Topics(_) => None,
         }
     }
 }
 
 impl Connection {
     fn new(client: Client, batch: Vec<u8>) -> Result<Self> {
-        client.stream.set_nonblocking(true)?;
         let Client { stream, rest, .. } = client;
-        Ok(Self { stream, rest, batch, pending: 0..0, queue: Vec::new(), is_blocked: false })
+        Ok(Self { rest, batch, ..Self::of(stream)? })
+    }
+
+    fn of(stream: TcpStream) -> Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            rest: Vec::new(),
+            batch: Vec::new(),
+            pending: 0..0,
+            queue: Vec::new(),
+            is_blocked: false,
+        })
+    }
+
+    fn watch(&self, epoll: &OwnedFd, index: usize) -> Result<()> {
+        let data = epoll::EventData::new_u64(index as u64);
+        Ok(epoll::add(epoll, &self.stream, data, epoll::EventFlags::IN)?)
+    }
+
+    /// Disconnects and waits until the broker has done so, too.
+    fn leave(mut self) -> Result<()> {
+        self.stream.set_nonblocking(false)?;
+        self.stream.write_all(&wire::DISCONNECT).context("writing DISCONNECT")?;
+        self.stream.read_to_end(&mut self.rest).context("waiting for the end of a connection")?;
+        Ok(())
     }
 
     /// Whether all was written, so that the batch may be used again.

@@ -6,6 +6,7 @@
 //! cargo bench --bench brokers -- --list
 //! cargo bench --bench brokers -- --rounds 1 --scenarios pairs-qos0,fan-out
 //! cargo bench --bench brokers -- --proxy
+//! cargo bench --bench brokers -- --durability
 //! ```
 //!
 //! Loopback does most of the receiving in the sender's system call, so part of what delivering costs is
@@ -36,7 +37,7 @@ fn main() -> Result<ExitCode> {
     let options = Options::from_command_line();
     if options.list {
         for scenario in SCENARIOS {
-            println!("{:13} {}", scenario.name, scenario.about);
+            println!("{:19} {}", scenario.name, scenario.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -45,7 +46,10 @@ fn main() -> Result<ExitCode> {
         eprintln!("nothing is measured without optimizations; `cargo bench --bench brokers` has them");
         return Ok(ExitCode::SUCCESS);
     }
-    ensure!(options.scenarios().next().is_some(), "none of these scenarios is one for a proxy");
+    ensure!(
+        options.scenarios().next().is_some(),
+        "none of these scenarios is one of that kind: --list says which are"
+    );
     raise_descriptors()?;
     let peers = options.peers();
 
@@ -81,8 +85,10 @@ fn main() -> Result<ExitCode> {
         1 => "one round".to_owned(),
         rounds => format!("medians of {rounds} interleaved rounds"),
     };
-    let versions: String =
+    let mut versions: Vec<String> =
         peers.iter().filter_map(Peer::version).map(|version| format!("; {version}")).collect();
+    versions.dedup();
+    let versions = versions.concat();
     println!(
         "{}{versions}; load average {load_min:.1} to {load_max:.1}; {rounds} of {:?}{}.\n",
         table::machine(),

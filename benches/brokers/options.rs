@@ -23,7 +23,7 @@ pub struct Options {
     /// How long messages are published in each run
     #[arg(long, value_name = "S", default_value = "2", value_parser = parse_seconds)]
     pub seconds: Duration,
-    /// Only these, a comma apart [default: all but filters-1m]
+    /// Only these, a comma apart [default: all of the kind but filters-1m]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = scenario_names())]
     scenarios: Vec<String>,
     /// Print the scenarios and do nothing
@@ -36,6 +36,9 @@ pub struct Options {
     /// Measure proxies in front of our broker: ours with and without --record, nginx and haproxy
     #[arg(long)]
     pub proxy: bool,
+    /// Measure what outlives the broker: ours with each durability, and mosquitto with its persistence
+    #[arg(long, conflicts_with = "proxy")]
+    durability: bool,
     /// See that it works: every scenario once, for a moment, with ours alone
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "others"])]
     test: bool,
@@ -56,9 +59,13 @@ impl Options {
     /// Who takes part.
     pub fn peers(&self) -> Vec<Peer> {
         if self.test {
-            return vec![Peer::mockforge()];
+            return if self.durability { Peer::durabilities() } else { vec![Peer::mockforge()] };
         }
-        let mut peers = if self.proxy { Peer::proxies() } else { Peer::brokers() };
+        let mut peers = match self {
+            Self { proxy: true, .. } => Peer::proxies(),
+            Self { durability: true, .. } => Peer::persistent_brokers(),
+            _ => Peer::brokers(),
+        };
         peers.extend(self.others.iter().cloned());
         peers
     }
@@ -68,7 +75,7 @@ impl Options {
         SCENARIOS.iter().filter(|scenario| {
             let is_named = self.scenarios.iter().any(|name| name == scenario.name);
             let is_wanted = if self.scenarios.is_empty() { scenario.is_default } else { is_named };
-            is_wanted && (scenario.is_proxied || !self.proxy)
+            is_wanted && (scenario.is_proxied || !self.proxy) && scenario.is_persistent == self.durability
         })
     }
 }

@@ -25,30 +25,68 @@ pub struct Peer {
 enum Kind {
     Mockforge {
         records: bool,
+        durability: &'static str,
     },
-    Mosquitto(PathBuf),
+    Mosquitto(PathBuf, Saving),
     Haproxy(PathBuf),
     Nginx(PathBuf),
     /// A program and its arguments, which get the port appended.
     Other(Vec<String>),
 }
 
+/// When mosquitto writes its database.
+#[derive(Clone, Copy, Debug)]
+enum Saving {
+    Never,
+    /// By default each half an hour, and when it ends.
+    Default,
+    EachSecond,
+}
+
 impl Peer {
     pub fn mockforge() -> Self {
-        Self { name: "mockforge".to_owned(), kind: Kind::Mockforge { records: false } }
+        Self { name: "mockforge".to_owned(), kind: Kind::Mockforge { records: false, durability: "none" } }
+    }
+
+    /// Us with each durability, the most careful first.
+    pub fn durabilities() -> Vec<Self> {
+        ["strict", "relaxed", "none"]
+            .map(|durability| Self {
+                name: format!("mockforge {durability}"),
+                kind: Kind::Mockforge { records: false, durability },
+            })
+            .into()
+    }
+
+    /// Those and mosquitto, whose acknowledgements promise nothing of the disk.
+    pub fn persistent_brokers() -> Vec<Self> {
+        let mut peers = Self::durabilities();
+        if let Some(mosquitto) =
+            Self::installed("mosquitto", |program| Kind::Mosquitto(program, Saving::Default))
+        {
+            let mut saving = mosquitto.clone();
+            if let Kind::Mosquitto(_, saved) = &mut saving.kind {
+                *saved = Saving::EachSecond;
+            }
+            "mosquitto autosave 1 s".clone_into(&mut saving.name);
+            peers.extend([mosquitto, saving]);
+        }
+        peers
     }
 
     /// Us and the brokers that are installed; those that are not are named on stderr.
     pub fn brokers() -> Vec<Self> {
         let mut peers = vec![Self::mockforge()];
-        peers.extend(Self::installed("mosquitto", Kind::Mosquitto));
+        peers.extend(Self::installed("mosquitto", |program| Kind::Mosquitto(program, Saving::Never)));
         peers
     }
 
     /// The same for what forwards connections.
     pub fn proxies() -> Vec<Self> {
-        let recording =
-            Self { name: "mockforge --record".to_owned(), kind: Kind::Mockforge { records: true } };
+        let recording = Self {
+            name: "mockforge --record".to_owned(),
+            kind: Kind::Mockforge { records: true, durability: "none" },
+        };
         let mut peers = vec![Self::mockforge(), recording];
         if Path::new(NGINX_STREAM).exists() {
             peers.extend(Self::installed("nginx", Kind::Nginx));
@@ -80,7 +118,7 @@ impl Peer {
     /// What the program says about itself; of ours and of unknown ones nothing is asked.
     pub fn version(&self) -> Option<String> {
         let (program, flag) = match &self.kind {
-            Kind::Mosquitto(program) => (program, "-h"),
+            Kind::Mosquitto(program, _) => (program, "-h"),
             Kind::Haproxy(program) | Kind::Nginx(program) => (program, "-v"),
             Kind::Mockforge { .. } | Kind::Other(_) => return None,
         };
@@ -97,9 +135,9 @@ impl Peer {
         let settings = folder.path().join("settings");
         let upstream_port = upstream.unwrap_or_default();
         let command = match &self.kind {
-            Kind::Mockforge { records } => mockforge(port, upstream, *records),
-            Kind::Mosquitto(program) => {
-                fs::write(&settings, mosquitto_settings(port))?;
+            Kind::Mockforge { records, durability } => mockforge(port, upstream, *records, durability),
+            Kind::Mosquitto(program, saving) => {
+                fs::write(&settings, mosquitto_settings(port, *saving, folder.path()))?;
                 let mut command = Command::new(program);
                 command.arg("-c").arg(&settings);
                 command
@@ -140,7 +178,7 @@ impl FromStr for Peer {
     }
 }
 
-fn mockforge(port: u16, upstream: Option<u16>, records: bool) -> Command {
+fn mockforge(port: u16, upstream: Option<u16>, records: bool, durability: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mockforge"));
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("MOCKFORGE_") {
@@ -154,7 +192,8 @@ fn mockforge(port: u16, upstream: Option<u16>, records: bool) -> Command {
         .env("MOCKFORGE_MQTT_LIMITS_SUBSCRIPTIONS_PER_CLIENT", "1000000")
         .env("MOCKFORGE_MQTT_LIMITS_RETAINED_BYTES", "1073741824")
         .args(["--log", "warn", "serve", "--mqtt", "--mqtt-host", "127.0.0.1"])
-        .args(["--http-port", "0", "--grpc-port", "0", "--mqtt-port", &port.to_string()]);
+        .args(["--http-port", "0", "--grpc-port", "0", "--mqtt-port", &port.to_string()])
+        .args(["--durability", durability]);
     if let Some(upstream) = upstream {
         command.args(["--upstream", &format!("mqtt://127.0.0.1:{upstream}")]);
     }
@@ -164,13 +203,21 @@ fn mockforge(port: u16, upstream: Option<u16>, records: bool) -> Command {
     command
 }
 
-/// It keeps every message, as we do within our limits; `$SYS` and its database are off.
-fn mosquitto_settings(port: u16) -> String {
+/// It keeps every message, as we do within our limits; `$SYS` is off.
+fn mosquitto_settings(port: u16, saving: Saving, folder: &Path) -> String {
+    let folder = folder.display();
+    // It would not be let into the folder as the user it chooses itself.
+    let persistent = format!("persistence true\npersistence_location {folder}/\nuser root\n");
+    let persistence = match saving {
+        Saving::Never => "persistence false\n".to_owned(),
+        Saving::Default => persistent,
+        Saving::EachSecond => format!("{persistent}autosave_interval 1\nautosave_on_changes false\n"),
+    };
     format!(
         "listener {port} 127.0.0.1\n\
          allow_anonymous true\n\
          set_tcp_nodelay true\n\
-         persistence false\n\
+         {persistence}\
          sys_interval 0\n\
          log_dest none\n\
          connection_messages false\n\

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -23,7 +24,7 @@ pub struct Process {
     pub port: u16,
     child: Child,
     /// Its working directory, with its settings and what it wrote.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Process {
@@ -35,7 +36,7 @@ impl Process {
         command.stdout(log.try_clone().context("sharing a log")?).stderr(log);
         let name = command.get_program().display().to_string();
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
-        let mut process = Self { port, child, _folder: folder };
+        let mut process = Self { port, child, folder };
         process.await_listening().with_context(|| {
             format!("{name} does not listen: {}", fs::read_to_string(&path).unwrap_or_default().trim())
         })?;
@@ -99,6 +100,26 @@ impl Process {
     }
 }
 
+/// What it does to the disk.
+#[allow(dead_code, reason = "not for the other bench")]
+impl Process {
+    /// Bytes of file pages that it had written, or will.
+    pub fn written(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for pid in tree(self.child.id())? {
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).context("reading what was written")?;
+            let count = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+            bytes += count.context("write_bytes in io")?.parse::<u64>().context("a number in io")?;
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that the files in its folder occupy.
+    pub fn occupied(&self) -> Result<u64> {
+        occupied(self.folder.path())
+    }
+}
+
 impl Drop for Process {
     /// Asks first: nginx takes its workers along only then.
     fn drop(&mut self) {
@@ -124,6 +145,17 @@ fn cpu_of(pids: &[u32]) -> Result<Duration> {
     let stats = pids.iter().filter_map(|pid| Stat::read(&Path::new("/proc").join(pid.to_string())));
     let ticks = stats.map(|stat| stat.ticks).sum();
     Ok(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?)
+}
+
+fn occupied(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).context("reading a folder")? {
+        let entry = entry?;
+        // A file may be replaced meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        bytes += if metadata.is_dir() { occupied(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(bytes)
 }
 
 /// A port that nobody had a moment ago.

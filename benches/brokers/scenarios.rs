@@ -13,7 +13,7 @@ use super::{
     client::{Client, open},
     load::{Load, Outcome, Pace, Plan, Topology},
     process::{self, Process},
-    wire::{self, Stamp, Template},
+    wire::{self, Session, Stamp, Template},
 };
 
 /// Connections of `connects`, and how many of them wait for their CONNACK at a time.
@@ -28,18 +28,28 @@ const HOLD: Duration = Duration::from_secs(2);
 const RETAINED: usize = 50_000;
 const READERS: u32 = 10;
 
+/// Messages that each of `persistent-away` finds in its queue.
+const QUEUED: u64 = 5_000;
+
+/// Until all that a broker writes behind its acknowledgements is in its files: those that save do so
+/// each second.
+const SETTLE: Duration = Duration::from_millis(1_500);
+
 pub struct Scenario {
     pub name: &'static str,
     kind: Kind,
     pub about: &'static str,
     /// Whether it says something about a proxy.
     pub is_proxied: bool,
+    /// Whether it is about what outlives the broker.
+    pub is_persistent: bool,
     /// Whether it runs without being named.
     pub is_default: bool,
 }
 
 enum Kind {
     Flows(Plan),
+    Away(Plan),
     Connects,
     Retained,
 }
@@ -57,7 +67,11 @@ const PAIRS: Plan = Plan {
     qos: 0,
     size: 64,
     pace: Pace::Credit(1_000),
+    retain: false,
+    session: Session::Clean,
 };
+
+const PERSISTENT: Plan = Plan { qos: 1, session: Session::Persistent, ..PAIRS };
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::flows("pairs-qos0", "10 publishers, 10 subscribers, 64 B, QoS 0", PAIRS).proxied(),
@@ -97,6 +111,7 @@ pub const SCENARIOS: &[Scenario] = &[
         kind: Kind::Connects,
         about: "5,000 clients connect, 100 at a time, and stay",
         is_proxied: false,
+        is_persistent: false,
         is_default: true,
     },
     Scenario::flows("filters-1k", "1,000 wildcard filters, each message matches one", filters(1_000)),
@@ -110,8 +125,32 @@ pub const SCENARIOS: &[Scenario] = &[
         kind: Kind::Retained,
         about: "50,000 retained messages are stored, then read by 10 clients in turn",
         is_proxied: false,
+        is_persistent: false,
         is_default: true,
     },
+    Scenario::flows("persistent-qos1", "10 pairs with Clean Session 0, 64 B, QoS 1", PERSISTENT).persistent(),
+    Scenario::flows("persistent-qos2", "the same at QoS 2", Plan { qos: 2, ..PERSISTENT }).persistent(),
+    Scenario {
+        kind: Kind::Away(Plan { pace: Pace::Credit(QUEUED), ..PERSISTENT }),
+        ..Scenario::flows(
+            "persistent-away",
+            "the same at QoS 1, 5,000 messages queued for each subscriber, which then comes back",
+            PERSISTENT,
+        )
+        .persistent()
+    },
+    Scenario::flows(
+        "persistent-retained",
+        "10 publishers, 50,000 topics over and over, retained, 64 B, QoS 1",
+        Plan { subscribers: 0, topology: Topology::Topics(RETAINED), retain: true, ..PERSISTENT },
+    )
+    .persistent(),
+    Scenario::flows(
+        "persistent-500",
+        "10 pairs with Clean Session 0, 500 messages/s, a write each, QoS 1: until PUBACK, until delivered",
+        Plan { pace: Pace::Rate(500), ..PERSISTENT },
+    )
+    .persistent(),
 ];
 
 /// So many filters of 20 subscribers.
@@ -121,17 +160,29 @@ const fn filters(count: usize) -> Plan {
 
 impl Scenario {
     const fn flows(name: &'static str, about: &'static str, plan: Plan) -> Self {
-        Self { name, kind: Kind::Flows(plan), about, is_proxied: false, is_default: true }
+        Self {
+            name,
+            kind: Kind::Flows(plan),
+            about,
+            is_proxied: false,
+            is_persistent: false,
+            is_default: true,
+        }
     }
 
     const fn proxied(self) -> Self {
         Self { is_proxied: true, ..self }
     }
 
+    const fn persistent(self) -> Self {
+        Self { is_persistent: true, ..self }
+    }
+
     /// Drives what listens on the process's port.
     pub fn run(&self, process: &Process, time: Duration) -> Result<Vec<Figure>> {
         match self.kind {
             Kind::Flows(plan) => flows(process, plan, time),
+            Kind::Away(plan) => away(process, plan),
             Kind::Connects => connects(process),
             Kind::Retained => retained(process),
         }
@@ -141,20 +192,60 @@ impl Scenario {
 fn flows(process: &Process, plan: Plan, time: Duration) -> Result<Vec<Figure>> {
     let load = Load::connect(process.port, plan)?;
     let clock = Clock::start(process)?;
+    let disk = Disk::start(process)?;
     let outcome = load.run(time)?;
+    if plan.session == Session::Persistent {
+        sleep(SETTLE);
+    }
     let cost = clock.stop(outcome.delivered, "")?;
-    let Outcome { delivered, elapsed, latencies } = outcome;
+    let Outcome { delivered, elapsed, latencies, waits } = outcome;
     let mut figures = Vec::new();
+    if !waits.is_empty() {
+        figures.push(Figure { name: "ack p50 µs", value: quantile(&waits, 50) });
+        figures.push(Figure { name: "ack p99 µs", value: quantile(&waits, 99) });
+    }
     if latencies.is_empty() {
         figures.push(Figure { name: "msg/s", value: delivered as f64 / elapsed.as_secs_f64() });
     } else {
-        let quantile = |part: usize| micros(latencies[(latencies.len() - 1) * part / 100]);
-        figures.push(Figure { name: "p50 µs", value: quantile(50) });
-        figures.push(Figure { name: "p99 µs", value: quantile(99) });
+        figures.push(Figure { name: "p50 µs", value: quantile(&latencies, 50) });
+        figures.push(Figure { name: "p99 µs", value: quantile(&latencies, 99) });
     }
     figures.push(Figure { name: "CPU µs/msg", value: cost });
     figures.push(Figure { name: "peak RSS MB", value: process.peak_rss()? as f64 / 1e6 });
+    if plan.session == Session::Persistent {
+        figures.extend(disk.stop(delivered)?);
+    }
     Ok(figures)
+}
+
+fn away(process: &Process, plan: Plan) -> Result<Vec<Figure>> {
+    let mut load = Load::connect(process.port, plan)?;
+    let disk = Disk::start(process)?;
+    let clock = Clock::start(process)?;
+    let (count, filling) = load.fill()?;
+    sleep(SETTLE);
+    let fill_cost = clock.stop(count, " while filling")?;
+    let full = process.occupied()?;
+
+    let clock = Clock::start(process)?;
+    let Outcome { delivered, elapsed, .. } = load.drain()?;
+    sleep(SETTLE);
+    let drain_cost = clock.stop(delivered, " while draining")?;
+    let mut figures = vec![
+        Figure { name: "queued/s", value: count as f64 / filling.as_secs_f64() },
+        Figure { name: "queue CPU µs/msg", value: fill_cost },
+        Figure { name: "drained/s", value: delivered as f64 / elapsed.as_secs_f64() },
+        Figure { name: "drain CPU µs/msg", value: drain_cost },
+        Figure { name: "peak RSS MB", value: process.peak_rss()? as f64 / 1e6 },
+        Figure { name: "folder MB, queues full", value: full as f64 / 1e6 },
+    ];
+    figures.extend(disk.stop(delivered)?);
+    Ok(figures)
+}
+
+/// That so many in a hundred stay below.
+fn quantile(sorted: &[Duration], part: usize) -> f64 {
+    micros(sorted[(sorted.len() - 1) * part / 100])
 }
 
 fn connects(process: &Process) -> Result<Vec<Figure>> {
@@ -181,7 +272,9 @@ fn connects(process: &Process) -> Result<Vec<Figure>> {
         }
         if number < CONNECTS {
             let mut stream = open(process.port)?;
-            stream.write_all(&wire::connect(&format!("idle-{number}"))).context("writing CONNECT")?;
+            stream
+                .write_all(&wire::connect(&format!("idle-{number}"), Session::Clean))
+                .context("writing CONNECT")?;
             waiting.push_back(stream);
         }
     }
@@ -203,7 +296,7 @@ fn retained(process: &Process) -> Result<Vec<Figure>> {
         template.address(message, number);
         template.stamp(message, 0, &Stamp { publisher: 0, sequence: number as u64, due: 0 });
     }
-    let mut publisher = Client::connect(process.port, "publisher")?;
+    let mut publisher = Client::connect(process.port, "publisher", Session::Clean)?;
     let clock = Clock::start(process)?;
     let start = Instant::now();
     publisher.send(&messages)?;
@@ -235,7 +328,7 @@ fn retained(process: &Process) -> Result<Vec<Figure>> {
 
 /// One new subscriber receives every retained message once, in any order.
 fn read_retained(port: u16, reader: u32) -> Result<()> {
-    let mut client = Client::connect(port, &format!("reader-{reader}"))?;
+    let mut client = Client::connect(port, &format!("reader-{reader}"), Session::Clean)?;
     let mut is_read = vec![false; RETAINED];
     let mut missing = RETAINED;
     // The messages may come before SUBACK (section 3.8.4).
@@ -258,6 +351,27 @@ fn read_retained(port: u16, reader: u32) -> Result<()> {
             .with_context(|| format!("{missing} retained messages are missing"))?;
     }
     Ok(())
+}
+
+/// What a process writes to the disk from here on.
+struct Disk<'a> {
+    process: &'a Process,
+    before: u64,
+}
+
+impl<'a> Disk<'a> {
+    fn start(process: &'a Process) -> Result<Self> {
+        Ok(Self { process, before: process.written()? })
+    }
+
+    /// Bytes for each of `count`, and the folder as it is then.
+    fn stop(self, count: u64) -> Result<[Figure; 2]> {
+        let written = self.process.written()?.saturating_sub(self.before);
+        Ok([
+            Figure { name: "bytes written/msg", value: written as f64 / count as f64 },
+            Figure { name: "folder MB", value: self.process.occupied()? as f64 / 1e6 },
+        ])
+    }
 }
 
 /// What a process and the generator spend from here on.

@@ -151,6 +151,14 @@ impl Template {
     }
 }
 
+/// What a client's CONNECT asks for.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Session {
+    Clean,
+    /// Clean Session 0: the Session outlives the connection.
+    Persistent,
+}
+
 pub fn topic(number: usize) -> String {
     format!("fleet/d{number:0DIGITS$}/value")
 }
@@ -160,9 +168,15 @@ pub fn wildcard(number: usize) -> String {
     format!("fleet/d{number:0DIGITS$}/+")
 }
 
-pub fn connect(client: &str) -> Vec<u8> {
-    // Clean session; a keep alive that no run outlasts, since mosquitto may refuse to have none.
-    let mut body = [packed(b"MQTT"), vec![4, 2], 3_600_u16.to_be_bytes().to_vec()].concat();
+pub const DISCONNECT: [u8; 2] = [0xE0, 0];
+
+pub fn connect(client: &str, session: Session) -> Vec<u8> {
+    let flags = match session {
+        Session::Clean => 2,
+        Session::Persistent => 0,
+    };
+    // A keep alive that no run outlasts, since mosquitto may refuse to have none.
+    let mut body = [packed(b"MQTT"), vec![4, flags], 3_600_u16.to_be_bytes().to_vec()].concat();
     body.extend(packed(client.as_bytes()));
     packet(0x10, &body)
 }

@@ -143,16 +143,16 @@ class Mosquitto(Process):
 
 
 class Mockforge(Process):
-    """`mockforge serve --mqtt` with everything on free ports and a store of its own."""
+    """`mockforge serve --mqtt` with everything on free ports and a store of its own, unless told another."""
 
-    def __init__(self, *flags, store=None, **variables):
+    def __init__(self, *flags, store=None, port=0, **variables):
         self.folder = tempfile.TemporaryDirectory()
         self.store = store or Path(self.folder.name) / "store"
         super().__init__(
             binary(),
             "serve",
             "--mqtt",
-            *["--mqtt-host", "127.0.0.1", "--mqtt-port", 0, "--http-port", 0, "--grpc-port", 0],
+            *["--mqtt-host", "127.0.0.1", "--mqtt-port", port, "--http-port", 0, "--grpc-port", 0],
             *flags,
             cwd=self.folder.name,
             env={"MOCKFORGE_STORE_PATH": str(self.store), **variables},
