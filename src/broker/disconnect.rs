@@ -151,9 +151,8 @@ impl Broker {
         if state.expiry == 0 {
             return self.end_session(now, session);
         }
-        if let Some(journal) = self.journal.as_deref_mut().filter(|_| state.number != 0) {
-            journal.touch(now, session, &mut self.outputs);
-        }
+        self.touch(now, session);
+        let state = &mut self.sessions[session as usize];
         if state.expiry != NEVER {
             let ends_at = now + Duration::from_secs(state.expiry.into());
             self.timers.set(&mut state.ends_at, Some(ends_at), Timer::SessionExpiry(session));

@@ -649,7 +649,7 @@ impl Broker {
     /// what was done up to now is kept once the first reaches the second. `None` if nothing is kept.
     pub fn durable(&self) -> Option<(u64, u64)> {
         let journal = self.journal.as_deref()?;
-        let last = if journal.since[1].is_some() { journal.batch } else { journal.batch - 1 };
+        let last = journal.undurable().unwrap_or(journal.durable);
         Some((journal.durable, last))
     }
 

@@ -30,6 +30,16 @@ impl From<StoreError> for OpenError {
     }
 }
 
+impl From<OpenError> for StoreError {
+    /// Of a database that is not to be replaced, or has been already.
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(error) => error,
+            OpenError::Damaged(reason) => Self::Corrupted(reason),
+        }
+    }
+}
+
 impl From<sled::Error> for OpenError {
     fn from(error: sled::Error) -> Self {
         StoreError::from(error).into()

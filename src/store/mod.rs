@@ -177,10 +177,7 @@ impl Store {
                     "THE STORE IS DAMAGED: it was moved aside, and a new one is made without its recordings"
                 );
                 folder::make(&folder)?;
-                let opened = open().map_err(|error| match error {
-                    OpenError::Refused(error) => error,
-                    OpenError::Damaged(reason) => StoreError::Corrupted(reason),
-                })?;
+                let opened = open()?;
                 (opened, Some(aside))
             }
         };

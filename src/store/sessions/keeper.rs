@@ -23,7 +23,7 @@ use crate::{
     broker::Batch,
     store::{
         StoreError,
-        folder::{self, OpenError, guard, mark_damaged, unmark_damaged},
+        folder::{self, guard, mark_damaged, unmark_damaged},
     },
 };
 
@@ -217,10 +217,7 @@ impl Keeper {
     }
 
     fn reopen(&self) -> Result<Database, StoreError> {
-        let (mut database, left) = Database::reopen(&self.folder).map_err(|error| match error {
-            OpenError::Refused(error) => error,
-            OpenError::Damaged(reason) => StoreError::Corrupted(reason),
-        })?;
+        let (mut database, left) = Database::reopen(&self.folder)?;
         let (next, end) = (self.pending.next_part(), left.torn.end);
         if end < next {
             return Err(StoreError::Corrupted("changes that were durable are missing".to_owned()));

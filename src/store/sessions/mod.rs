@@ -93,10 +93,7 @@ impl SessionStore {
                      and retained messages"
                 );
                 make(&folder)?;
-                let opened = open().map_err(|error| match error {
-                    OpenError::Refused(error) => error,
-                    OpenError::Damaged(reason) => StoreError::Corrupted(reason),
-                })?;
+                let opened = open()?;
                 (opened, Some(aside))
             }
         };
@@ -212,10 +209,7 @@ fn make(folder: &Path) -> Result<(), StoreError> {
         fs::remove_dir_all(&begun).map_err(failed())?;
     }
     folder::make(&begun)?;
-    let (database, _) = Database::open(&begun).map_err(|error| match error {
-        OpenError::Refused(error) => error,
-        OpenError::Damaged(reason) => StoreError::Corrupted(reason),
-    })?;
+    let (database, _) = Database::open(&begun)?;
     folder::close(&begun, database);
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).map_err(failed());
     for entry in fs::read_dir(&begun).map_err(failed())? {
