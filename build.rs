@@ -2,14 +2,17 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROTOS: [&str; 8] = [
+const PROTOS: &[&str] = &[
     "mockforge/mqtt/v1/admin.proto",
     "mockforge/mqtt/v1/broker.proto",
     "mockforge/mqtt/v1/chaos.proto",
     "mockforge/mqtt/v1/mocks.proto",
+    "mockforge/mqtt/v1/proxies.proto",
     "mockforge/mqtt/v1/recordings.proto",
     "mockforge/mqtt/v1/replays.proto",
+    "mockforge/mqtt/v1/scenarios.proto",
     "mockforge/mqtt/v1/state.proto",
+    "mockforge/mqtt/v1/verification.proto",
     "mockforge/mqtt/v1/webhooks.proto",
 ];
 

@@ -8,7 +8,7 @@ use mockforge::{
     broker::{Broker, Limits, Output},
     interceptor::Interest,
     mock::MockSpec,
-    net::{Asking, MockHandle, MockOptions, WebhookHandle, WebhookOptions},
+    net::{Asking, JournalHandle, MockHandle, MockOptions, WebhookHandle, WebhookOptions},
     packet::ControlPacket,
     session::{ConnectionId, Peer},
 };
@@ -144,7 +144,9 @@ fn mocks(criterion: &mut Criterion) {
         mocks.set((0..count).map(mock).collect()).expect("good mocks");
         let mut stage = Stage::new(2);
         stage.subscribe(1, "fleet/#", 0);
-        stage.broker.set_interception(Asking { interest, mocks, webhooks }.interception());
+        let journal = JournalHandle::off();
+        let asking = Asking { interest, mocks, webhooks, journal, tracer: None };
+        stage.broker.set_interception(asking.interception(None));
         for topics in [1, 5_000] {
             let messages: Vec<_> =
                 (0..topics).map(|number| publish(&format!("fleet/d{number}/t/value"), 0)).collect();

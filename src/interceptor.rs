@@ -1,4 +1,4 @@
-//! Who is asked about messages before they are routed: mocks, which may keep one, and webhooks.
+//! Who is asked about messages before they are routed: mocks, which may keep one, webhooks, and the journal.
 
 use std::{
     fmt,
@@ -8,6 +8,8 @@ use std::{
     },
     time::Instant,
 };
+
+use bytes::Bytes;
 
 use crate::{
     packet::{Properties, Property, QoS},
@@ -26,9 +28,22 @@ pub struct Offered<'a> {
     /// Message Expiry Interval, seconds.
     pub expiry: Option<u32>,
     pub from: Publisher<'a>,
+    /// Whether it is the Will of that client.
+    pub is_will: bool,
     /// Not if a part of it was passed on already, or its server could do nothing with later ones without it: then it
     /// goes on whatever the [`Verdict`] is.
     pub may_be_kept: bool,
+}
+
+/// PUBLISH packets of one client, one behind the other, that were accepted as they came. None of them says what is not for
+/// every receiver: no Topic Alias, no Message Expiry Interval, no DUP.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    pub packets: &'a [u8],
+    pub count: usize,
+    /// Whether they have properties.
+    pub v5: bool,
+    pub client_identifier: &'a str,
 }
 
 /// Who published a message.
@@ -87,6 +102,14 @@ pub trait Interceptor: Send {
     fn passed(&mut self, connection: ConnectionId) {
         let _ = connection;
     }
+
+    /// Messages have passed that nobody but the journal wants to be told of.
+    fn pass(&mut self, now: Instant, run: &Run<'_>) {
+        let _ = (now, run);
+    }
+
+    /// What it was asked about so far is to be known to others before anything that follows from it is.
+    fn settle(&mut self) {}
 }
 
 /// Who wants to be asked about messages at present; clones share it.
@@ -99,6 +122,9 @@ pub struct Interest(Arc<AtomicU8>);
 pub enum Party {
     Mocks = 1,
     Webhooks = 2,
+    /// Of relays; a broker tells more of a message, once it has routed it.
+    Traces = 4,
+    Journal = 8,
 }
 
 impl Interest {
@@ -126,18 +152,41 @@ impl Interest {
 pub struct Interception {
     interceptor: Option<Box<dyn Interceptor>>,
     interest: Interest,
+    /// Whose interest counts here, a bit for each [`Party`].
+    parties: u8,
+    passing: Passing,
+}
+
+/// Packets of one read that pass together: where they lie is all that is noted of each.
+#[derive(Default)]
+struct Passing {
+    /// What was read; empty where messages are told of one by one.
+    input: Bytes,
+    /// Those that were not told of yet.
+    from: usize,
+    to: usize,
+    count: usize,
+    now: Option<Instant>,
+    v5: bool,
+    client_identifier: Option<Arc<str>>,
 }
 
 impl Interception {
     /// Messages pass without being offered while nobody has an `interest`.
     pub fn new(interceptor: Box<dyn Interceptor>, interest: Interest) -> Self {
-        Self { interceptor: Some(interceptor), interest }
+        let parties = Party::Mocks as u8 | Party::Webhooks as u8 | Party::Journal as u8;
+        Self { interceptor: Some(interceptor), interest, parties, passing: Passing::default() }
+    }
+
+    /// Messages are offered for their traces, too.
+    pub fn with_traces(self) -> Self {
+        Self { parties: self.parties | Party::Traces as u8, ..self }
     }
 
     /// Without anybody who would ask, this is all that a message costs.
     #[inline]
     pub fn is_active(&self) -> bool {
-        self.interest.is_any()
+        self.interest.0.load(Ordering::Relaxed) & self.parties != 0
     }
 
     /// Whether anybody might keep a message, so that none may be on its way before the answer is there.
@@ -146,7 +195,73 @@ impl Interception {
         self.interest.has(Party::Mocks)
     }
 
+    /// What is handled from now on lies in `input`, and is of one client.
+    #[inline]
+    pub fn begin_input(&mut self, input: &Bytes) {
+        if self.interest.0.load(Ordering::Relaxed) & self.parties == Party::Journal as u8 {
+            self.passing.input = input.clone();
+        }
+    }
+
+    /// Nothing of it is handled any more.
+    #[inline]
+    pub fn end_input(&mut self) {
+        if !self.passing.input.is_empty() {
+            self.tell_passing();
+            self.passing = Passing::default();
+        }
+    }
+
+    /// Notes a packet as one of a [`Run`]; whether that was all, and nobody has to be asked.
+    #[inline]
+    pub fn follow(&mut self, now: Instant, packet: &[u8], v5: bool, client_identifier: &Arc<str>) -> bool {
+        let passing = &mut self.passing;
+        let at = (packet.as_ptr() as usize).wrapping_sub(passing.input.as_ptr() as usize);
+        let end = at.wrapping_add(packet.len());
+        if at >= end || end > passing.input.len() {
+            return false;
+        }
+        if at == passing.to && passing.count > 0 {
+            passing.to = end;
+            passing.count += 1;
+            return true;
+        }
+        self.begin_run(now, at, end, v5, client_identifier)
+    }
+
+    #[inline(never)]
+    fn begin_run(
+        &mut self,
+        now: Instant,
+        from: usize,
+        to: usize,
+        v5: bool,
+        client_identifier: &Arc<str>,
+    ) -> bool {
+        self.tell_passing();
+        let passing = &mut self.passing;
+        (passing.from, passing.to, passing.count) = (from, to, 1);
+        (passing.now, passing.v5) = (Some(now), v5);
+        passing.client_identifier = Some(Arc::clone(client_identifier));
+        true
+    }
+
+    /// Tells of the packets that have passed, before anything else is told of.
+    fn tell_passing(&mut self) {
+        let Passing { input, from, to, count, now, v5, client_identifier } = &mut self.passing;
+        if let (Some(now), Some(client_identifier)) = (*now, client_identifier.take())
+            && *count > 0
+            && let Some(interceptor) = &mut self.interceptor
+        {
+            let packets = &input[*from..*to];
+            let run = Run { packets, count: *count, v5: *v5, client_identifier: &client_identifier };
+            interceptor.pass(now, &run);
+        }
+        *count = 0;
+    }
+
     pub fn ask(&mut self, now: Instant, offered: &Offered<'_>) -> Verdict {
+        self.tell_passing();
         match &mut self.interceptor {
             Some(interceptor) => interceptor.ask(now, offered),
             None => Verdict::Route,
@@ -165,6 +280,16 @@ impl Interception {
     pub fn passed(&mut self, connection: ConnectionId) {
         if let Some(interceptor) = &mut self.interceptor {
             interceptor.passed(connection);
+        }
+    }
+
+    /// See [`Interceptor::settle`].
+    #[inline]
+    pub fn settle(&mut self) {
+        if self.is_active()
+            && let Some(interceptor) = &mut self.interceptor
+        {
+            interceptor.settle();
         }
     }
 }

@@ -1,26 +1,23 @@
 //! Tests MQTT systems with real traffic: a test broker, a recording man in the middle and a replayer.
 //!
-//! A [`Server`] of one's own, on free ports, inside a test:
+//! A broker of one's own inside a test, on a free port, with a mock that answers:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use mockforge::{Config, Server, config::Sources};
+//! use mockforge::Server;
 //!
-//! let mut config = Config::load(Sources::default())?;
-//! config.mqtt.enabled = true;
-//! config.mqtt.port = 0;
-//! config.http.enabled = false;
-//! config.grpc.enabled = false;
-//! let server = Server::bind(config).await?;
-//! let port = server.addresses().mqtt.expect("MQTT is enabled").port();
-//! let running = tokio::spawn(server.run(std::future::pending()));
-//! // … clients connect to `port` …
-//! # assert_ne!(port, 0);
-//! running.abort();
+//! let server = Server::builder().port(0).start().await?;
+//! server.mocks().add_yaml("{topic: 'devices/+/get', response: {payload: {on: true}}}")?;
+//! // … clients connect to server.port(), or server.url() …
+//! server.stop().await?; // or drop it
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`ServerBuilder`] says what else such a server can be, [`RunningServer`] what can be done with it: waiting for
+//! messages, mocks, chaos, recordings and replays. [`mqtt::metrics::get_broker_stats`] has the figures of the one that was started last. Programs that
+//! want everything that `mockforge serve` is make a [`Config`] and [`bind`](Server::bind) it.
 //!
 //! From the bottom up: [`packet`] is the codec, [`auth`] how clients prove who they are, [`session`]
 //! and [`broker`] are the broker as a plain value, [`relay`] is one proxied client, [`recording`] the
@@ -41,7 +38,9 @@ pub mod fault;
 pub mod field;
 pub mod gateway;
 pub mod interceptor;
+pub mod journal;
 pub mod likeness;
+pub mod log;
 pub mod metrics;
 pub mod mock;
 pub mod net;
@@ -49,15 +48,19 @@ pub mod packet;
 pub mod recorder;
 pub mod recording;
 pub mod relay;
+pub mod scenario;
 pub mod server;
 pub mod session;
 pub mod store;
 pub mod tap;
+pub mod telemetry;
+pub mod trace;
 pub mod verification;
 pub mod webhook;
+pub mod xml;
 
 pub use config::Config;
-pub use server::Server;
+pub use server::{RunningServer, Server, ServerBuilder, StartError};
 
 /// The guide's path to the figures of a server.
 pub mod mqtt {

@@ -7,6 +7,7 @@ use mockforge::cli::{Arguments, Exit, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let json = arguments.asks_for_json();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         // Who read our output has enough: `mockforge mqtt subscribe '#' | head -1`.
         Err(failure) if is_broken_pipe(&failure.error) => Exit::Passed.into(),
         Err(failure) => {
-            eprintln!("mockforge: {:#}", failure.error);
+            eprintln!("{}", failure.told(json));
             failure.exit.into()
         }
     }

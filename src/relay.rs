@@ -825,6 +825,7 @@ impl Relay {
                 identifier: &identity.client_identifier,
                 username: identity.username.as_deref(),
             },
+            is_will: false,
             may_be_kept,
         };
         self.has_asked = true;

@@ -1,7 +1,11 @@
 //! The composition root: a checked [`Config`] becomes listeners, a broker or a proxy, and the control
 //! plane before them. Decides nothing.
 
-use std::{future::Future, io, net::SocketAddr, path::Path, sync::Arc};
+mod builder;
+mod handles;
+mod running;
+
+use std::{future::Future, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
@@ -19,20 +23,20 @@ use crate::{
         Config, ConnectionLimits, ListenConfig, MqttConfig, RingConfig, UpstreamTlsConfig, WebSocketConfig,
     },
     control::{
-        Addresses, BrokerServer, Control, ControlParts, MqttServer, ProxyServer, TokensInForce,
-        fault_families,
+        Addresses, BrokerServer, Control, ControlError, ControlParts, MqttServer, Proxies, ProxyParts,
+        ProxyServer, SettingsInForce, TokensInForce, fault_families,
     },
     event::{EventBus, What},
     fault::{Chaos, ChaosOptions},
     gateway::{self, Access, BadBinding, Gateway, OtherHosts, Port},
-    interceptor::Interest,
+    interceptor::{Interest, Party},
     metrics::{Family, Metrics},
     mock::{Fired, MockEvent},
     net::{
         Admission, Asking, BadUrl, BrokerHandle, BrokerOptions, ChaosWatch, DoorOptions, Entrance, Gate,
-        Guests, MockHandle, MockOptions, MqttUrl, Persistence, ProxyHandle, ProxyOptions, RelayLimits,
-        WebSocketOptions, WebhookHandle, WebhookOptions, bind, leads_to, prepare, reserve_descriptors,
-        spawn_broker, spawn_door, spawn_proxy,
+        Guests, JournalHandle, MockHandle, MockOptions, MqttUrl, Persistence, ProxyHandle, ProxyOptions,
+        RelayLimits, WebSocketOptions, WebhookHandle, WebhookOptions, bind, leads_to, prepare,
+        reserve_descriptors, spawn_broker, spawn_door, spawn_proxy,
         tls::{ServerTls, ServerTlsOptions, TlsError, TlsFiles, identity},
         watch_peers,
     },
@@ -41,6 +45,13 @@ use crate::{
     recording::{MockFired, RecordingSpec},
     store::{SessionStore, StoreError, StoreOptions},
     tap::Tap,
+    telemetry::Telemetry,
+};
+
+pub use self::{
+    builder::{ServerBuilder, StartError},
+    handles::{ActiveRecording, ChaosRules, Messages, MessagesError, Mocks, Recordings, Unexpected},
+    running::RunningServer,
 };
 
 /// A server that listens: whoever connects after [`bind`](Self::bind) waits, and is served once it
@@ -72,6 +83,8 @@ pub enum BindError {
     Sessions(StoreError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error("{0}")]
+    Proxies(ControlError),
     #[error("control plane: {0}")]
     Gateway(#[from] BadBinding),
 }
@@ -82,6 +95,7 @@ impl BindError {
         match self {
             Self::Listen { error, .. } => error.kind() == io::ErrorKind::AddrInUse,
             Self::Loop { .. } => true,
+            Self::Proxies(error) => matches!(error, ControlError::CannotListen { .. }),
             Self::Upstream(_) | Self::Tls(_) | Self::Sessions(_) | Self::Thread(_) | Self::Gateway(_) => {
                 false
             }
@@ -96,12 +110,30 @@ enum Mqtt {
 }
 
 impl Server {
+    /// A server inside another program, such as a test, without settings of file and environment.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = mockforge::Server::builder().port(0).start().await?;
+    /// // … clients connect to server.port(), or server.url() …
+    /// server.publish("devices/d1/set", "on").await?;
+    /// assert_eq!(server.stats().await.active_connections, 0);
+    /// server.stop().await?; // or drop it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
     /// Listens on every address that `config` enables.
     ///
     /// # Errors
     /// The first address that cannot be listened on, or a proxy that would be its own upstream; then
     /// nothing was started.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let settings = SettingsInForce::new(config.clone());
         let upstream = upstream(&config.mqtt)?;
         let mqtt_listener = match &config.mqtt {
             MqttConfig { enabled: true, host, port, .. } => Some(listen("MQTT", host, *port)?),
@@ -146,8 +178,13 @@ impl Server {
         let (tap, metrics, events) = (Tap::new(), Arc::new(Metrics::new()), EventBus::new());
         let gate = Gate::default();
         let seed = config.mqtt.seed.unwrap_or_else(drawn_seed);
-        let asking = make_asking(&config, seed, &tap, &metrics, &events);
+        let telemetry = Telemetry::start(&config.telemetry).await;
+        let asked = telemetry.clone();
+        metrics.attach_families(Box::new(move || asked.families()));
+        let asking = make_asking(&config, seed, &tap, &metrics, &events, &telemetry);
+        asking.interest.set(Party::Traces, telemetry.traces());
         let (chaos, chaos_watch) = make_chaos(&config, seed, &metrics, &events);
+        count_blocked(&tap, &metrics);
         let own_login = drawn_login();
         let parts = Parts {
             own_login: &own_login,
@@ -157,6 +194,7 @@ impl Server {
             metrics: &metrics,
             events: &events,
             asking: &asking,
+            telemetry: &telemetry,
             chaos: &chaos_watch,
         };
         let (sessions, persistence) = match (&mqtt_listener, &upstream) {
@@ -174,6 +212,7 @@ impl Server {
             }
         };
         let stop = CancellationToken::new();
+        let proxies = mqtt.as_ref().map(|mqtt| make_proxies(mqtt, addresses, &config, parts));
         let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
             match (mqtt, addresses.mqtt) {
                 (Mqtt::Broker(broker), Some(address)) => {
@@ -183,15 +222,15 @@ impl Server {
                     Arc::new(BrokerServer::new(broker.clone(), url, tap.clone()))
                 }
                 (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
-                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone())),
+                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone(), None)),
             }
         });
         metrics.make_latest();
-        if let Some(server) = server.clone() {
+        if let Some((server, proxies)) = server.clone().zip(proxies.clone()) {
             #[expect(clippy::async_yields_async, reason = "what comes of messages is awaited apart")]
-            let publish = move |messages| {
-                let server = Arc::clone(&server);
-                async move { server.publish_all(messages).await }
+            let publish = move |replies| {
+                let (server, proxies) = (Arc::clone(&server), proxies.clone());
+                async move { proxies.publish_all(&*server, replies).await }
             };
             tokio::spawn(asking.mocks.clone().answer(stop.clone(), publish));
         }
@@ -204,6 +243,7 @@ impl Server {
         let has_tokens = !config.api.tokens.is_empty();
         let tokens = TokensInForce::from(config.api.tokens);
         let control = Control::new(ControlParts {
+            settings: Some(settings),
             tokens: tokens.clone(),
             server,
             tap,
@@ -218,16 +258,23 @@ impl Server {
             },
             on_overload: config.recorder.on_overload,
             import_bytes: config.api.limits.import_bytes,
+            scenarios: config.scenarios,
             flight,
             durability: matches!(mqtt, Some(Mqtt::Broker(_))).then_some(config.mqtt.durability),
             addresses,
             certificates,
             mocks: asking.mocks,
+            proxies: proxies.clone(),
             webhooks: Some(asking.webhooks),
+            journal: Some(asking.journal),
             chaos,
+            telemetry,
             stop,
         });
         tokio::spawn(control.clone().follow_triggers());
+        if let Some(proxies) = proxies {
+            proxies.set(&config.mqtt.proxies).await.map_err(BindError::Proxies)?;
+        }
         let is_exposed =
             [addresses.http, addresses.grpc].into_iter().flatten().any(|address| !address.ip().is_loopback());
         let other_hosts = match (is_exposed, has_tokens) {
@@ -237,6 +284,8 @@ impl Server {
         };
         let access = Access { tokens, hosts: config.api.allowed_hosts, other_hosts };
         let gateway = Gateway::new(control.clone(), access, config.api.limits)?;
+        // All that has figures is there.
+        control.telemetry().export_metrics(control.metrics()).await;
         let shown = |address: Option<SocketAddr>| address.map(tracing::field::display);
         info!(
             mqtt = shown(addresses.mqtt),
@@ -299,12 +348,17 @@ impl Server {
             result = &mut serving => served = Some(result),
         }
         info!("shutting down");
+        // For whoever reads figures when the broker cannot be asked any more.
+        control.metrics().view().await;
         // Traffic first, so that recordings hold all of it.
-        match &mqtt {
-            Some(Mqtt::Broker(broker)) => broker.shut_down().await,
-            Some(Mqtt::Proxy(proxy)) => proxy.shut_down().await,
-            None => {}
-        }
+        let own = async {
+            match &mqtt {
+                Some(Mqtt::Broker(broker)) => broker.shut_down().await,
+                Some(Mqtt::Proxy(proxy)) => proxy.shut_down().await,
+                None => {}
+            }
+        };
+        tokio::join!(own, control.shut_down_proxies());
         if let Some(sessions) = sessions
             && let Err(error) = close_sessions(sessions).await
         {
@@ -331,6 +385,8 @@ impl Quiet {
             Some(served) => served,
             None => self.serving.await,
         };
+        // What has been done until here is part of it.
+        self.control.telemetry().close().await;
         match self.failed {
             Some(error) => Err(error),
             None => served.map_err(io::Error::other),
@@ -348,6 +404,7 @@ struct Parts<'a> {
     metrics: &'a Arc<Metrics>,
     events: &'a EventBus,
     asking: &'a Asking,
+    telemetry: &'a Telemetry,
     chaos: &'a ChaosWatch,
 }
 
@@ -374,12 +431,23 @@ fn drawn_login() -> OwnLogin {
     OwnLogin { username: "mockforge".to_owned(), password: BASE64_STANDARD.encode(password) }
 }
 
-/// Mocks and webhooks of the settings.
-fn make_asking(config: &Config, seed: u64, tap: &Tap, metrics: &Metrics, events: &EventBus) -> Asking {
+/// Mocks and webhooks of the settings, the journal, and who is told of traces.
+fn make_asking(
+    config: &Config,
+    seed: u64,
+    tap: &Tap,
+    metrics: &Metrics,
+    events: &EventBus,
+    telemetry: &Telemetry,
+) -> Asking {
     let interest = Interest::default();
     let mocks = make_mocks(config, seed, &interest, tap, metrics, events);
     let webhooks = make_webhooks(config, seed, &interest, &mocks, metrics, events);
-    Asking { interest, mocks, webhooks }
+    let journal = JournalHandle::new(config.journal, &interest);
+    let asked = journal.clone();
+    metrics.attach_families(Box::new(move || asked.families()));
+    let telemetry = telemetry.clone();
+    Asking { interest, mocks, webhooks, journal, tracer: Some(Arc::new(move || telemetry.tracer())) }
 }
 
 fn recorded(fired: &Fired) -> MockFired {
@@ -466,6 +534,20 @@ fn make_chaos(config: &Config, seed: u64, metrics: &Metrics, events: &EventBus) 
         warn!(%error, "a rule of the settings is not good any more");
     }
     (chaos, watch)
+}
+
+/// How long observers of `tap` held traffic up.
+fn count_blocked(tap: &Tap, metrics: &Metrics) {
+    let tap = tap.clone();
+    metrics.attach_families(Box::new(move || {
+        vec![
+            Family::counter(
+                "mqtt_recorder_blocked_seconds_total",
+                "Time that connections waited for a recorder, all added up.",
+            )
+            .value(tap.blocked().as_secs_f64()),
+        ]
+    }));
 }
 
 fn listen(what: &'static str, host: &str, port: u16) -> Result<std::net::TcpListener, BindError> {
@@ -590,12 +672,13 @@ async fn open_sessions(
     let store = Arc::new(store);
     let asked = Arc::clone(&store);
     metrics.attach_families(Box::new(move || {
-        vec![Family {
-            name: "mqtt_persistence_failures_total",
-            kind: "counter",
-            help: "Attempts to write sessions and retained messages to disk that failed.",
-            samples: vec![(String::new(), asked.failures())],
-        }]
+        vec![
+            Family::counter(
+                "mqtt_persistence_failures_total",
+                "Attempts to write sessions and retained messages to disk that failed.",
+            )
+            .value(asked.failures()),
+        ]
     }));
     let kept = Arc::clone(&store);
     let commit = Box::new(move |batch, done: Box<dyn FnOnce() + Send>| kept.commit(batch, done));
@@ -634,12 +717,13 @@ fn start_broker(
         gate: gate.clone(),
         tap: tap.clone(),
         metrics: Arc::clone(metrics),
-        interception: parts.asking.interception(),
+        interception: parts.asking.interception(None),
+        tracer: parts.telemetry.tracer(),
         chaos: parts.chaos.clone(),
         persistence,
         on_event: Box::new(move |event| {
             log(&event);
-            mocks.handle_event(&event);
+            mocks.handle_event(&event, None);
             events.emit(What::Broker(event));
         }),
     };
@@ -659,29 +743,90 @@ fn start_proxy(
     config: &Config,
     parts: Parts<'_>,
 ) -> Result<ProxyHandle, BindError> {
-    let Parts { gate, tap, metrics, .. } = parts;
-    let (events, mocks, asking) = (parts.events.clone(), parts.asking.mocks.clone(), parts.asking.clone());
-    let options = ProxyOptions {
-        upstream,
-        admission: Arc::clone(parts.admission),
-        upstream_timeout: config.mqtt.upstream_timeout,
-        connect_timeout: config.mqtt.limits.connect_timeout,
-        threads: 0,
-        limits: RelayLimits { record: config.recorder.packet_bytes, ..RelayLimits::default() },
-        guests,
-        gate: gate.clone(),
-        tap: tap.clone(),
-        metrics: Arc::clone(metrics),
-        interception: Box::new(move || asking.interception()),
-        chaos: parts.chaos.clone(),
-        on_event: Box::new(move |event| {
-            if let Some(event) = event.into_broker_event() {
-                mocks.handle_event(&event);
-                events.emit(What::Broker(event));
-            }
-        }),
+    let options = ProxyMaker::new(config, parts).options(upstream, None);
+    spawn_proxy(vec![listener], ProxyOptions { guests, ..options }).map_err(BindError::Thread)
+}
+
+/// Those beside the server's own listener.
+fn make_proxies(mqtt: &Mqtt, addresses: Addresses, config: &Config, parts: Parts<'_>) -> Proxies {
+    let own = match mqtt {
+        Mqtt::Broker(_) => None,
+        Mqtt::Proxy(proxy) => addresses.mqtt.map(|address| (address, proxy.clone())),
     };
-    spawn_proxy(vec![listener], options).map_err(BindError::Thread)
+    let maker = ProxyMaker::new(config, parts);
+    let ConnectionLimits { keepalive, unacknowledged, .. } = config.mqtt.connections;
+    Proxies::new(ProxyParts {
+        spawn: Box::new(move |listener, upstream, id| {
+            if let Err(error) = watch_peers(&listener, keepalive, unacknowledged) {
+                warn!(%error, "clients that are gone without a word may not be noticed");
+            }
+            // There may be many, and few of them are busy.
+            let options = ProxyOptions { threads: 1, ..maker.options(upstream, Some(Arc::clone(id))) };
+            spawn_proxy(vec![listener], options)
+        }),
+        asking: parts.asking.clone(),
+        max: config.mqtt.proxies_max,
+        listeners: addresses.of_mqtt().collect(),
+        own,
+    })
+}
+
+/// What all proxies of a server are made with.
+struct ProxyMaker {
+    admission: Arc<Admission>,
+    upstream_timeout: Duration,
+    connect_timeout: Duration,
+    limits: RelayLimits,
+    gate: Gate,
+    tap: Tap,
+    metrics: Arc<Metrics>,
+    events: EventBus,
+    asking: Asking,
+    chaos: ChaosWatch,
+}
+
+impl ProxyMaker {
+    fn new(config: &Config, parts: Parts<'_>) -> Self {
+        Self {
+            admission: Arc::clone(parts.admission),
+            upstream_timeout: config.mqtt.upstream_timeout,
+            connect_timeout: config.mqtt.limits.connect_timeout,
+            limits: RelayLimits { record: config.recorder.packet_bytes, ..RelayLimits::default() },
+            gate: parts.gate.clone(),
+            tap: parts.tap.clone(),
+            metrics: Arc::clone(parts.metrics),
+            events: parts.events.clone(),
+            asking: parts.asking.clone(),
+            chaos: parts.chaos.clone(),
+        }
+    }
+
+    /// Of the proxy with the id `via`, or of the server's own.
+    fn options(&self, upstream: MqttUrl, via: Option<Arc<str>>) -> ProxyOptions {
+        let (events, mocks, asking) = (self.events.clone(), self.asking.mocks.clone(), self.asking.clone());
+        let told = via.clone();
+        let chaos = via.as_ref().map_or_else(|| self.chaos.clone(), |id| self.chaos.of_proxy(id));
+        ProxyOptions {
+            upstream,
+            admission: Arc::clone(&self.admission),
+            upstream_timeout: self.upstream_timeout,
+            connect_timeout: self.connect_timeout,
+            threads: 0,
+            limits: self.limits,
+            guests: None,
+            gate: self.gate.clone(),
+            tap: self.tap.clone(),
+            metrics: Arc::clone(&self.metrics),
+            interception: Box::new(move || asking.of_relays(via.clone())),
+            chaos,
+            on_event: Box::new(move |event| {
+                if let Some(event) = event.into_broker_event() {
+                    mocks.handle_event(&event, told.as_ref());
+                    events.emit(What::Broker(event));
+                }
+            }),
+        }
+    }
 }
 
 fn log(event: &BrokerEvent) {

@@ -12,9 +12,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -110,7 +110,10 @@ struct Shared {
     // Lock order: `connections`, then `observers`. Opens, closes and joins hold the first
     // throughout, so an observer learns of each connection exactly once.
     connections: Mutex<BTreeMap<ConnectionId, Box<Known>>>,
+    /// Connections that were given a number, under their lock.
+    numbered: AtomicU64,
     observers: RwLock<Vec<Attached>>,
+    blocked_nanos: AtomicU64,
 }
 
 /// How a connection came to be; shared by all that one listener accepts.
@@ -168,8 +171,26 @@ impl Tap {
     /// A connection was accepted. Always called, observed or not: the tap keeps who is connected,
     /// for observers that join later.
     pub fn open(&self, at: Instant, connection: ConnectionId, peer: Option<SocketAddr>, way: Arc<Way>) {
-        let known = Known { peer, way, client_identifier: None, protocol: None };
+        self.open_as(&mut self.shared.connections(), at, connection, peer, way);
+    }
+
+    /// The same, with the number that is next: from 1, whoever of a server accepts, and reported in their order.
+    pub fn open_next(&self, at: Instant, peer: Option<SocketAddr>, way: Arc<Way>) -> ConnectionId {
         let mut connections = self.shared.connections();
+        let connection = ConnectionId(self.shared.numbered.fetch_add(1, Ordering::Relaxed) + 1);
+        self.open_as(&mut connections, at, connection, peer, way);
+        connection
+    }
+
+    fn open_as(
+        &self,
+        connections: &mut BTreeMap<ConnectionId, Box<Known>>,
+        at: Instant,
+        connection: ConnectionId,
+        peer: Option<SocketAddr>,
+        way: Arc<Way>,
+    ) {
+        let known = Known { peer, way, client_identifier: None, protocol: None };
         if self.is_observed() {
             let what = Observed::Open(Box::new(known.info(false)));
             self.shared.report(&Observation { at, connection, what });
@@ -279,9 +300,19 @@ impl Tap {
         }
         let waits: Vec<Readiness> =
             self.shared.observers().iter().filter_map(|attached| attached.observer.readiness()).collect();
+        if waits.is_empty() {
+            return;
+        }
+        let begun = tokio::time::Instant::now();
         for wait in waits {
             wait.await;
         }
+        self.shared.blocked_nanos.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// How long callers of [`ready`](Self::ready) have waited there, all added up.
+    pub fn blocked(&self) -> Duration {
+        Duration::from_nanos(self.shared.blocked_nanos.load(Ordering::Relaxed))
     }
 
     /// Attaches `observer`, telling it first of the connections already open (as `Observed::Open`
@@ -426,6 +457,20 @@ mod tests {
                 })
             })
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_producers_waited_is_added_up() {
+        let tap = Tap::new();
+        let (set_full, full) = tokio::sync::watch::channel(true);
+        let _attached = tap.attach(Arc::new(Full(full)));
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            set_full.send_replace(false);
+        };
+        tokio::join!(tap.ready(), tap.ready(), release);
+        tap.ready().await;
+        assert_eq!(tap.blocked(), Duration::from_secs(6));
     }
 
     #[tokio::test]

@@ -1,26 +1,22 @@
 //! The test that the README shows, word for word; by itself, since a process has one latest server.
 
-use mockforge::{Config, Server, config::Sources, mqtt::metrics};
+use std::time::Duration;
+
+use mockforge::{Server, mqtt::metrics};
 
 #[tokio::test]
 async fn a_device_says_hello() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = Config::load(Sources::default())?; // the defaults: no file, no environment
-    config.mqtt.enabled = true;
-    config.mqtt.port = 0;
-    config.http.enabled = false;
-    config.grpc.enabled = false;
-    let server = Server::bind(config).await?;
-    let port = server.addresses().mqtt.expect("MQTT is enabled").port();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(server.run(async move { _ = stopped.await }));
+    let server = Server::builder().port(0).start().await?;
+    server.mocks().add_yaml("{topic: 'devices/+/get', response: {payload: {on: true}}}")?;
 
-    // … point your device at `port`, let it talk …
-    assert_ne!(port, 0);
-    let stats = metrics::get_broker_stats().await; // of the server started last
-    assert_eq!(stats.active_connections, 0);
+    // … your device connects to server.port(), or server.url(), and says hello; here the server does it itself …
+    server.publish("devices/d1/hello", "hi").await?;
 
-    drop(stop); // clients are disconnected, recordings completed
-    running.await??;
+    let hello = server.messages().wait_for("devices/+/hello", Duration::from_secs(5)).await?;
+    assert_eq!(hello.payload, "hi");
+    assert_eq!(metrics::get_broker_stats().await.active_connections, 0); // of the server started last
+
+    server.stop().await?; // or drop it: clients are disconnected, recordings completed, the port is free
     Ok(())
 }
 

@@ -41,6 +41,7 @@ replays! {
     the_corpus_passes_through_mocks: mocks,
     the_corpus_passes_through_a_relay: relay,
     the_corpus_passes_as_rest_requests: rest,
+    the_corpus_passes_as_scenarios: scenario,
     the_corpus_passes_as_templates: template,
     the_corpus_passes_as_websocket_frames: websocket,
 }

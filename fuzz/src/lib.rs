@@ -11,6 +11,7 @@ mod mocks;
 mod packets;
 mod relay;
 mod rest;
+mod scenario;
 mod source;
 mod template;
 mod websocket;
@@ -21,7 +22,7 @@ use source::Source;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("broker", broker::run),
     ("codec", codec::run),
     ("config", config::run),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 10] = [
     ("mocks", mocks::run),
     ("relay", relay::run),
     ("rest", rest::run),
+    ("scenario", scenario::run),
     ("template", template::run),
     ("websocket", websocket::run),
 ];

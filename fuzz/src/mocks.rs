@@ -49,9 +49,9 @@ pub fn run(input: &[u8]) {
             let matching = mocks.matching(topic);
             mocks.offer_message(now, clock, &matching, occasion.clone(), None);
         }
-        mocks.offer_subscription(now, clock, "dev-1", topic, qos);
+        mocks.offer_subscription(now, clock, "dev-1", topic, qos, None);
     }
-    mocks.offer_connection(now, clock, "dev-1", Some("u"));
+    mocks.offer_connection(now, clock, "dev-1", Some("u"), None);
     let mut renderer = Renderer::new(BTreeMap::new());
     let state = Arc::clone(mocks.state());
     let mut rendered = 0;

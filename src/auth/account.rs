@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -11,14 +12,16 @@ use super::{BadHash, LONGEST_PASSWORD, PasswordCheck, PasswordHash};
 use crate::field::BadField;
 
 /// A user as people write it in settings.
-#[derive(Clone, Default, PartialEq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["username"]))]
 pub struct UserSpec {
     /// Required.
     pub username: String,
     /// Absent for a user who proves it otherwise: by the password file, SCRAM or a certificate.
     #[serde(deserialize_with = "hidden_text")]
     pub password_hash: Option<String>,
+    /// What access rules may go by.
     pub groups: Vec<String>,
 }
 

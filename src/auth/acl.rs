@@ -1,5 +1,6 @@
 //! Who may publish and subscribe to what: rules in order, of which the first that applies decides.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -8,16 +9,19 @@ use crate::{
 };
 
 /// A rule as people write it in settings.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["topics"]))]
 pub struct AclRuleSpec {
     /// `publish`, `subscribe` or `all`; either this or `deny`.
     pub allow: Option<Actions>,
+    /// Likewise.
     pub deny: Option<Actions>,
     /// Topic Filters in which `%c` is the client identifier and `%u` the user name. Required.
     pub topics: Vec<String>,
     /// For these, of whom one is enough; absent: for everybody.
     pub users: Option<Vec<String>>,
+    /// For users of these.
     pub groups: Option<Vec<String>>,
     /// Those who did not prove to be a user.
     pub anonymous: bool,
@@ -26,11 +30,21 @@ pub struct AclRuleSpec {
 }
 
 /// One or several.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected publish, subscribe, all or a list of them")]
 pub enum Actions {
-    One(String),
-    Several(Vec<String>),
+    One(#[schemars(with = "ActionName")] String),
+    Several(#[schemars(with = "Vec<ActionName>")] Vec<String>),
+}
+
+/// What a text may say, for the schema of settings.
+#[derive(JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "only its names are asked for")]
+enum ActionName {
+    Publish,
+    Subscribe,
+    All,
 }
 
 /// What a client wants to do.

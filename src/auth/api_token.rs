@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -10,7 +11,7 @@ use super::users::Digest256;
 use crate::field::BadField;
 
 /// What a caller of the control plane may do; each may do what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Look.
@@ -32,11 +33,13 @@ impl Role {
 }
 
 /// Who may call, as it is written in settings: `name`, `role`, and one of the rest.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiTokenSpec {
+    /// What logs call the caller.
     pub name: String,
     pub role: Role,
+    /// What it sends; `token_sha256` keeps that out of the file.
     #[serde(default, deserialize_with = "secret")]
     pub token: Option<String>,
     /// Of the token's bytes, 64 hexadecimal digits.

@@ -21,6 +21,7 @@ mod output;
 mod pressure;
 mod publish;
 mod records;
+mod reset;
 mod restore;
 mod retained;
 mod subscribe;
@@ -37,6 +38,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 use slab::Slab;
 
@@ -45,6 +47,7 @@ use crate::{
     interceptor::Interception,
     packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
+    trace::Tracer,
 };
 
 pub use access::Checked;
@@ -56,7 +59,8 @@ pub use records::{
     DeliveryRecord, DeliveryStage, LookupRecord, Restored, RestoredSession, RetainedRecord, SessionRecord,
     SubscriptionRecord,
 };
-pub use view::{BrokerStats, ClientView, SubscriptionView};
+pub use reset::ResetCounts;
+pub use view::{BrokerStats, ClientView, RetainedView, SubscriptionView};
 
 use access::Recheck;
 use authenticate::Authentication;
@@ -125,6 +129,7 @@ pub struct Broker {
     fan_out: FanOut,
     pressure: Pressure,
     interception: Interception,
+    tracer: Option<Box<dyn Tracer>>,
     /// Only if what outlives the broker is kept.
     journal: Option<Box<Journal>>,
     /// State of the generator of client identifiers.
@@ -165,6 +170,7 @@ impl Broker {
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
             interception: Interception::default(),
+            tracer: None,
             journal: Journal::new(durability).map(Box::new),
             random,
         };
@@ -180,6 +186,28 @@ impl Broker {
     /// Who is asked about messages from now on.
     pub fn set_interception(&mut self, interception: Interception) {
         self.interception = interception;
+    }
+
+    /// Who is told of messages that have a place in a trace, from now on.
+    pub fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>) {
+        self.tracer = tracer;
+    }
+
+    /// What is handled from now on, of one client, lies in `input`.
+    #[inline]
+    pub fn begin_input(&mut self, input: &Bytes) {
+        self.interception.begin_input(input);
+    }
+
+    #[inline]
+    pub fn end_input(&mut self) {
+        self.interception.end_input();
+    }
+
+    /// Who was asked about messages is to tell others of them: before anything that follows from them is sent.
+    #[inline]
+    pub fn settle_interception(&mut self) {
+        self.interception.settle();
     }
 
     /// A transport connection was accepted, at `accepted_at`; its client has yet to send CONNECT.

@@ -17,6 +17,7 @@ use crate::{
         ApplicationMessage, ConnectionId, MessageRef, Payload, Session, State, StoredMessage, Verbatim,
         encode_forwarded,
     },
+    trace::{TraceContext, Traced},
 };
 
 use super::{
@@ -209,12 +210,16 @@ impl Broker {
         self.stats.published[publish.qos as usize] += 1;
         self.stats.payload_bytes_received += publish.payload.as_bytes().len() as u64;
         let is_kept = self.interception.is_active()
-            && self.intercept(now, session, topic, &message, own.expiry) == Verdict::Intercept;
+            && !self.follows(now, session, &message)
+            && self.intercept(now, session, topic, &message, own.expiry, false) == Verdict::Intercept;
         // To its publisher it is as if somebody had got it.
         let routed = match is_kept {
             true => Routed { matched: 1, reached: 0 },
             false => self.route(now, &message, Some(session)),
         };
+        if self.tracer.is_some() {
+            self.trace(now, topic, &message, Some(session), routed);
+        }
 
         let Some(identifier) = publish.packet_identifier else { return };
         let reason = match routed.matched {
@@ -230,6 +235,15 @@ impl Broker {
         }
     }
 
+    /// Whether a message is noted as it came, and nobody has to be asked about it.
+    #[inline]
+    fn follows(&mut self, now: Instant, session: u32, message: &MessageRef<'_>) -> bool {
+        message.packet.is_some_and(|Verbatim { bytes, v5, .. }| {
+            let client_identifier = &self.sessions[session as usize].client_identifier;
+            self.interception.follow(now, bytes, v5, client_identifier)
+        })
+    }
+
     /// Asks about a client's message.
     pub(super) fn intercept(
         &mut self,
@@ -238,6 +252,7 @@ impl Broker {
         topic: &str,
         message: &MessageRef<'_>,
         expiry: Option<u32>,
+        is_will: bool,
     ) -> Verdict {
         let Session { client_identifier, username, .. } = &self.sessions[session as usize];
         let offered = Offered {
@@ -248,6 +263,7 @@ impl Broker {
             properties: message.properties,
             expiry,
             from: Publisher::Client { identifier: client_identifier, username: username.as_deref() },
+            is_will,
             may_be_kept: true,
         };
         self.interception.ask(now, &offered)
@@ -380,13 +396,43 @@ impl Broker {
                 properties: &properties,
                 expiry: message.expires_at.map(|at| at.saturating_duration_since(now).as_secs() as u32),
                 from: Publisher::origin(&message.origin),
+                is_will: false,
                 may_be_kept: true,
             };
             if self.interception.ask(now, &offered) == Verdict::Intercept {
                 return Delivered::default();
             }
         }
-        Delivered { receivers: self.route(now, &reference, None).reached }
+        let routed = self.route(now, &reference, None);
+        if self.tracer.is_some() {
+            self.trace(now, message.topic.as_str(), &reference, None, routed);
+        }
+        Delivered { receivers: routed.reached }
+    }
+
+    /// Tells of a message that was routed, if it has a place in a trace.
+    #[cold]
+    fn trace(
+        &mut self,
+        now: Instant,
+        topic: &str,
+        message: &MessageRef<'_>,
+        session: Option<u32>,
+        routed: Routed,
+    ) {
+        let Self { tracer: Some(tracer), sessions, .. } = self else { return };
+        let Some(context) = TraceContext::of_encoded(message.properties) else { return };
+        let client_identifier = session.map_or("", |session| &*sessions[session as usize].client_identifier);
+        tracer.routed(&Traced {
+            context,
+            topic,
+            client_identifier,
+            qos: message.qos,
+            retain: message.retain,
+            payload_size: message.payload.as_bytes().len(),
+            receivers: Some(routed.reached),
+            at: now,
+        });
     }
 
     /// Keeps `message` as its topic's, or with an empty payload removes what was kept
@@ -430,7 +476,19 @@ impl Broker {
         self.set_retained_timer();
     }
 
-    fn note_dropped_retained(&mut self, now: Instant, serial: Option<u64>) {
+    /// Forgets what the topics have retained, without a word to anybody; which of them had something.
+    pub fn forget_retained(&mut self, now: Instant, topics: Vec<TopicName>) -> Vec<TopicName> {
+        let mut forgotten = topics;
+        forgotten.retain(|topic| {
+            let before = self.retained.remove(topic.as_str().as_bytes());
+            self.note_dropped_retained(now, before);
+            before.is_some()
+        });
+        self.set_retained_timer();
+        forgotten
+    }
+
+    pub(super) fn note_dropped_retained(&mut self, now: Instant, serial: Option<u64>) {
         if let (Some(journal), Some(serial)) = (self.journal.as_deref_mut(), serial) {
             journal.drop_retained(now, serial, &mut self.outputs);
         }

@@ -7,7 +7,7 @@
 use std::{
     cmp::Ordering,
     collections::BTreeMap,
-    ops::Bound::{Included, Unbounded},
+    ops::Bound::{Excluded, Included, Unbounded},
     sync::Arc,
     time::Instant,
 };
@@ -74,6 +74,17 @@ impl Retained {
     /// In the order of their topics' levels.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<StoredMessage>> {
         self.messages.values().map(|entry| &entry.message)
+    }
+
+    /// The same behind `topic`, with their publishers; from the first on if it is `None`.
+    pub fn after(
+        &self,
+        topic: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Arc<StoredMessage>, Option<&Arc<str>>)> {
+        let key: Option<Vec<u8>> = topic.map(|topic| topic.iter().map(|&byte| sortable(byte)).collect());
+        let from = key.as_deref().map_or(Unbounded, Excluded);
+        let entries = self.messages.range::<[u8], _>((from, Unbounded));
+        entries.map(|(_, entry)| (&entry.message, entry.publisher.as_ref()))
     }
 
     /// What `topic` has retained.

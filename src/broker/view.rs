@@ -34,6 +34,14 @@ pub struct SubscriptionView {
     pub subscription_identifier: Option<u32>,
 }
 
+/// What a topic has retained, though it may have expired.
+#[derive(Clone, Debug)]
+pub struct RetainedView {
+    pub message: Arc<StoredMessage>,
+    /// The client identifier of who published it; `None` for the server itself.
+    pub publisher: Option<Arc<str>>,
+}
+
 /// Figures since the start, and of now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BrokerStats {
@@ -139,6 +147,16 @@ impl Broker {
     /// Retained messages that have not expired, by topic.
     pub fn retained_messages(&self, now: Instant) -> impl Iterator<Item = Arc<StoredMessage>> {
         self.retained.iter().filter(move |message| !message.is_expired(now)).cloned()
+    }
+
+    /// The first `count` retained messages behind `topic`, level by level, and whether there are more.
+    pub fn retained_after(&self, topic: Option<&str>, count: usize) -> (Vec<RetainedView>, bool) {
+        let mut entries = self.retained.after(topic.map(str::as_bytes));
+        let views = entries.by_ref().take(count).map(|(message, publisher)| RetainedView {
+            message: message.clone(),
+            publisher: publisher.cloned(),
+        });
+        (views.collect(), entries.next().is_some())
     }
 
     pub fn stats(&self) -> BrokerStats {

@@ -55,7 +55,7 @@ impl Broker {
         if self.interception.is_active() {
             let expiry = will.expiry.map(|interval| interval.as_secs() as u32);
             let topic = std::str::from_utf8(message.topic).expect("a CONNECT's Will Topic is UTF-8");
-            if self.intercept(now, session, topic, &message, expiry) == Verdict::Intercept {
+            if self.intercept(now, session, topic, &message, expiry, true) == Verdict::Intercept {
                 return;
             }
         }

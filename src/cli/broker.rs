@@ -68,6 +68,26 @@ pub struct ClientsArgs {
     /// Only those with a connection
     #[arg(long)]
     connected: bool,
+    /// Only client identifiers that match this; `*` stands for any characters
+    #[arg(long, value_name = "PATTERN", default_value = "", hide_default_value = true)]
+    client: String,
+}
+
+/// `mqtt retained`: what the broker keeps for later subscribers.
+#[derive(Debug, clap::Subcommand)]
+pub enum Retained {
+    /// List retained messages
+    Ls {
+        /// Only topics that match one of these Topic Filters [default: all]
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
+    /// Forget retained messages; subscribers are sent nothing
+    Rm {
+        /// Topic Filters; a topic is one for itself alone
+        #[arg(required = true, value_name = "FILTER")]
+        filters: Vec<String>,
+    },
 }
 
 /// `mqtt status`: who answers, and how it is.
@@ -187,7 +207,12 @@ fn figures(stats: &pb::GetStatsResponse) -> Vec<Vec<String>> {
 
 pub async fn clients(transport: &Transport, args: &ClientsArgs, format: Format) -> Result<Exit, Failure> {
     let clients = listing::every(async |page_token| {
-        let request = pb::ListClientsRequest { connected_only: args.connected, page_size: PAGE, page_token };
+        let request = pb::ListClientsRequest {
+            connected_only: args.connected,
+            page_size: PAGE,
+            page_token,
+            client: args.client.clone(),
+        };
         let page = transport.broker().list_clients(request).await?.into_inner();
         Ok((page.clients, page.next_page_token))
     });
@@ -209,6 +234,84 @@ pub async fn clients(transport: &Transport, args: &ClientsArgs, format: Format) 
         |client| json("Client", client),
         heading,
         row,
+    )?;
+    Ok(Exit::Passed)
+}
+
+pub async fn topics(transport: &Transport, filter: Vec<String>, format: Format) -> Result<Exit, Failure> {
+    let mut missed = 0;
+    let topics = listing::every(async |page_token| {
+        let request = pb::ListTopicsRequest { filter: filter.clone(), page_size: PAGE, page_token };
+        let page = transport.broker().list_topics(request).await?.into_inner();
+        missed = page.missed;
+        Ok((page.topics, page.next_page_token))
+    });
+    listing::print(
+        format,
+        ("topics", "no topics"),
+        &topics.await?,
+        |topic| json("Topic", topic),
+        ["TOPIC", "RETAINED", "MESSAGES", "BYTES", "CLIENT", "LAST"],
+        |topic| {
+            vec![
+                topic.topic.clone(),
+                if topic.retained { "yes" } else { "-" }.to_owned(),
+                topic.messages.to_string(),
+                topic.payload_size.to_string(),
+                if topic.client_id.is_empty() { "-".to_owned() } else { topic.client_id.clone() },
+                output::time(topic.last_at.as_ref()),
+            ]
+        },
+    )?;
+    if missed > 0 && format == Format::Text {
+        output::line(format!(
+            "(the journal has no more of the {} before)",
+            output::count(missed, "message")
+        ))?;
+    }
+    Ok(Exit::Passed)
+}
+
+pub async fn retained(transport: &Transport, command: Retained, format: Format) -> Result<Exit, Failure> {
+    let filters = match command {
+        Retained::Ls { filters } => filters,
+        Retained::Rm { filters: filter } => {
+            let answer =
+                transport.broker().delete_retained(pb::DeleteRetainedRequest { filter }).await?.into_inner();
+            match format {
+                Format::Json => output::json_line(&json("DeleteRetainedResponse", &answer))?,
+                Format::Text => {
+                    output::line(format!("forgot {}", output::count(answer.deleted, "retained message")))?;
+                }
+            }
+            return Ok(Exit::Passed);
+        }
+    };
+    let messages = listing::every(async |page_token| {
+        let request = pb::ListRetainedRequest {
+            filter: filters.clone(),
+            skip_payloads: false,
+            page_size: PAGE,
+            page_token,
+        };
+        let page = transport.broker().list_retained(request).await?.into_inner();
+        Ok((page.messages, page.next_page_token))
+    });
+    listing::print(
+        format,
+        ("messages", "no retained messages"),
+        &messages.await?,
+        |message| json("RetainedMessage", message),
+        ["TOPIC", "QOS", "BYTES", "CLIENT", "PAYLOAD"],
+        |message| {
+            vec![
+                message.topic.clone(),
+                message.qos.to_string(),
+                message.payload_size.to_string(),
+                if message.client_id.is_empty() { "-".to_owned() } else { message.client_id.clone() },
+                payload_text(&message.payload),
+            ]
+        },
     )?;
     Ok(Exit::Passed)
 }

@@ -1,6 +1,6 @@
 //! `chaos status | ls | show | add | update | rm | profiles | profile | enable | disable | reset | seed | faults`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
@@ -152,8 +152,12 @@ pub async fn run(
             }
         }
         Command::Profiles => {
-            let answer = chaos.list_profiles(pb::ListProfilesRequest {}).await?.into_inner();
-            profiles(&answer, format)?;
+            let found = listing::every(async |page_token| {
+                let request = pb::ListProfilesRequest { page_size: PAGE, page_token };
+                let page = transport.chaos().list_profiles(request).await?.into_inner();
+                Ok((page.profiles, page.next_page_token))
+            });
+            profiles(&found.await?, format)?;
         }
         Command::Profile { name } => {
             let rules = chaos.apply_profile(pb::ApplyProfileRequest { name }).await?.into_inner().rules;
@@ -230,7 +234,7 @@ async fn note_script(transport: &Transport) -> Result<(), Failure> {
 
 async fn every(transport: &Transport) -> Result<Vec<pb::ChaosRule>, Failure> {
     listing::every(async |page_token| {
-        let request = pb::ListRulesRequest { page_size: PAGE, page_token };
+        let request = pb::ListRulesRequest { page_size: PAGE, page_token, enabled: None };
         let page = transport.chaos().list_rules(request).await?.into_inner();
         Ok((page.rules, page.next_page_token))
     })
@@ -281,6 +285,9 @@ fn packets(matches: &pb::ChaosMatch, actions: &[&Action]) -> String {
         ([], _) => text += " clients",
         (clients, "") => text += &format!(" of {}", clients.join(" ")),
         (clients, _) => text += &format!(" {}", clients.join(" ")),
+    }
+    if !matches.proxy.is_empty() {
+        text += &format!(" through {}", matches.proxy.join(" "));
     }
     if !matches.topic.is_empty() {
         text += &format!(", topic {}", matches.topic.join(" "));
@@ -462,7 +469,10 @@ async fn add(transport: &Transport, file: FileArgs, replace: bool, format: Forma
         let created = transport.chaos().create_rule(pb::CreateRuleRequest { rule: Some(rule.clone()) }).await;
         let answer = match created {
             Err(status) if replace && status.code() == tonic::Code::AlreadyExists => {
-                transport.chaos().update_rule(pb::UpdateRuleRequest { id, rule: Some(rule) }).await?
+                transport
+                    .chaos()
+                    .update_rule(pb::UpdateRuleRequest { id, rule: Some(rule), update_mask: None })
+                    .await?
             }
             created => created?,
         };
@@ -475,17 +485,18 @@ async fn update(transport: &Transport, file: FileArgs, format: Format) -> Result
     let mut updated = Vec::new();
     for spec in file.read()? {
         let rule = rule_message(spec);
-        let request = pb::UpdateRuleRequest { id: rule.id.clone(), rule: Some(rule) };
+        let request = pb::UpdateRuleRequest { id: rule.id.clone(), rule: Some(rule), update_mask: None };
         updated.push(transport.chaos().update_rule(request).await?.into_inner());
     }
     list(&updated, format)
 }
 
-fn profiles(answer: &pb::ListProfilesResponse, format: Format) -> Result<(), Failure> {
+fn profiles(profiles: &[pb::ChaosProfile], format: Format) -> Result<(), Failure> {
     if format == Format::Json {
-        return Ok(output::json_line(&json("ListProfilesResponse", answer))?);
+        let profiles: Vec<_> = profiles.iter().map(|profile| json("ChaosProfile", profile)).collect();
+        return Ok(output::json_line(&BTreeMap::from([("profiles", profiles)]))?);
     }
-    for (position, profile) in answer.profiles.iter().enumerate() {
+    for (position, profile) in profiles.iter().enumerate() {
         if position > 0 {
             output::line("")?;
         }
@@ -510,9 +521,9 @@ async fn switch(
     format: Format,
 ) -> Result<(), Failure> {
     for id in ids {
-        let mut rule = transport.chaos().get_rule(pb::GetRuleRequest { id: id.clone() }).await?.into_inner();
-        rule.enabled = Some(enabled);
-        transport.chaos().update_rule(pb::UpdateRuleRequest { id: id.clone(), rule: Some(rule) }).await?;
+        let rule = Some(pb::ChaosRule { enabled: Some(enabled), ..Default::default() });
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["enabled".to_owned()] });
+        transport.chaos().update_rule(pb::UpdateRuleRequest { id: id.clone(), rule, update_mask }).await?;
         said(format, &format!("{id} is {}", if enabled { "on" } else { "off" }))?;
     }
     Ok(())

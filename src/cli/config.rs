@@ -1,27 +1,74 @@
-//! `config check` and `config show`.
+//! `config check | show | apply | schema`.
+
+use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
 use super::{
+    broker::payload_text,
     exit::{Exit, Failure},
+    mocks::read_text,
     output::{self, Format},
+    transport::Transport,
 };
-use crate::config::{Config, SETTINGS, Value};
+use crate::{
+    config::{Config, SETTINGS, Value, schema},
+    control::pb,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Say whether the settings of file and environment are good
+    /// Say whether the settings of file and environment are good, and all that is not
     Check,
-    /// Print every setting in force and where its value came from
+    /// Print every setting and where its value came from; of the running server with --server
     Show,
+    /// Put a settings file into force on the running server, in the place of its own until it starts anew
+    ///
+    /// All of it or nothing. Users, access rules, tokens, mocks, proxies, webhooks, chaos and certificates are followed at once; what
+    /// else has changed is named, and left.
+    Apply {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+        /// Only say what is wrong with it, or what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print a JSON Schema of the settings file, for editors and other validators
+    Schema,
 }
 
 /// `config` is the proof that the settings are good.
-pub fn run(command: &Command, config: &Config, format: Format) -> Result<Exit, Failure> {
+pub async fn run(
+    command: Command,
+    server: Option<&str>,
+    config: &Config,
+    format: Format,
+) -> Result<Exit, Failure> {
     match command {
+        Command::Check if server.is_some() => {
+            return Err(Failure::usage(
+                "config check is about the settings here; `config apply FILE --dry-run` asks a server",
+            ));
+        }
         Command::Check => check(config, format)?,
+        Command::Show if server.is_some() => {
+            show_running(&Transport::connect(server, config).await?.0, format).await?;
+        }
         Command::Show => show(config, format)?,
+        Command::Apply { file, dry_run } => {
+            // Before anybody is asked.
+            let (name, yaml) = read_text(file)?;
+            let (transport, _) = Transport::connect(server, config).await?;
+            apply(&transport, pb::ApplyConfigRequest { yaml, name, validate_only: dry_run }, format).await?;
+        }
+        Command::Schema => return print_schema(),
     }
+    Ok(Exit::Passed)
+}
+
+/// Needs no settings.
+pub fn print_schema() -> Result<Exit, Failure> {
+    output::line(format!("{:#}", schema()))?;
     Ok(Exit::Passed)
 }
 
@@ -39,10 +86,12 @@ fn check(config: &Config, format: Format) -> std::io::Result<()> {
     }
 }
 
+const HEADING: [&str; 3] = ["SETTING", "VALUE", "FROM"];
+
 fn show(config: &Config, format: Format) -> std::io::Result<()> {
     match format {
         Format::Text => {
-            let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned).to_vec()];
+            let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
             for setting in &config.in_force {
                 rows.push(vec![setting.key.to_owned(), text(&setting.value), setting.origin.to_string()]);
             }
@@ -56,7 +105,7 @@ fn show(config: &Config, format: Format) -> std::io::Result<()> {
                 .map(|(setting, row)| {
                     json!({
                         "key": setting.key,
-                        "value": json_value(&setting.value),
+                        "value": setting.value.to_json(),
                         "origin": setting.origin.to_string(),
                         "variable": row.variable(),
                         "about": row.about,
@@ -68,6 +117,67 @@ fn show(config: &Config, format: Format) -> std::io::Result<()> {
     }
 }
 
+async fn show_running(transport: &Transport, format: Format) -> Result<(), Failure> {
+    let answer = transport.admin().get_config(pb::GetConfigRequest::default()).await?.into_inner();
+    if format == Format::Json {
+        return Ok(output::json_line(&output::json("GetConfigResponse", &answer))?);
+    }
+    let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
+    for setting in &answer.settings {
+        rows.push(vec![setting.key.clone(), sent_text(&setting.value), setting.origin.clone()]);
+    }
+    output::line(output::table(&rows))?;
+    for setting in &answer.settings {
+        if let Some(next) = &setting.next_value {
+            output::line(format!("{} is {} from the next start on", setting.key, sent_text(next)))?;
+        }
+    }
+    Ok(())
+}
+
+async fn apply(
+    transport: &Transport,
+    request: pb::ApplyConfigRequest,
+    format: Format,
+) -> Result<(), Failure> {
+    let (name, is_dry) = (request.name.clone(), request.validate_only);
+    let answer = transport.admin().apply_config(request).await?.into_inner();
+    if format == Format::Json {
+        return Ok(output::json_line(&output::json("ApplyConfigResponse", &answer))?);
+    }
+    for warning in &answer.warnings {
+        output::line(format!("warning: {warning}"))?;
+    }
+    for change in &answer.changes {
+        let when = match change.effect() {
+            pb::ConfigEffect::AtNextStart => " (of no effect before the next start)",
+            _ => "",
+        };
+        let (before, after) = (sent_text(&change.before), sent_text(&change.after));
+        let what = match before == after {
+            true => "something else".to_owned(),
+            false => format!("{before} -> {after}"),
+        };
+        output::line(format!("{}: {what}{when}", change.key))?;
+    }
+    let changes = output::count(answer.changes.len() as u64, "setting");
+    output::line(match (is_dry, answer.changes.is_empty()) {
+        (true, _) => format!("{name} is good; {changes} would change"),
+        (false, true) => format!("{name} is in force, and says nothing new"),
+        (false, false) => format!("{name} is in force; {changes} changed"),
+    })?;
+    Ok(())
+}
+
+/// What a server says a value is.
+fn sent_text(value: &[u8]) -> String {
+    match serde_json::from_slice::<Vec<Json>>(value) {
+        Ok(entries) => entries_text(entries.len()),
+        Err(_) if value.is_empty() => "-".to_owned(),
+        Err(_) => payload_text(value),
+    }
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::Switch(on) => on.to_string(),
@@ -75,21 +185,14 @@ fn text(value: &Value) -> String {
         Value::Fraction(number) => number.to_string(),
         Value::Text(text) if text.is_empty() => "-".to_owned(),
         Value::Text(text) => text.clone(),
-        Value::List(list) => match list.entries().len() {
-            0 => "-".to_owned(),
-            1 => "1 entry".to_owned(),
-            len => format!("{len} entries"),
-        },
+        Value::List(list) => entries_text(list.entries().len()),
     }
 }
 
-fn json_value(value: &Value) -> Json {
-    match value {
-        Value::Switch(on) => json!(on),
-        Value::Integer(number) => json!(number),
-        Value::Fraction(number) => json!(number),
-        Value::Text(text) if text.is_empty() => Json::Null,
-        Value::Text(text) => json!(text),
-        Value::List(list) => list.to_json(),
+fn entries_text(len: usize) -> String {
+    match len {
+        0 => "-".to_owned(),
+        1 => "1 entry".to_owned(),
+        len => format!("{len} entries"),
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, gateway::status_json};
 
 /// Exit codes; scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,15 @@ impl Failure {
         Self::new(Exit::Usage, anyhow::Error::msg(message.into()))
     }
 
+    /// What to say of it on standard error: for people, or for programs (`-o json`) a line with the `google.rpc.Status`, where
+    /// there is one.
+    pub fn told(&self, json: bool) -> String {
+        match self.error.downcast_ref::<Refused>().filter(|_| json) {
+            Some(refused) => refused.json.clone(),
+            None => format!("mockforge: {:#}", self.error),
+        }
+    }
+
     /// Puts `context` before the error's text.
     #[must_use]
     pub fn context(self, context: impl Into<String>) -> Self {
@@ -96,8 +105,17 @@ impl From<std::io::Error> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        Self::new(of_status(&status), anyhow::Error::msg(status_text(&status)))
+        Self::new(of_status(&status), Refused { text: status_text(&status), json: status_json(&status) })
     }
+}
+
+/// What a server, or the control plane in this process, said no with.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Refused {
+    text: String,
+    /// The same for programs, as REST says it.
+    json: String,
 }
 
 fn of_status(status: &Status) -> Exit {

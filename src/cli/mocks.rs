@@ -187,7 +187,7 @@ pub fn said(format: Format, text: &str) -> std::io::Result<()> {
 
 async fn every(transport: &Transport) -> Result<Vec<pb::Mock>, Failure> {
     listing::every(async |page_token| {
-        let request = pb::ListMocksRequest { page_size: PAGE, page_token };
+        let request = pb::ListMocksRequest { page_size: PAGE, page_token, enabled: None };
         let page = transport.mocks().list_mocks(request).await?.into_inner();
         Ok((page.mocks, page.next_page_token))
     })
@@ -248,7 +248,7 @@ async fn add(transport: &Transport, file: PathBuf, replace: bool, format: Format
         let created = transport.mocks().create_mock(pb::CreateMockRequest { mock: Some(mock.clone()) }).await;
         let answer = match created {
             Err(status) if replace && status.code() == tonic::Code::AlreadyExists => {
-                let request = pb::UpdateMockRequest { id, mock: Some(mock) };
+                let request = pb::UpdateMockRequest { id, mock: Some(mock), update_mask: None };
                 transport.mocks().update_mock(request).await?
             }
             created => created?,
@@ -281,36 +281,33 @@ async fn switch(
     format: Format,
 ) -> Result<(), Failure> {
     for id in ids {
-        let mut mock = transport.mocks().get_mock(pb::GetMockRequest { id: id.clone() }).await?.into_inner();
-        mock.enabled = Some(enabled);
-        transport.mocks().update_mock(pb::UpdateMockRequest { id: id.clone(), mock: Some(mock) }).await?;
+        let mock = Some(pb::Mock { enabled: Some(enabled), ..Default::default() });
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["enabled".to_owned()] });
+        transport.mocks().update_mock(pb::UpdateMockRequest { id: id.clone(), mock, update_mask }).await?;
         said(format, &format!("{id} is {}", if enabled { "on" } else { "off" }))?;
     }
     Ok(())
 }
 
 async fn unmatched(transport: &Transport, topic: String, format: Format) -> Result<(), Failure> {
-    let answer = transport.mocks().list_unmatched(pb::ListUnmatchedRequest { topic }).await?.into_inner();
-    match format {
-        Format::Json => output::json_line(&json("ListUnmatchedResponse", &answer))?,
-        Format::Text if answer.messages.is_empty() => output::line("every message matched a mock")?,
-        Format::Text => {
-            let heading = ["LAST", "COUNT", "TOPIC", "CLIENT", "NEAREST", "DIFFERENCE"];
-            let mut rows = vec![heading.map(str::to_owned).to_vec()];
-            rows.extend(answer.messages.iter().map(|message| {
-                vec![
-                    output::time(message.at.as_ref()),
-                    message.count.to_string(),
-                    message.topic.clone(),
-                    message.client_id.clone(),
-                    if message.nearest.is_empty() { "-".to_owned() } else { message.nearest.clone() },
-                    message.difference.clone(),
-                ]
-            }));
-            output::line(output::table(&rows))?;
-        }
-    }
-    Ok(())
+    let messages = listing::every(async |page_token| {
+        let request = pb::ListUnmatchedRequest { topic: topic.clone(), page_size: PAGE, page_token };
+        let page = transport.mocks().list_unmatched(request).await?.into_inner();
+        Ok((page.messages, page.next_page_token))
+    });
+    let heading = ["LAST", "COUNT", "TOPIC", "CLIENT", "NEAREST", "DIFFERENCE"];
+    let shown = |message: &pb::UnmatchedMessage| json("UnmatchedMessage", message);
+    let none = "every message matched a mock";
+    listing::print(format, ("messages", none), &messages.await?, shown, heading, |message| {
+        vec![
+            output::time(message.at.as_ref()),
+            message.count.to_string(),
+            message.topic.clone(),
+            message.client_id.clone(),
+            if message.nearest.is_empty() { "-".to_owned() } else { message.nearest.clone() },
+            message.difference.clone(),
+        ]
+    })
 }
 
 async fn list_state(transport: &Transport, scope: String, format: Format) -> Result<(), Failure> {

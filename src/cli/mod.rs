@@ -13,18 +13,24 @@ mod event_filter;
 mod exit;
 mod file;
 mod host;
+mod init;
 mod input;
 mod keys;
 mod listing;
+mod log;
+mod manual;
+mod messages;
 mod mocks;
 mod output;
 mod passwd;
 mod place;
 mod progress;
+mod proxies;
 mod record;
 mod recordings;
 mod replay;
 mod report;
+mod scenario;
 mod serve;
 mod session_file;
 mod signal;
@@ -36,8 +42,6 @@ mod transport;
 mod webhooks;
 
 use std::path::PathBuf;
-
-use tracing_subscriber::EnvFilter;
 
 pub use self::exit::{Exit, Failure};
 use self::{output::Format, place::Place, signal::Signals, transport::Transport};
@@ -78,6 +82,9 @@ pub struct Arguments {
     /// Log level or filter, such as debug or info,mockforge::net=trace
     #[arg(long, value_name = "FILTER", global = true, help_heading = GLOBAL)]
     log: Option<String>,
+    /// How its lines look: text for people, json for programs
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = GLOBAL)]
+    log_format: Option<String>,
     /// Log more; twice, everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "log", help_heading = GLOBAL)]
     verbose: u8,
@@ -107,9 +114,22 @@ enum Command {
     /// HTTP requests that the running server makes of messages
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Proxies of the running server, each on a port of its own before a broker of its own
+    #[command(subcommand)]
+    Proxies(proxies::Command),
     /// Networks, brokers and clients that misbehave, in the running server
     #[command(subcommand)]
     Chaos(chaos::Command),
+    /// What goes into the running server's log, or has to from now on
+    Log(log::LogArgs),
+    /// What passed through the running server: wait for messages, verify, count and find them
+    #[command(subcommand)]
+    Messages(messages::Command),
+    /// Make a clean start in the running server; connections stay
+    Reset(messages::ResetArgs),
+    /// Many clients, what they do, and what they are expected to see
+    #[command(subcommand)]
+    Scenario(scenario::Command),
     /// Make certificates for development: an authority, a server and a client
     Certs(certs::CertsArgs),
     /// Passwords of users, for mqtt.password_file and mqtt.users
@@ -117,6 +137,15 @@ enum Command {
     /// Settings of file, environment and flags
     #[command(subcommand)]
     Config(config::Command),
+    /// Write a settings file to begin with, and its schema for editors
+    Init(init::InitArgs),
+    /// Print what a shell reads to complete commands
+    Completions {
+        /// bash, zsh, fish, powershell or elvish
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    Man(manual::ManArgs),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -135,6 +164,15 @@ enum Mqtt {
     Stats,
     /// Clients of the running server
     Clients(broker::ClientsArgs),
+    /// Topics of the last messages, and of those that are retained
+    Topics {
+        /// Only topics that match one of these Topic Filters [default: all]
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
+    /// Retained messages of the running broker
+    #[command(subcommand)]
+    Retained(broker::Retained),
     /// Publish a message through the running server
     Publish(broker::PublishArgs),
     /// Print messages of the running server as they come
@@ -147,18 +185,30 @@ enum Mqtt {
     },
 }
 
+impl Arguments {
+    /// Whether what is said is for programs.
+    pub fn asks_for_json(&self) -> bool {
+        self.format == Format::Json
+    }
+}
+
 /// Runs the one command that was typed. Logs go to standard error, results to standard output.
 ///
 /// # Errors
 /// With the exit code that stands for what went wrong.
 pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    if let Command::Passwd(args) = arguments.command {
-        // Before settings are read, which may name the file that is to be made.
-        return passwd::run(args).await;
+    // Before settings are read, which may name a file that is to be made, or be wrong.
+    match arguments.command {
+        Command::Passwd(args) => return passwd::run(args).await,
+        Command::Init(args) => return init::run(&args, arguments.format),
+        Command::Completions { shell } => return manual::completions(shell),
+        Command::Man(args) => return manual::man(&args),
+        Command::Config(config::Command::Schema) => return config::print_schema(),
+        _ => {}
     }
-    let sources = arguments.sources();
-    let config = Config::load(sources.clone())?;
-    start_logging(arguments.log_filter(&config))?;
+    let config = Config::load(arguments.sources())?;
+    crate::log::start(arguments.log_filter(&config), config.log.format, output::is_terminal())
+        .map_err(|error| Failure::usage(format!("log.level: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -176,10 +226,7 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Serve(_) if arguments.token.is_some() => Err(Failure::usage(
             "--token is for talking to a server; callers of this one are known by api_token and api_tokens",
         )),
-        Command::Serve(args) => {
-            let read_again = || Config::load(sources.clone());
-            serve::run(args, config, read_again, format, &signals).await
-        }
+        Command::Serve(args) => serve::run(args, config, format, &signals).await,
         Command::Mqtt(command) => mqtt(command, server, config, format, &signals).await,
         Command::Recordings(command) => {
             let (transport, place) = match server {
@@ -204,13 +251,32 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let (transport, _) = Transport::connect(server, &config).await?;
             webhooks::run(command, &transport, format).await
         }
+        Command::Proxies(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            proxies::run(command, &transport, format).await
+        }
         Command::Chaos(command) => {
             let (transport, _) = Transport::connect(server, &config).await?;
             chaos::run(command, &transport, format, &signals).await
         }
+        Command::Log(args) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            log::run(args, &transport, format).await
+        }
+        Command::Messages(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            messages::run(command, &transport, format, &signals).await
+        }
+        Command::Reset(args) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            messages::reset(args, &transport, format).await
+        }
+        Command::Scenario(command) => scenario::run(command, server, config, format, &signals).await,
         Command::Certs(args) => certs::run(args, &config, format),
-        Command::Config(command) => config::run(&command, &config, format),
-        Command::Passwd(_) => unreachable!("it needs no settings"),
+        Command::Config(command) => config::run(command, server, &config, format).await,
+        Command::Passwd(_) | Command::Init(_) | Command::Completions { .. } | Command::Man(_) => {
+            unreachable!("they need no settings")
+        }
     }
 }
 
@@ -240,6 +306,8 @@ async fn mqtt(
         Mqtt::Status => broker::status(&transport, &info, format).await,
         Mqtt::Stats => broker::stats(&transport, format).await,
         Mqtt::Clients(args) => broker::clients(&transport, &args, format).await,
+        Mqtt::Topics { filters } => broker::topics(&transport, filters, format).await,
+        Mqtt::Retained(command) => broker::retained(&transport, command, format).await,
         Mqtt::Publish(args) => broker::publish(&transport, args, format).await,
         Mqtt::Subscribe(args) => broker::subscribe(&transport, args, format, signals).await,
         Mqtt::Record(_) | Mqtt::Replay(_) | Mqtt::Verify(_) | Mqtt::Cassette(_) | Mqtt::Recordings { .. } => {
@@ -277,6 +345,8 @@ impl Arguments {
             _ => Some(("-vv", "trace".to_owned())),
         };
         flags.extend(level.map(|(name, value)| Flag { key: "log.level", name, value }));
+        let log_format = self.log_format.clone();
+        flags.extend(log_format.map(|value| Flag { key: "log.format", name: "--log-format", value }));
         let mut sources = Sources::of_process(self.config.clone(), flags);
         if self.works_without_settings_file() && self.config.is_none() {
             sources.file = ConfigFile::None;
@@ -297,20 +367,6 @@ impl Arguments {
             Command::Mqtt(Mqtt::Replay(args) | Mqtt::Verify(args)) if !args.needs_settings_file()
         ) || matches!(&self.command, Command::Mqtt(Mqtt::Cassette(_)))
     }
-}
-
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| Failure::usage(format!("log.level {filter:?}: {error}")))?;
-    // Tests run several commands in one process; the first one's logging stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(output::is_terminal())
-        // A log on a full disk is no reason to panic where something is logged.
-        .log_internal_errors(false)
-        .try_init();
-    Ok(())
 }
 
 #[cfg(test)]

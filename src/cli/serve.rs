@@ -12,7 +12,7 @@ use super::{
     exit::{Exit, Failure},
     host::{Host, name_port_flags},
     output::{self, Format, json},
-    record, session_file,
+    proxies, record, session_file,
     signal::{HangUp, Signals, UserSignal},
     size,
     target::TrustArgs,
@@ -20,8 +20,8 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    config::{Config, ConfigError, Flag},
-    control::{Control, pb},
+    config::{Config, Flag, OWN_PROXY},
+    control::{Control, ReadAgain, pb},
     fault::settings_rules,
     recorder::Reason,
     recording::{RecordingFormat, RingLimits},
@@ -134,7 +134,6 @@ const PORT_FLAGS: &str = "--mqtt-port, --http-port or --grpc-port; 0 takes a fre
 pub async fn run(
     args: ServeArgs,
     config: Config,
-    read_again: impl Fn() -> Result<Config, ConfigError>,
     format: Format,
     signals: &Signals,
 ) -> Result<Exit, Failure> {
@@ -158,6 +157,15 @@ pub async fn run(
         Format::Json => output::json_line(&json("ServerInfo", host.info()))?,
         Format::Text => {
             output::line(describe(host.info()))?;
+            for proxy in proxies::every(host.transport()).await?.iter().filter(|proxy| proxy.id != OWN_PROXY)
+            {
+                output::line(format!(
+                    "proxy {}  {} before {}",
+                    proxy.id,
+                    proxies::place(proxy),
+                    proxy.upstream
+                ))?;
+            }
             let rules = chaos_rules(&began_with);
             if began_with.mqtt.chaos.enabled && rules > 0 && script.is_none() {
                 output::line(format!("chaos is on, with {}", output::count(rules, "rule")))?;
@@ -184,7 +192,7 @@ pub async fn run(
             () = host.ended() => break,
             () = user_signal.recv() => drop(tokio::spawn(snapshot(host.control().clone()))),
             () = hang_up.recv() => {
-                apply(&host, &began_with, read_again()).await;
+                read_settings_again(host.control()).await;
                 reload_certificates(host.control()).await;
             }
         }
@@ -257,46 +265,20 @@ async fn reload_certificates(control: &Control) {
 }
 
 /// Settings that are not good change nothing, and those of a file that is gone neither.
-async fn apply(host: &Host, began_with: &Config, config: Result<Config, ConfigError>) {
-    let applied = async {
-        let config = config?;
-        if config.file.is_none() && began_with.file.is_some() {
-            anyhow::bail!("there is no mockforge.yaml any more");
-        }
-        host.control().apply_settings(&config).await?;
-        Ok(config)
-    };
-    match applied.await {
-        Ok(config) => {
+async fn read_settings_again(control: &Control) {
+    match control.read_settings_again().await {
+        Ok(ReadAgain { config, at_next_start }) => {
             let (mocks, webhooks) = (config.mqtt.mocks.len(), config.mqtt.webhooks.len());
             let rules = chaos_rules(&config);
             let file = config.file.as_deref().unwrap_or(Path::new("-")).display();
             info!(%file, mocks, webhooks, rules, "the settings were read again");
-            let others = config
-                .in_force
-                .iter()
-                .zip(&began_with.in_force)
-                .filter(|(now, then)| now.value != then.value);
-            let is_applied = |key: &str| APPLIED.iter().any(|applied| key.starts_with(applied));
-            for (setting, _) in others.filter(|(now, _)| !is_applied(now.key)) {
-                warn!(key = setting.key, "has changed; that takes effect at the next start");
+            for key in at_next_start {
+                warn!(key, "has changed; that takes effect at the next start");
             }
         }
-        Err(error) => error!("the settings were read again, and are refused: {error:#}"),
+        Err(error) => error!("the settings were read again, and are refused: {error}"),
     }
 }
-
-/// How settings that take effect while a server runs begin.
-const APPLIED: [&str; 8] = [
-    "api_token",
-    "mqtt.allow_anonymous",
-    "mqtt.users",
-    "mqtt.password_file",
-    "mqtt.acl",
-    "mqtt.mocks",
-    "mqtt.webhooks",
-    "mqtt.chaos.",
-];
 
 /// Rules of chaos that the settings have, those that keys are short for included.
 fn chaos_rules(config: &Config) -> u64 {

@@ -95,17 +95,6 @@ pub fn parse_format(name: &str) -> Result<RecordingFormat, String> {
     })
 }
 
-fn to_proto(format: RecordingFormat) -> i32 {
-    match format {
-        RecordingFormat::Json => pb::RecordingFormat::Json,
-        RecordingFormat::Ndjson => pb::RecordingFormat::Ndjson,
-        RecordingFormat::Mcap => pb::RecordingFormat::Mcap,
-        RecordingFormat::Pcapng => pb::RecordingFormat::Pcapng,
-        RecordingFormat::Csv => pb::RecordingFormat::Csv,
-    }
-    .into()
-}
-
 pub async fn export(transport: &Transport, args: ExportArgs, format: Format) -> Result<Exit, Failure> {
     let file_format = match &args.output {
         Some(path) => format_to_write(path, args.file_format)?,
@@ -113,7 +102,7 @@ pub async fn export(transport: &Transport, args: ExportArgs, format: Format) -> 
     };
     let request = pb::ExportRecordingRequest {
         id: args.recording,
-        format: to_proto(file_format),
+        format: pb::RecordingFormat::from(file_format).into(),
         filter: args.filter.filter(),
     };
     let path = args.output.unwrap_or_else(|| PathBuf::from("-"));
@@ -144,7 +133,8 @@ pub async fn export_to(
     asked: Option<RecordingFormat>,
 ) -> Result<u64, Failure> {
     let format = format_to_write(path, asked)?;
-    let request = pb::ExportRecordingRequest { id, format: to_proto(format), filter: None };
+    let request =
+        pb::ExportRecordingRequest { id, format: pb::RecordingFormat::from(format).into(), filter: None };
     let mut file = NewFile::create(path)?;
     let size = write_export(transport, request, &mut file).await?;
     file.finish()?;
@@ -275,7 +265,7 @@ pub async fn import(
     let (told, trouble) = std::sync::mpsc::channel();
     let first = pb::ImportRecordingRequest {
         name: args.name.unwrap_or_default(),
-        format: to_proto(file_format),
+        format: pb::RecordingFormat::from(file_format).into(),
         file: None,
         ports: args.ports.into_iter().map(u32::from).collect(),
         keep_credentials: args.keep_credentials,

@@ -7,8 +7,7 @@ use std::{convert::Infallible, fmt, net::IpAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use http::{HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tonic::{Status, body::Body, transport::Endpoint};
 use tower::{BoxError, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::warn;
@@ -20,12 +19,14 @@ use crate::{
         self, Control,
         pb::{
             GetServerInfoRequest, ServerInfo, admin_client::AdminClient, broker_client::BrokerClient,
-            chaos_client::ChaosClient, mocks_client::MocksClient, recordings_client::RecordingsClient,
-            replays_client::ReplaysClient, state_client::StateClient, webhooks_client::WebhooksClient,
+            chaos_client::ChaosClient, mocks_client::MocksClient, proxies_client::ProxiesClient,
+            recordings_client::RecordingsClient, replays_client::ReplaysClient,
+            scenarios_client::ScenariosClient, state_client::StateClient,
+            verification_client::VerificationClient, webhooks_client::WebhooksClient,
         },
     },
     gateway,
-    net::tls::{ClientTls, ClientTlsOptions, explain},
+    net::tls::{ClientTls, ClientTlsOptions, connect_tls},
 };
 
 /// Long enough for a loaded machine, short enough to wait for.
@@ -131,7 +132,10 @@ impl Transport {
         let endpoint = Endpoint::from_shared(place.url())?.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
         let channel = if place.is_tls {
             let connector = tls_connector(config).await?;
-            let connect = service_fn(move |uri| connect_tls(connector.clone(), uri));
+            let connect = service_fn(move |uri: Uri| {
+                let connector = connector.clone();
+                async move { connect_tls(&connector, &uri).await.map(TokioIo::new) }
+            });
             endpoint.connect_with_connector(connect).await
         } else {
             endpoint.connect().await
@@ -177,12 +181,24 @@ impl Transport {
         WebhooksClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
+    pub fn proxies(&self) -> ProxiesClient<Inner> {
+        ProxiesClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
     pub fn chaos(&self) -> ChaosClient<Inner> {
         ChaosClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
+    pub fn verification(&self) -> VerificationClient<Inner> {
+        VerificationClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
     pub fn recordings(&self) -> RecordingsClient<Inner> {
         RecordingsClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    pub fn scenarios(&self) -> ScenariosClient<Inner> {
+        ScenariosClient::new(self.inner.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
     pub fn replays(&self) -> ReplaysClient<Inner> {
@@ -275,19 +291,6 @@ async fn tls_connector(config: &Config) -> anyhow::Result<TlsConnector> {
     }
     let tls = tokio::task::spawn_blocking(move || ClientTls::load(&options)).await??;
     Ok(TlsConnector::from(tls.config()))
-}
-
-async fn connect_tls(connector: TlsConnector, uri: Uri) -> Result<TokioIo<TlsStream<TcpStream>>, BoxError> {
-    let host = uri.host().unwrap_or_default();
-    let name = ClientTls::server_name(host).ok_or_else(|| format!("{host} is no name of a server"))?;
-    let address = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(443));
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let stream = connector.connect(name, stream).await.map_err(|error| {
-        let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        of_tls.map_or_else(|| error.to_string(), explain)
-    })?;
-    Ok(TokioIo::new(stream))
 }
 
 /// tonic wraps "connection refused" three times over.

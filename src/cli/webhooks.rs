@@ -115,7 +115,7 @@ pub async fn run(command: Command, transport: &Transport, format: Format) -> Res
 
 async fn every(transport: &Transport) -> Result<Vec<pb::Webhook>, Failure> {
     listing::every(async |page_token| {
-        let request = pb::ListWebhooksRequest { page_size: PAGE, page_token };
+        let request = pb::ListWebhooksRequest { page_size: PAGE, page_token, enabled: None };
         let page = transport.webhooks().list_webhooks(request).await?.into_inner();
         Ok((page.webhooks, page.next_page_token))
     })
@@ -173,7 +173,7 @@ async fn add(transport: &Transport, file: PathBuf, replace: bool, format: Format
         let request = pb::CreateWebhookRequest { webhook: Some(webhook.clone()) };
         let answer = match transport.webhooks().create_webhook(request).await {
             Err(status) if replace && status.code() == tonic::Code::AlreadyExists => {
-                let request = pb::UpdateWebhookRequest { id, webhook: Some(webhook) };
+                let request = pb::UpdateWebhookRequest { id, webhook: Some(webhook), update_mask: None };
                 transport.webhooks().update_webhook(request).await?
             }
             created => created?,
@@ -193,10 +193,9 @@ async fn switch(
     format: Format,
 ) -> Result<(), Failure> {
     for id in ids {
-        let request = pb::GetWebhookRequest { id: id.clone() };
-        let mut webhook = transport.webhooks().get_webhook(request).await?.into_inner();
-        webhook.enabled = Some(enabled);
-        let request = pb::UpdateWebhookRequest { id: id.clone(), webhook: Some(webhook) };
+        let webhook = Some(pb::Webhook { enabled: Some(enabled), ..Default::default() });
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["enabled".to_owned()] });
+        let request = pb::UpdateWebhookRequest { id: id.clone(), webhook, update_mask };
         transport.webhooks().update_webhook(request).await?;
         said(format, &format!("{id} is {}", if enabled { "on" } else { "off" }))?;
     }

@@ -123,8 +123,8 @@ impl Document {
     /// Reads each entry of the list.
     ///
     /// # Errors
-    /// The first that is not as it has to be.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, BadEntry> {
+    /// Of each that is not as it has to be, the first thing.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, Vec<BadEntry>> {
         let read = |(position, entry): (usize, &Self)| {
             if !matches!(entry.content, Content::Map(_)) {
                 return Err(self.bad(format!("[{position}]"), "expected keys with values".to_owned()));
@@ -136,7 +136,14 @@ impl Document {
                 self.bad(path, plain(&error.into_inner().to_string()))
             })
         };
-        self.entries().iter().enumerate().map(read).collect()
+        let (mut things, mut bad) = (Vec::new(), Vec::new());
+        for entry in self.entries().iter().enumerate() {
+            match read(entry) {
+                Ok(thing) => things.push(thing),
+                Err(entry) => bad.push(entry),
+            }
+        }
+        if bad.is_empty() { Ok(things) } else { Err(bad) }
     }
 
     /// An error about what is at `path`, or what is nearest above it.

@@ -65,6 +65,46 @@ pub enum ConfigError {
     Exposed { origin: Origin, key: &'static str, host: String },
 }
 
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The setting, or what is in it: `mqtt.mocks[0].topic`; empty for what is about no setting.
+    pub path: String,
+    /// With its place: `mockforge.yaml:2:9: mqtt.port: …`.
+    pub text: String,
+}
+
+impl ConfigError {
+    /// Each thing that is wrong.
+    pub fn problems(&self) -> Vec<ConfigProblem> {
+        let path = match self {
+            Self::Several(several) => return several.iter().flat_map(Self::problems).collect(),
+            Self::Invalid { key, .. } | Self::Exposed { key, .. } => (*key).to_owned(),
+            Self::InList { path, .. } => path.clone(),
+            Self::UnknownKey { key, section, .. } if section.is_empty() => key.clone(),
+            Self::UnknownKey { key, section, .. } => format!("{section}.{key}"),
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::UnknownVariable { .. } => String::new(),
+        };
+        vec![ConfigProblem { path, text: self.to_string() }]
+    }
+
+    /// Where in the file; `None` for what is in none.
+    pub(super) fn line_and_column(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Syntax { origin, .. }
+            | Self::UnknownKey { origin, .. }
+            | Self::Invalid { origin, .. }
+            | Self::InList { origin, .. }
+            | Self::Exposed { origin, .. } => match origin {
+                Origin::File { line, column, .. } => Some((*line, *column)),
+                _ => None,
+            },
+            Self::Several(several) => several.first()?.line_and_column(),
+            Self::Unreadable { .. } | Self::UnknownVariable { .. } => None,
+        }
+    }
+}
+
 fn lines(errors: &[ConfigError]) -> String {
     let texts: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
     texts.join("\n")

@@ -13,6 +13,7 @@ use super::{
     document::{Content, Document, Key},
     error::{ConfigError, Origin},
     layer::{Layer, nearest},
+    problems::Problems,
     setting::{Given, SETTINGS, Setting},
 };
 use crate::likeness::ALIKE;
@@ -31,18 +32,17 @@ pub fn search(folder: &Path) -> Option<PathBuf> {
     folder.ancestors().take(1 + PARENTS).map(|folder| folder.join(NAME)).find(|path| path.is_file())
 }
 
-/// Reads `text`; `path` is what errors call it.
-///
-/// # Errors
-/// [`ConfigError::Syntax`] or [`ConfigError::UnknownKey`], with line and column.
-pub fn parse(path: &str, text: &str) -> Result<Layer, ConfigError> {
+/// Reads `text`; `path` is what errors call it. What is wrong, [`ConfigError::Syntax`] and [`ConfigError::UnknownKey`] with
+/// line and column, is added to `problems`, and the rest is read.
+pub fn parse(path: &str, text: &str, problems: &mut Problems) -> Layer {
     let mut layer = Layer::default();
     if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
-        return Ok(layer);
+        return layer;
     }
-    let root = tree(text).map_err(|error| bad_syntax(path, &error))?;
-    Reader { path, layer: &mut layer }.section("", &root)?;
-    Ok(layer)
+    if let Some(root) = problems.keep(tree(text).map_err(|error| bad_syntax(path, &error))) {
+        Reader { path, layer: &mut layer, problems }.section("", &root);
+    }
+    layer
 }
 
 /// What the parser says, without its options and its own names, which are nobody's business.
@@ -65,18 +65,20 @@ fn plain(error: &serde_saphyr::Error) -> String {
 struct Reader<'a> {
     path: &'a str,
     layer: &'a mut Layer,
+    problems: &'a mut Problems,
 }
 
 impl Reader<'_> {
     /// `section` is the path of the keys inside `node`; empty at the top.
-    fn section(&mut self, section: &str, node: &Spanned<Node>) -> Result<(), ConfigError> {
+    fn section(&mut self, section: &str, node: &Spanned<Node>) {
         let entries = match &node.value {
             Node::Map(entries) => entries,
-            Node::Null => return Ok(()),
+            Node::Null => return,
             Node::Value(_) | Node::List(_) => {
                 let name = if section.is_empty() { "the file" } else { section };
                 let reason = format!("{name}: expected keys with values");
-                return Err(ConfigError::Syntax { origin: at(self.path, node.referenced), reason });
+                self.problems.add(ConfigError::Syntax { origin: at(self.path, node.referenced), reason });
+                return;
             }
         };
         for (key, value) in entries {
@@ -86,12 +88,11 @@ impl Reader<'_> {
             if let Some(setting) = Setting::find(&path) {
                 self.value(setting, value);
             } else if is_section(&path) {
-                self.section(&path, value)?;
+                self.section(&path, value);
             } else {
-                return Err(self.unknown(section, key));
+                self.problems.add(self.unknown(section, key));
             }
         }
-        Ok(())
     }
 
     fn value(&mut self, setting: &'static Setting, node: &Spanned<Node>) {

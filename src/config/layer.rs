@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     error::{ConfigError, Origin},
+    problems::Problems,
     setting::{Given, PREFIX, SETTINGS},
 };
 use crate::likeness::most_alike;
@@ -15,7 +16,7 @@ pub struct Layer {
 }
 
 /// A flag that says a setting.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flag {
     /// The setting's key: `mqtt.port`.
     pub key: &'static str,
@@ -49,14 +50,12 @@ impl Layer {
         layer
     }
 
-    /// Takes the variables that start with `MOCKFORGE_`; an empty one counts as not set.
-    ///
-    /// # Errors
-    /// [`ConfigError::UnknownVariable`] for one that is none of ours: a typo in `MOCKFORGE_API_TOKEN`
-    /// would leave the control plane open.
+    /// Takes the variables that start with `MOCKFORGE_`; an empty one counts as not set. One that is none of ours is a problem,
+    /// [`ConfigError::UnknownVariable`]: a typo in `MOCKFORGE_API_TOKEN` would leave the control plane open.
     pub fn from_environment(
         variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+        problems: &mut Problems,
+    ) -> Self {
         let known: Vec<(String, &'static str)> =
             SETTINGS.iter().map(|setting| (setting.variable(), setting.key)).collect();
         let mut layer = Self::default();
@@ -72,10 +71,27 @@ impl Layer {
             }
             let names = known.iter().map(|(variable, _)| variable.as_str());
             let (nearest, _) = nearest(&name, names).expect("the table has rows");
-            return Err(ConfigError::UnknownVariable { name, nearest: nearest.to_owned() });
+            problems.add(ConfigError::UnknownVariable { name, nearest: nearest.to_owned() });
         }
-        Ok(layer)
+        layer
     }
+}
+
+/// The key as it stands in the table.
+///
+/// # Errors
+/// [`ConfigError::UnknownKey`] with the nearest one; `by` is who said it.
+pub fn setting_key(key: &str, by: &'static str) -> Result<&'static str, ConfigError> {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
+        return Ok(setting.key);
+    }
+    let (nearest, _) = nearest(key, SETTINGS.iter().map(|setting| setting.key)).expect("the table has rows");
+    Err(ConfigError::UnknownKey {
+        origin: Origin::Flag(by),
+        key: key.to_owned(),
+        section: String::new(),
+        hint: format!("did you mean {nearest}?"),
+    })
 }
 
 /// The most alike of `names`, and how much, from 0 to 1. The prefix that all variables share counts

@@ -6,8 +6,13 @@
 mod document;
 mod error;
 mod file;
+mod given_file;
 mod layer;
+mod problems;
+mod proxy;
+mod schema;
 mod setting;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -23,20 +28,25 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+pub use self::{
+    document::{BadEntry, Content, Document, Key},
+    error::{ConfigError, ConfigProblem, Origin},
+    file::NAME as SETTINGS_FILE,
+    given_file::read_given_file,
+    layer::{Flag, setting_key},
+    proxy::{OWN_PROXY, ProxySpec, check_proxies},
+    schema::schema,
+    setting::{PASSWORD_FILE, PREFIX, SETTINGS, Setting, Value},
+    telemetry::{BatchConfig, ExporterConfig, Protocol, Sampler, TelemetryConfig},
+    tls::{CertifiedFiles, MinVersion, TlsCertificate, TlsConfig, UsernameFrom},
+};
 use self::{
-    document::{BadEntry, Content, Document},
     layer::Layer,
+    problems::Problems,
     setting::{
-        ACL, AFFECTED_TOPICS, ALLOWED_HOSTS, API_TOKENS, CHAOS_RULES, Given, Kind, MOCKS, PASSWORD_FILE,
+        ACL, AFFECTED_TOPICS, ALLOWED_HOSTS, API_TOKENS, CHAOS_RULES, Given, Kind, MOCKS, PROXIES,
         RING_TRIGGERS, SLOW_SUBSCRIBER_DELAY, TLS_ENABLED, USERS, WEBHOOKS,
     },
-};
-pub use self::{
-    error::{ConfigError, Origin},
-    file::NAME as SETTINGS_FILE,
-    layer::Flag,
-    setting::{PREFIX, SETTINGS, Setting, Value},
-    tls::{CertifiedFiles, MinVersion, TlsCertificate, TlsConfig, UsernameFrom},
 };
 use crate::{
     auth::{Access, Accounts, Acl, ApiTokenSpec, ApiTokens, BadAccounts, UserList, UserSpec},
@@ -44,6 +54,8 @@ use crate::{
     broker::Limits,
     fault::{ChaosSpec, LatencyDraw, LatencySpec, Rule, RuleSpec, SlowSubscriberSpec, settings_rules},
     field::BadField,
+    journal::{Expectation, ExpectationSpec, JournalLimits, MatchSpec, MessageMatch},
+    log::LogFormat,
     mock::{MockError, MockLimits, MockSpec, make_mocks},
     packet::QoS,
     recorder::{Trigger, TriggerSpec},
@@ -102,13 +114,20 @@ pub struct Config {
     pub insecure_api: bool,
     pub store: StoreConfig,
     pub recorder: RecorderConfig,
+    /// How many of the last messages are kept for those who ask.
+    pub journal: JournalLimits,
+    pub scenarios: ScenarioLimits,
     pub log: LogConfig,
+    /// Of the variables `OTEL_*`.
+    pub telemetry: TelemetryConfig,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
     /// Where relative paths within settings start: the file's folder, else the working directory.
     pub folder: PathBuf,
     /// Files that settings name, and themselves, that no message may ever hold.
     pub secret_files: Vec<PathBuf>,
+    /// What it was made from.
+    pub sources: Sources,
     /// Where each value came from, for people to read.
     pub in_force: Vec<InForce>,
     /// What was odd but harmless, a line each.
@@ -149,6 +168,10 @@ pub struct MqttConfig {
     /// What templates may print of the environment.
     pub mock_env: BTreeMap<String, String>,
     pub webhooks: Vec<WebhookSpec>,
+    /// Beside the server's own listener.
+    pub proxies: Vec<ProxySpec>,
+    /// How many may be at a time.
+    pub proxies_max: usize,
     /// Of messages that wait for one webhook or are being sent, at most.
     pub webhook_queue_bytes: usize,
     pub chaos: ChaosSpec,
@@ -291,8 +314,25 @@ pub struct ApiLimits {
 
 impl Default for ApiLimits {
     fn default() -> Self {
-        let checked = Checked::from(&Layer::default()).expect("the table's defaults are good");
-        checked.api_limits()
+        Checked::from(&Layer::default(), &mut Problems::default()).api_limits()
+    }
+}
+
+/// What scenarios may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScenarioLimits {
+    /// At a time.
+    pub runs: usize,
+    /// Of one scenario.
+    pub clients: u64,
+    /// Of messages that were received and not read, of one scenario.
+    pub inbox_bytes: usize,
+}
+
+impl Default for ScenarioLimits {
+    fn default() -> Self {
+        let checked = Checked::from(&Layer::default(), &mut Problems::default());
+        checked.scenario_limits()
     }
 }
 
@@ -344,19 +384,45 @@ pub struct RingConfig {
 pub struct LogConfig {
     /// A `tracing` filter.
     pub level: String,
+    pub format: LogFormat,
 }
 
 /// One setting as it is in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct InForce {
     pub key: &'static str,
     /// Secrets are masked.
     pub value: Value,
     pub origin: Origin,
+    /// With its secrets.
+    unmasked: Value,
+}
+
+impl InForce {
+    /// Whether file, environment or flags say it.
+    pub fn is_said(&self) -> bool {
+        self.origin != Origin::Default
+    }
+
+    /// Whether both say the same, wherever they say it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.unmasked.to_json() == other.unmasked.to_json()
+    }
+}
+
+impl fmt::Debug for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, origin, .. } = self;
+        f.debug_struct("InForce")
+            .field("key", key)
+            .field("value", value)
+            .field("origin", origin)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a [`Config`] is made from; of two that say the same key, the later field wins.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Sources {
     pub file: ConfigFile,
     /// Names and values; those of others are ignored.
@@ -365,13 +431,27 @@ pub struct Sources {
 }
 
 /// Which file is read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum ConfigFile {
     #[default]
     None,
     /// `mockforge.yaml` in this folder or the nearest of five parents that has one.
     Search(PathBuf),
     At(PathBuf),
+    /// None: a text in its place, which errors call by a name. Paths in it start in the working directory.
+    Text {
+        name: String,
+        text: String,
+    },
+    /// What a caller of the API sent in a file's place. Files that it names have to be below `folder`.
+    Sent {
+        /// What errors call it.
+        name: String,
+        text: String,
+        folder: PathBuf,
+        /// Of the settings in force.
+        secret_files: Vec<PathBuf>,
+    },
 }
 
 impl Sources {
@@ -384,7 +464,7 @@ impl Sources {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let environment = std::env::vars_os()
             .map(|(name, value)| (text(name), text(value)))
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter(|(name, _)| name.starts_with(PREFIX) || name.starts_with(telemetry::PREFIX))
             .collect();
         Self { file, environment, flags }
     }
@@ -398,28 +478,65 @@ impl fmt::Debug for Config {
 
 impl Config {
     /// # Errors
-    /// The first thing that is wrong, with its place.
+    /// What is wrong, each with its place.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
         let path = match &sources.file {
-            ConfigFile::None => None,
+            ConfigFile::None | ConfigFile::Text { .. } | ConfigFile::Sent { .. } => None,
             ConfigFile::At(path) => Some((path.clone(), path.clone())),
             ConfigFile::Search(folder) => file::search(folder).map(|path| {
                 let shown = path.strip_prefix(folder).unwrap_or(&path).to_owned();
                 (path, shown)
             }),
         };
-        let file = match &path {
-            Some((path, shown)) => read(path, shown)?,
-            None => Layer::default(),
+        let mut problems = Problems::default();
+        let file = match (&path, &sources.file) {
+            (Some((path, shown)), _) => read(path, shown, &mut problems)?,
+            (None, ConfigFile::Text { name, text } | ConfigFile::Sent { name, text, .. }) => {
+                file::parse(name, text, &mut problems)
+            }
+            (None, _) => Layer::default(),
         };
-        let environment = Layer::from_environment(sources.environment)?;
-        let flags = Layer::from_flags(sources.flags);
-        let folder =
-            path.as_ref().and_then(|(path, _)| path.parent()).map(Path::to_owned).unwrap_or_default();
-        let mut config = Self::check(&flags.or(environment).or(file), folder)?;
+        let (telemetry, telemetry_warnings) = TelemetryConfig::read(&sources.environment);
+        let environment = Layer::from_environment(sources.environment.clone(), &mut problems);
+        let flags = Layer::from_flags(sources.flags.clone());
+        let files = match &sources.file {
+            ConfigFile::Sent { folder, secret_files, .. } => {
+                Files { folder: folder.clone(), secrets: Some(secret_files.clone()) }
+            }
+            _ => {
+                let folder = path.as_ref().and_then(|(path, _)| path.parent());
+                Files { folder: folder.map(Path::to_owned).unwrap_or_default(), secrets: None }
+            }
+        };
+        let mut config = Self::check(&flags.or(environment).or(file), files, problems)?;
         config.secret_files.extend(path.as_ref().map(|(path, _)| path.clone()));
         config.file = path.map(|(_, shown)| shown);
+        config.sources = sources;
+        config.telemetry = telemetry;
+        config.warnings.extend(telemetry_warnings);
         Ok(config)
+    }
+
+    /// As it is made from the same sources now.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        Self::load(self.sources.clone())
+    }
+
+    /// As it is with `text`, which errors call `name`, in the place of the file; variables and flags say what they said.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn with_text(&self, name: &str, text: &str) -> Result<Self, ConfigError> {
+        let file = ConfigFile::Sent {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            folder: self.folder.clone(),
+            secret_files: self.secret_files.clone(),
+        };
+        Self::load(Sources { file, ..self.sources.clone() })
     }
 
     /// As from a file called `name` with that `text`, nothing else being said; paths in it start at no folder.
@@ -428,25 +545,52 @@ impl Config {
     /// As [`load`](Self::load).
     #[cfg(any(test, fuzzing))]
     pub fn of_text(name: &str, text: &str) -> Result<Self, ConfigError> {
-        Self::check(&file::parse(name, text)?, PathBuf::new())
+        let mut problems = Problems::default();
+        let layer = file::parse(name, text, &mut problems);
+        Self::check(&layer, Files::default(), problems)
     }
 
     /// Whether file, environment or flags say the setting `key`.
     pub fn is_said(&self, key: &str) -> bool {
-        self.in_force.iter().any(|setting| setting.key == key && setting.origin != Origin::Default)
+        self.in_force.iter().any(|setting| setting.key == key && setting.is_said())
     }
 
-    fn check(typed: &Layer, folder: PathBuf) -> Result<Self, ConfigError> {
-        let checked = Checked::from(typed)?;
-        checked.refuse_exposure()?;
-        let access = checked.access(&folder)?;
-        let tokens = checked.api_tokens()?;
+    fn check(typed: &Layer, files: Files, mut problems: Problems) -> Result<Self, ConfigError> {
+        let checked = Checked::from(typed, &mut problems);
+        // A value that is wrong by itself makes what others say beside it wrong, too, and only that is worth telling.
+        let is_sound = problems.is_empty();
+        let access = problems.keep(checked.access(&files));
+        let tokens = problems.keep(checked.api_tokens());
+        let mocks = problems.keep(checked.mocks(&files));
+        let webhooks = problems.keep(checked.webhooks(&files));
+        let proxies = problems.keep(checked.proxies());
+        let chaos = problems.keep(checked.chaos());
+        let allowed_hosts = problems.keep(checked.allowed_hosts());
+        let triggers = problems.keep(checked.triggers());
+        if !is_sound {
+            problems.finish()?;
+            unreachable!("a problem was found")
+        }
+        let Files { folder, .. } = files;
+        problems.keep(checked.refuse_exposure());
+        let ring = triggers.and_then(|triggers| problems.keep(checked.ring(triggers)));
+        let tls = problems.keep(checked.tls(&folder));
+        let http_tls = problems.keep(checked.listen_tls(&HTTP_TLS));
+        let grpc_tls = problems.keep(checked.listen_tls(&GRPC_TLS));
+        let client_tls = problems.keep(checked.client_tls());
+        problems.finish()?;
+        let (Some(access), Some(tokens), Some(mocks), Some(webhooks), Some(proxies), Some(chaos)) =
+            (access, tokens, mocks, webhooks, proxies, chaos)
+        else {
+            unreachable!("what is missing was a problem")
+        };
+        let (Some(allowed_hosts), Some(ring), Some(tls), Some(http_tls), Some(grpc_tls), Some(client_tls)) =
+            (allowed_hosts, ring, tls, http_tls, grpc_tls, client_tls)
+        else {
+            unreachable!("what is missing was a problem")
+        };
         let mut warnings = checked.warnings(&access);
         warnings.extend(checked.warnings_of_ports(&tokens));
-        let mocks = checked.mocks(&folder)?;
-        let webhooks = checked.webhooks(&folder)?;
-        let chaos = checked.chaos()?;
-        let tls = checked.tls(&folder)?;
         Ok(Self {
             mqtt: MqttConfig {
                 enabled: checked.switch("mqtt.enabled"),
@@ -522,6 +666,8 @@ impl Config {
                 },
                 mock_env: environment(&checked.text("mqtt.mock_env")),
                 webhooks,
+                proxies,
+                proxies_max: checked.integer("mqtt.limits.proxies"),
                 webhook_queue_bytes: checked.integer("mqtt.limits.webhook_queue_bytes"),
                 chaos,
                 chaos_bytes: checked.integer("mqtt.limits.chaos_bytes"),
@@ -530,20 +676,20 @@ impl Config {
                 enabled: checked.switch("http.enabled"),
                 host: checked.text("http.host"),
                 port: checked.integer("http.port"),
-                tls: checked.listen_tls(&HTTP_TLS)?,
+                tls: http_tls,
             },
             grpc: ListenConfig {
                 enabled: checked.switch("grpc.enabled"),
                 host: checked.text("grpc.host"),
                 port: checked.integer("grpc.port"),
-                tls: checked.listen_tls(&GRPC_TLS)?,
+                tls: grpc_tls,
             },
             client_token: checked
                 .optional_text("client.token")
                 .or_else(|| checked.optional_text("api_token"))
                 .map(Secret),
-            api: ApiConfig { tokens, allowed_hosts: checked.allowed_hosts()?, limits: checked.api_limits() },
-            client_tls: checked.client_tls()?,
+            api: ApiConfig { tokens, allowed_hosts, limits: checked.api_limits() },
+            client_tls,
             insecure_api: checked.switch("insecure_api"),
             store: StoreConfig {
                 path: checked.text("store.path").into(),
@@ -555,17 +701,28 @@ impl Config {
                         .map(Duration::from_secs),
                 },
             },
+            journal: JournalLimits {
+                messages: checked.integer("journal.messages"),
+                bytes: checked.integer("journal.bytes"),
+            },
+            scenarios: checked.scenario_limits(),
             recorder: RecorderConfig {
                 memory_bytes: checked.integer("recorder.memory_bytes"),
                 packet_bytes: checked.integer("recorder.packet_bytes"),
                 on_overload: OnOverload::from_name(&checked.text("recorder.on_overload"))
                     .expect("the table has it checked"),
-                ring: checked.ring()?,
+                ring,
             },
-            log: LogConfig { level: checked.text("log.level") },
+            log: LogConfig {
+                level: checked.text("log.level"),
+                // It was checked.
+                format: LogFormat::from_name(&checked.text("log.format")).unwrap_or_default(),
+            },
+            telemetry: TelemetryConfig::default(),
             file: None,
             secret_files: checked.secret_files(&folder),
             folder,
+            sources: Sources::default(),
             in_force: checked.in_force(),
             warnings,
         })
@@ -575,7 +732,7 @@ impl Config {
 /// All defaults.
 impl Default for Config {
     fn default() -> Self {
-        Self::check(&Layer::default(), PathBuf::new())
+        Self::check(&Layer::default(), Files::default(), Problems::default())
             .expect("the table's defaults are valid, as a test proves")
     }
 }
@@ -604,19 +761,23 @@ struct Checked {
 }
 
 impl Checked {
-    fn from(typed: &Layer) -> Result<Self, ConfigError> {
+    /// What is wrong has its default.
+    fn from(typed: &Layer, problems: &mut Problems) -> Self {
         let mut values = BTreeMap::new();
         for Setting { key, kind, default, .. } in SETTINGS {
-            let by_default = (Given::Spelled((*default).to_owned()), Origin::Default);
-            let (given, origin) = typed.get(key).unwrap_or(&by_default);
-            let value = kind.read(given).map_err(|reason| ConfigError::Invalid {
-                origin: origin.clone(),
-                key,
-                reason,
-            })?;
-            values.insert(*key, (value, origin.clone()));
+            let by_default = || {
+                let value = kind.read(&Given::Spelled((*default).to_owned()));
+                (value.expect("a test proves that the table's defaults are good"), Origin::Default)
+            };
+            let said = typed.get(key).and_then(|(given, origin)| {
+                let read = kind.read(given);
+                let read =
+                    read.map_err(|reason| ConfigError::Invalid { origin: origin.clone(), key, reason });
+                Some((problems.keep(read)?, origin.clone()))
+            });
+            values.insert(*key, said.unwrap_or_else(by_default));
         }
-        Ok(Self { values })
+        Self { values }
     }
 
     /// `tls: {enabled: false, …}` is a section that is prepared for later; without the switch it may
@@ -776,6 +937,14 @@ impl Checked {
         }
     }
 
+    fn scenario_limits(&self) -> ScenarioLimits {
+        ScenarioLimits {
+            runs: self.integer("scenarios.runs"),
+            clients: self.integer("scenarios.clients"),
+            inbox_bytes: self.integer("scenarios.inbox_bytes"),
+        }
+    }
+
     fn client_tls(&self) -> Result<ClientTlsConfig, ConfigError> {
         let path = |key| self.optional_text(key).map(PathBuf::from);
         let (cert, key) = ("client.tls.cert_path", "client.tls.key_path");
@@ -844,7 +1013,7 @@ impl Checked {
         }
     }
 
-    fn access(&self, folder: &Path) -> Result<Access, ConfigError> {
+    fn access(&self, files: &Files) -> Result<Access, ConfigError> {
         let users = self.list(USERS, |specs: &[UserSpec]| match Accounts::new(specs, None) {
             Err(BadAccounts::User(position, fields)) => Err((position, fields)),
             _ => Ok(()),
@@ -855,7 +1024,7 @@ impl Checked {
         };
         let file = self.optional_text(PASSWORD_FILE);
         let text = file.as_deref().map(|path| {
-            let bytes = read_file(folder, path)?;
+            let bytes = files.read(path)?;
             String::from_utf8(bytes.into()).map_err(|_| format!("{path} is not UTF-8"))
         });
         let text = text.transpose().map_err(|reason| refused(PASSWORD_FILE, reason))?;
@@ -870,20 +1039,33 @@ impl Checked {
         Ok(Access { allow_anonymous: self.switch("mqtt.allow_anonymous"), accounts, acl })
     }
 
-    fn mocks(&self, folder: &Path) -> Result<Vec<MockSpec>, ConfigError> {
-        self.list(MOCKS, |specs| check_mocks(specs, &|path| read_file(folder, path)))
+    fn mocks(&self, files: &Files) -> Result<Vec<MockSpec>, ConfigError> {
+        self.list(MOCKS, |specs| check_mocks(specs, &|path| files.read_for_message(path)))
     }
 
-    fn webhooks(&self, folder: &Path) -> Result<Vec<WebhookSpec>, ConfigError> {
-        self.list(WEBHOOKS, |specs| check_webhooks(specs, &|path| read_file(folder, path)))
+    fn webhooks(&self, files: &Files) -> Result<Vec<WebhookSpec>, ConfigError> {
+        self.list(WEBHOOKS, |specs| check_webhooks(specs, &|path| files.read(path)))
     }
 
-    fn ring(&self) -> Result<Option<RingConfig>, ConfigError> {
-        let triggers = self.list(RING_TRIGGERS, |specs: &[TriggerSpec]| {
+    fn proxies(&self) -> Result<Vec<ProxySpec>, ConfigError> {
+        self.list(PROXIES, |specs: &[ProxySpec]| {
+            check_proxies(specs)?;
+            let unnamed = specs.iter().position(|spec| spec.id.is_empty());
+            // By their ids those that are the same are known when the file is read again.
+            let required = || vec![BadField { path: "id".to_owned(), what: "is required".to_owned() }];
+            unnamed.map_or(Ok(()), |position| Err((position, required())))
+        })
+    }
+
+    fn triggers(&self) -> Result<Vec<TriggerSpec>, ConfigError> {
+        self.list(RING_TRIGGERS, |specs: &[TriggerSpec]| {
             let wrong = specs.iter().enumerate();
             let mut wrong = wrong.filter_map(|(position, spec)| Some((position, Trigger::new(spec).err()?)));
             wrong.next().map_or(Ok(()), Err)
-        })?;
+        })
+    }
+
+    fn ring(&self, triggers: Vec<TriggerSpec>) -> Result<Option<RingConfig>, ConfigError> {
         let bytes: usize = self.integer("recorder.ring_bytes");
         if bytes == 0 {
             return Ok(None);
@@ -972,10 +1154,10 @@ impl Checked {
         }
     }
 
-    fn list<T: DeserializeOwned>(
+    fn list<T: DeserializeOwned + Clone>(
         &self,
         key: &'static str,
-        check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+        check: impl FnMut(&[T]) -> Result<(), (usize, Vec<BadField>)>,
     ) -> Result<Vec<T>, ConfigError> {
         let (Value::List(list), origin) = &self.values[key] else { return Ok(Vec::new()) };
         read_list(list, origin, key, check)
@@ -1019,7 +1201,8 @@ impl Checked {
             .iter()
             .map(|setting| {
                 let (value, origin) = &self.values[setting.key];
-                InForce { key: setting.key, value: masked(setting, value), origin: origin.clone() }
+                let (unmasked, origin) = (value.clone(), origin.clone());
+                InForce { key: setting.key, value: masked(setting, value), origin, unmasked }
             })
             .collect()
     }
@@ -1066,7 +1249,12 @@ pub fn read_rules(path: &str, text: &str) -> Result<Vec<RuleSpec>, ConfigError> 
     };
     let document = file::parse_document(path, text)?;
     if document.get("mqtt").is_some_and(|section| section.get("chaos").is_some()) {
-        let chaos = Checked::from(&file::parse(path, text)?)?.chaos()?;
+        let mut problems = Problems::default();
+        let layer = file::parse(path, text, &mut problems);
+        let checked = Checked::from(&layer, &mut problems);
+        let chaos = problems.keep(checked.chaos());
+        problems.finish()?;
+        let chaos = chaos.expect("what is missing was a problem");
         let rules = settings_rules(&chaos).expect("they were checked");
         return Ok(rules.into_iter().map(|rule| rule.spec().clone()).collect());
     }
@@ -1079,12 +1267,65 @@ pub fn read_rules(path: &str, text: &str) -> Result<Vec<RuleSpec>, ConfigError> 
     read_list(&list, &origin, "", check)
 }
 
+/// Reads which messages are meant.
+///
+/// # Errors
+/// [`ConfigError`], with line and column.
+pub fn read_match(path: &str, text: &str) -> Result<MatchSpec, ConfigError> {
+    let document = file::parse_document(path, text)?;
+    let origin = Origin::File { path: path.to_owned(), line: 1, column: 1 };
+    if !document.entries().is_empty() {
+        return Err(in_list(
+            &origin,
+            "",
+            document.bad(String::new(), "expected keys with values, not a list".to_owned()),
+        ));
+    }
+    let list = document.alone();
+    let check = |specs: &[MatchSpec]| {
+        let wrong = |(position, spec)| Some((position, MessageMatch::new(spec).err()?));
+        specs.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
+    };
+    Ok(read_list(&list, &origin, "", check)?.pop().unwrap_or_default())
+}
+
+/// Reads expectations: a list of them, or one alone.
+///
+/// # Errors
+/// [`ConfigError`], with line and column.
+pub fn read_expectations(path: &str, text: &str) -> Result<Vec<ExpectationSpec>, ConfigError> {
+    let document = file::parse_document(path, text)?;
+    let list = if document.entries().is_empty() { document.alone() } else { document };
+    let origin = Origin::File { path: path.to_owned(), line: 1, column: 1 };
+    let check = |specs: &[ExpectationSpec]| {
+        let wrong = |(position, spec)| {
+            let bad = Expectation::new(spec).err()?;
+            Some((position, bad.finish().err()?))
+        };
+        specs.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
+    };
+    read_list(&list, &origin, "", check)
+}
+
+/// Reads any YAML, with the place of everything in it.
+///
+/// # Errors
+/// What is no YAML, and where.
+pub fn parse_document(text: &str) -> Result<Document, BadEntry> {
+    file::parse_document("", text).map_err(|error| match error {
+        ConfigError::Syntax { origin: Origin::File { line, column, .. }, reason } => {
+            BadEntry { path: String::new(), line, column, reason }
+        }
+        other => BadEntry { path: String::new(), line: 1, column: 1, reason: other.to_string() },
+    })
+}
+
 /// `key` is the setting that such a list is.
-fn read_alone<T: DeserializeOwned>(
+fn read_alone<T: DeserializeOwned + Clone>(
     key: &str,
     path: &str,
     text: &str,
-    check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+    check: impl FnMut(&[T]) -> Result<(), (usize, Vec<BadField>)>,
 ) -> Result<Vec<T>, ConfigError> {
     let document = file::parse_document(path, text)?;
     let settings = key.split('.').try_fold(&document, |section, name| section.get(name));
@@ -1097,19 +1338,38 @@ fn read_alone<T: DeserializeOwned>(
     read_list(&list, &origin, prefix, check)
 }
 
-/// Reads a list of things that have a room of their own; `check` says what is wrong with which of them.
-fn read_list<T: DeserializeOwned>(
+/// Entries of a list that may be wrong before the rest is not looked at.
+const WRONG_MAX: usize = 20;
+
+/// Reads a list of things that have a room of their own; `check` says what is wrong with the first of them that is not good.
+fn read_list<T: DeserializeOwned + Clone>(
     list: &Document,
     origin: &Origin,
     key: &str,
-    check: impl FnOnce(&[T]) -> Result<(), (usize, Vec<BadField>)>,
+    mut check: impl FnMut(&[T]) -> Result<(), (usize, Vec<BadField>)>,
 ) -> Result<Vec<T>, ConfigError> {
-    let things = list.read().map_err(|bad| in_list(origin, key, bad))?;
-    let Err((position, fields)) = check(&things) else { return Ok(things) };
-    Err(together(fields.into_iter().map(|field| {
-        let dot = if field.path.is_empty() { "" } else { "." };
-        in_list(origin, key, list.bad(format!("[{position}]{dot}{}", field.path), field.what))
-    })))
+    let read = list.read();
+    let things: Vec<T> =
+        read.map_err(|bad| together(bad.into_iter().map(|bad| in_list(origin, key, bad))))?;
+    let Err(mut wrong) = check(&things) else { return Ok(things) };
+    let mut errors = Vec::new();
+    // Those behind it are looked at without it.
+    let mut others = things;
+    let mut positions: Vec<usize> = (0..others.len()).collect();
+    for _ in 0..WRONG_MAX {
+        let (position, fields) = wrong;
+        others.remove(position);
+        let position = positions.remove(position);
+        errors.extend(fields.into_iter().map(|field| {
+            let dot = if field.path.is_empty() { "" } else { "." };
+            in_list(origin, key, list.bad(format!("[{position}]{dot}{}", field.path), field.what))
+        }));
+        match check(&others) {
+            Ok(()) => break,
+            Err(next) => wrong = next,
+        }
+    }
+    Err(together(errors.into_iter()))
 }
 
 fn in_list(origin: &Origin, key: &str, bad: BadEntry) -> ConfigError {
@@ -1127,11 +1387,9 @@ fn in_list(origin: &Origin, key: &str, bad: BadEntry) -> ConfigError {
 
 /// One error, or all of them; there is one at least.
 fn together(errors: impl Iterator<Item = ConfigError>) -> ConfigError {
-    let mut errors: Vec<ConfigError> = errors.collect();
-    match errors.len() {
-        1 => errors.remove(0),
-        _ => ConfigError::Several(errors),
-    }
+    let mut problems = Problems::default();
+    errors.for_each(|error| problems.add(error));
+    problems.finish().expect_err("there is one at least")
 }
 
 fn check_mocks(
@@ -1142,6 +1400,31 @@ fn check_mocks(
         MockError::Bad(fields) => (position, fields),
         other => (position, vec![BadField { path: "id".to_owned(), what: other.to_string() }]),
     })
+}
+
+/// The files that settings name.
+#[derive(Default)]
+struct Files {
+    /// Where relative paths start.
+    folder: PathBuf,
+    /// Where a caller of the API names them: below the folder, and none of these in messages.
+    secrets: Option<Vec<PathBuf>>,
+}
+
+impl Files {
+    fn read(&self, path: &str) -> Result<bytes::Bytes, String> {
+        match self.secrets {
+            Some(_) => read_file_below(&self.folder, path),
+            None => read_file(&self.folder, path),
+        }
+    }
+
+    fn read_for_message(&self, path: &str) -> Result<bytes::Bytes, String> {
+        match &self.secrets {
+            Some(secrets) => read_given_file(&self.folder, secrets, path),
+            None => read_file(&self.folder, path),
+        }
+    }
 }
 
 /// Longest file that settings may name, bytes.
@@ -1202,10 +1485,10 @@ fn words(text: &str) -> Vec<String> {
     text.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-fn read(path: &Path, shown: &Path) -> Result<Layer, ConfigError> {
+fn read(path: &Path, shown: &Path, problems: &mut Problems) -> Result<Layer, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Unreadable { path: shown.to_owned(), error })?;
-    file::parse(&shown.display().to_string(), &text)
+    Ok(file::parse(&shown.display().to_string(), &text, problems))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -1219,6 +1502,9 @@ fn masked(setting: &Setting, value: &Value) -> Value {
     match (setting.kind, value) {
         (Kind::Secret(_), Value::Text(text)) if !text.is_empty() => Value::Text(MASK.to_owned()),
         (_, Value::Text(text)) => Value::Text(without_password(text)),
+        (_, Value::List(list)) if setting.key == PROXIES => {
+            Value::List(list.map_texts(&|_, text| without_password(text)))
+        }
         (_, Value::List(list)) if setting.key == API_TOKENS => Value::List(without_tokens(list)),
         (_, Value::List(list)) if setting.key == USERS => Value::List(list.map_texts(&|path, text| {
             let is_hash = path.last() == Some(&"password_hash");

@@ -2,15 +2,12 @@
 //!
 //! The file's keys, the environment's variables and `config show` all come from this one table.
 
-use super::{
-    document::Document,
-    file::parse_list,
-    tls::{MinVersion, UsernameFrom},
-};
+use serde_json::{Value as Json, json};
+
+use super::{document::Document, file::parse_list};
 use crate::{
     auth::{UserList, check_token},
-    broker::Durability,
-    recording::OnOverload,
+    log,
 };
 
 /// One key of the file, and the variable of the same path.
@@ -41,6 +38,8 @@ pub enum Kind {
     Number,
     /// The function says what is wrong with a text.
     Text(fn(&str) -> Result<(), String>),
+    /// One of these texts; a test has each of them read by the room that it belongs to.
+    Choice(&'static [&'static str]),
     /// A text that is not shown; what the function says must not show it either.
     Secret(fn(&str) -> Result<(), String>),
     List,
@@ -79,6 +78,11 @@ impl Setting {
 
     pub fn find(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Whether a running server follows a change of it; else it takes effect at the next start.
+    pub fn is_followed(&self) -> bool {
+        FOLLOWED.iter().any(|followed| self.key.starts_with(followed))
     }
 }
 
@@ -119,6 +123,10 @@ impl Kind {
             (Self::Text(check) | Self::Secret(check), Given::Text(text)) => {
                 check(&text).map(|()| Value::Text(text))
             }
+            (Self::Choice(names), Given::Text(text)) => match names.contains(&&*text) {
+                true => Ok(Value::Text(text)),
+                false => Err(format!("expected {}, found \"{text}\"", self.expectation())),
+            },
             (Self::List, Given::List(list)) => Ok(Value::List(list)),
             // What stands where a list should may be a token.
             (Self::Secret(_) | Self::List, given) => {
@@ -141,7 +149,7 @@ impl Kind {
                 text.trim().parse().map(Given::Integer).map_err(|_| wrong())
             }
             Self::Fraction { .. } => text.trim().parse().map(Given::Fraction).map_err(|_| wrong()),
-            Self::Text(_) | Self::Secret(_) => Ok(Given::Text(text.to_owned())),
+            Self::Text(_) | Self::Choice(_) | Self::Secret(_) => Ok(Given::Text(text.to_owned())),
             Self::List => {
                 let text = if text.trim().is_empty() { "[]" } else { text };
                 parse_list(text).map(Given::List)
@@ -157,6 +165,10 @@ impl Kind {
             Self::Number => format!("a whole number from 0 to {}", u64::MAX),
             Self::Fraction { min, max } => format!("a number from {min} to {max}"),
             Self::Text(_) | Self::Secret(_) => "text (in quotes, if it looks like a number)".to_owned(),
+            Self::Choice(names) => match names {
+                [others @ .., last] => format!("{} or {last}", others.join(", ")),
+                [] => "nothing".to_owned(),
+            },
             Self::List => "a list".to_owned(),
         }
     }
@@ -197,6 +209,18 @@ impl Value {
             Self::List(list) => list.entries().is_empty(),
         }
     }
+
+    /// An empty text is `null`.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Switch(on) => json!(on),
+            Self::Integer(number) => json!(number),
+            Self::Fraction(number) => json!(number),
+            Self::Text(text) if text.is_empty() => Json::Null,
+            Self::Text(text) => json!(text),
+            Self::List(list) => list.to_json(),
+        }
+    }
 }
 
 /// What the name of every variable of ours starts with.
@@ -229,7 +253,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.keep_alive_secs", Kind::Integer { min: 0, max: 65_535 }, "60", "longest keep alive an MQTT 5 client is granted, unless it asks for none; 0 leaves every client its own"),
     full("mqtt.upstream", Kind::Text(check_upstream), "", "URL of a real broker to stand in front of; empty is a broker of our own"),
     full("mqtt.sys_interval_secs", Kind::Integer { min: 0, max: 86_400 }, "10", "how often the `$SYS/broker/` topics are published; 0 is never"),
-    full("mqtt.durability", Kind::Text(check_durability), "none", "when Sessions and retained messages are on disk: `none` keeps them in memory, `relaxed` has them there within 250 ms of the acknowledgement that promises it, `strict` before it; of no effect with `mqtt.upstream`"),
+    full("mqtt.durability", Kind::Choice(&["none", "relaxed", "strict"]), "none", "when Sessions and retained messages are on disk: `none` keeps them in memory, `relaxed` has them there within 250 ms of the acknowledgement that promises it, `strict` before it; of no effect with `mqtt.upstream`"),
     full("mqtt.scram_users", Kind::Secret(check_users), "", "who may authenticate with SCRAM-SHA-256: `name:password`, a line or a comma apart"),
     full("mqtt.allow_anonymous", Kind::Switch, "true", "let clients in that give no user name; off, they need a right one and its password, or a certificate"),
     full(USERS, Kind::List, "[]", "who may log in: `username`, `password_hash` as `mockforge passwd --hash` prints it, `groups`"),
@@ -268,6 +292,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.limits.mock_answers", COUNT, "100000", "answers of mocks that wait for their time"),
     full("mqtt.limits.mock_answer_bytes", BYTES, "67108864", "topic and payload bytes of what they answer"),
     full("mqtt.limits.webhook_queue_bytes", BYTES, "16777216", "bytes of messages that wait for one webhook or are being sent"),
+    full("mqtt.limits.proxies", COUNT, "100", "proxies beside the server's own listener; each has a thread"),
     full("mqtt.limits.chaos_bytes", BYTES, "4194304", "bytes that chaos holds back of one connection, in each direction, before no more are read; how packets are kept counts, too"),
     full("mqtt.limits.sessions", COUNT, "100000", "sessions kept, connected or not"),
     full("mqtt.limits.session_expiry_max_secs", Kind::Integer { min: 0, max: u32::MAX as u64 }, "4294967295", "longest Session Expiry Interval granted; 4294967295 is no limit"),
@@ -277,8 +302,8 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.tls.key_path", ANY_TEXT, "", "PEM file of its key"),
     full("mqtt.tls.ca_path", ANY_TEXT, "", "PEM file of the authorities of clients' certificates; empty asks for none, or with certificates for development, and `client_auth` or `username_from`, takes their authority"),
     full("mqtt.tls.client_auth", Kind::Switch, "false", "refuse clients without a certificate"),
-    full("mqtt.tls.username_from", Kind::Text(check_username_from), "none", "what of a client's certificate is its user name: `cn`, the Common Name, `subject`, all of it as in RFC 2253, or `none`"),
-    full("mqtt.tls.min_version", Kind::Text(check_min_version), "1.2", "`1.2` or `1.3`"),
+    full("mqtt.tls.username_from", Kind::Choice(&["none", "cn", "subject"]), "none", "what of a client's certificate is its user name: `cn`, the Common Name, `subject`, all of it as in RFC 2253, or `none`"),
+    full("mqtt.tls.min_version", Kind::Choice(&["1.2", "1.3"]), "1.2", "`1.2` or `1.3`"),
     full("mqtt.tls.mint", Kind::Switch, "false", "make certificates for other names that clients ask for; always done where `cert_path` is empty and there is an upstream"),
     full("mqtt.tls.mint_ca_path", ANY_TEXT, "", "PEM file of the authority that signs them; empty is the one for development"),
     full("mqtt.tls.mint_ca_key_path", ANY_TEXT, "", "PEM file of its key"),
@@ -305,6 +330,7 @@ pub const SETTINGS: &[Setting] = &[
     full("mqtt.chaos.profile", ANY_TEXT, "", "`3g`, `edge`, `satellite`, `lossy-wifi` or `flaky-broker`: rules before those below"),
     full(CHAOS_RULES, Kind::List, "[]", "which packets suffer what"),
     full(WEBHOOKS, Kind::List, "[]", "HTTP requests on messages"),
+    full(PROXIES, Kind::List, "[]", "proxies beside the server's own listener"),
     full("http.enabled", Kind::Switch, "true", "serve the REST interface, metrics and gRPC on one port"),
     full("http.host", HOST, "127.0.0.1", "another than a loopback address needs a token, http.tls.client_auth or insecure_api"),
     full("http.port", PORT, "3000", "0 takes a free one"),
@@ -334,6 +360,9 @@ pub const SETTINGS: &[Setting] = &[
     full("grpc.tls.client_auth", Kind::Switch, "false", "require certificates of callers"),
     full("grpc.limits.message_bytes", Kind::Integer { min: 1024, max: 512 << 20 }, "16777216", "longest message of a caller"),
     full("grpc.limits.streams", Kind::Integer { min: 1, max: 10_000 }, "100", "calls under way on one HTTP/2 connection"),
+    full("scenarios.runs", COUNT, "16", "scenarios that may run at a time"),
+    full("scenarios.clients", Kind::Integer { min: 1, max: 10_000 }, "10000", "clients of one scenario"),
+    full("scenarios.inbox_bytes", BYTES, "67108864", "messages that a scenario's clients have received and no step has read; beyond that its expectations fail"),
     full("api_token", Kind::Secret(check_api_token), "", "what callers of the control plane send as `Authorization: Bearer` to do everything; empty asks for none"),
     full(API_TOKENS, Kind::List, "[]", "more callers: `name`, `role` (`read`, `control` or `admin`), and `token`, `token_sha256` or `certificate`"),
     full("client.token", Kind::Secret(check_api_token), "", "what commands that talk to a server send it (`--token`); empty is `api_token`"),
@@ -348,12 +377,15 @@ pub const SETTINGS: &[Setting] = &[
     full("store.max_age_secs", Kind::Integer { min: 0, max: 10 * 366 * 86_400 }, "0", "recordings go so long after they were stored; 0 is never"),
     full("recorder.memory_bytes", Kind::Integer { min: 1 << 20, max: 1 << 40 }, "67108864", "what a recording may hold unwritten before `on_overload` says what happens"),
     full("recorder.packet_bytes", Kind::Integer { min: 1 << 10, max: 268_435_460 }, "16777216", "longest packet that a proxy records whole; longer ones are recorded in raw pieces"),
-    full("recorder.on_overload", Kind::Text(check_on_overload), "block", "what gives way when `memory_bytes` are in use: `block` slows the traffic down, `drop` leaves out events and counts them"),
+    full("recorder.on_overload", Kind::Choice(&["block", "drop"]), "block", "what gives way when `memory_bytes` are in use: `block` slows the traffic down, `drop` leaves out events and counts them"),
     full("recorder.ring_bytes", Kind::Integer { min: 0, max: 1 << 40 }, "0", "memory for the flight recorder: what passed last, to be written down when asked to; 0 keeps nothing, else at least 65536"),
     full("recorder.ring_duration_secs", Kind::Integer { min: 1, max: 86_400 }, "600", "how far back it goes at most"),
     full(RING_TRIGGERS, Kind::List, "[]", "what makes it write by itself: errors, or messages"),
     full("recorder.ring_cooldown_secs", Kind::Integer { min: 0, max: 86_400 }, "60", "least time between two of those"),
-    full("log.level", Kind::Text(check_not_empty), "info", "error, warn, info, debug, trace, or a filter such as `info,mockforge::net=debug`"),
+    full("journal.messages", COUNT_OR_NONE, "10000", "last messages that are kept for those who wait for them, count them and look for them; 0 keeps none"),
+    full("journal.bytes", Kind::Integer { min: 0, max: 1 << 40 }, "16777216", "topic, property and payload bytes of the same; 0 keeps none, too"),
+    full("log.level", Kind::Text(log::check), "info", "error, warn, info, debug, trace, or a filter such as `info,mockforge::net=debug`"),
+    full("log.format", Kind::Choice(&["text", "json"]), "text", "`text` for people, or `json`: an object on each line"),
 ];
 
 pub const USERS: &str = "mqtt.users";
@@ -364,9 +396,24 @@ pub const API_TOKENS: &str = "api_tokens";
 pub const MOCKS: &str = "mqtt.mocks";
 pub const RING_TRIGGERS: &str = "recorder.ring_triggers";
 pub const WEBHOOKS: &str = "mqtt.webhooks";
+pub const PROXIES: &str = "mqtt.proxies";
 pub const CHAOS_RULES: &str = "mqtt.chaos.rules";
 pub const SLOW_SUBSCRIBER_DELAY: &str = "mqtt.chaos.slow_subscriber.delay_ms";
 pub const AFFECTED_TOPICS: &str = "mqtt.chaos.slow_subscriber.affected_topics";
+
+/// How the keys begin that a running server follows.
+const FOLLOWED: [&str; 10] = [
+    "log.level",
+    "api_token",
+    "mqtt.allow_anonymous",
+    USERS,
+    PASSWORD_FILE,
+    ACL,
+    MOCKS,
+    WEBHOOKS,
+    PROXIES,
+    "mqtt.chaos.",
+];
 
 /// The switch without which the rest of its section has no effect.
 pub const TLS_ENABLED: &str = "mqtt.tls.enabled";
@@ -377,34 +424,6 @@ const fn full(key: &'static str, kind: Kind, default: &'static str, about: &'sta
 
 fn check_not_empty(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
-}
-
-fn check_on_overload(text: &str) -> Result<(), String> {
-    match OnOverload::from_name(text) {
-        Some(_) => Ok(()),
-        None => Err(format!("expected block or drop, found \"{text}\"")),
-    }
-}
-
-fn check_durability(text: &str) -> Result<(), String> {
-    match Durability::from_name(text) {
-        Some(_) => Ok(()),
-        None => Err(format!("expected none, relaxed or strict, found \"{text}\"")),
-    }
-}
-
-fn check_username_from(text: &str) -> Result<(), String> {
-    match UsernameFrom::from_name(text) {
-        Some(_) => Ok(()),
-        None => Err(format!("expected none, cn or subject, found \"{text}\"")),
-    }
-}
-
-fn check_min_version(text: &str) -> Result<(), String> {
-    match MinVersion::from_name(text) {
-        Some(_) => Ok(()),
-        None => Err(format!("expected 1.2 or 1.3, found \"{text}\"")),
-    }
 }
 
 fn check_users(users: &str) -> Result<(), String> {

@@ -502,11 +502,11 @@ fn a_wrong_webhook_is_told_with_the_place_of_what_is_wrong() {
         "mqtt:\n  webhooks:\n    - topic: a/{{device}}\n      url: ftp://h\n      timeout_ms: 0\n      headers:\n        \
          X-A: '{{devise}}'\n      body:\n        text: '{{payload_row}}'\n      when: {qos: 3}\n",
         expect![[r#"
-            mockforge.yaml:5:19: mqtt.webhooks[0].timeout_ms: is 1 to 600000 ms, not 0
-            mockforge.yaml:10:19: mqtt.webhooks[0].when.qos: QoS 3 is none of 0, 1 and 2
             mockforge.yaml:4:12: mqtt.webhooks[0].url: "ftp://h" does not begin with http:// or https://
+            mockforge.yaml:5:19: mqtt.webhooks[0].timeout_ms: is 1 to 600000 ms, not 0
             mockforge.yaml:7:14: mqtt.webhooks[0].headers.X-A: unknown value "devise"; did you mean "device"?
-            mockforge.yaml:8:7: mqtt.webhooks[0].body: unknown value "payload_row"; did you mean "payload_raw"?"#]],
+            mockforge.yaml:8:7: mqtt.webhooks[0].body: unknown value "payload_row"; did you mean "payload_raw"?
+            mockforge.yaml:10:19: mqtt.webhooks[0].when.qos: QoS 3 is none of 0, 1 and 2"#]],
     );
     check_error(
         "mqtt:\n  webhooks:\n    - {id: x, topic: a, url: http://h}\n    - {id: x, topic: b, url: http://h}\n",
@@ -674,8 +674,8 @@ fn wrong_chaos_is_told_with_the_place_of_what_is_wrong() {
         "mqtt:\n  chaos:\n    rules:\n      - id: a\n        match:\n          direction: s2c\n          types: [PUBLISH, CONECT]\n        when: \
          {probability: 2}\n        actions:\n          - latency: {min_ms: 5, max_ms: 1}\n          - reason_code: quota_exceded\n",
         expect![[r#"
-            mockforge.yaml:8:29: mqtt.chaos.rules[0].when.probability: is 0 to 1, not 2
             mockforge.yaml:7:28: mqtt.chaos.rules[0].match.types[1]: unknown packet type "CONECT"; did you mean "CONNECT"?
+            mockforge.yaml:8:29: mqtt.chaos.rules[0].when.probability: is 0 to 1, not 2
             mockforge.yaml:10:31: mqtt.chaos.rules[0].actions[0].latency.min_ms: is 5, more than max_ms, which is 1
             mockforge.yaml:11:26: mqtt.chaos.rules[0].actions[1].reason_code: unknown Reason Code "quota_exceded"; did you mean "quota_exceeded"?"#]],
     );
@@ -907,6 +907,15 @@ fn limits_of_the_control_plane_have_their_defaults() {
     "#]]
     .assert_debug_eq(&load("", &[], &[]).unwrap().api.limits);
 }
+
+#[test]
+fn limits_of_scenarios_are_settings() {
+    let file = "scenarios: {runs: 2, inbox_bytes: 1048576}";
+    let limits = load(file, &["MOCKFORGE_SCENARIOS_CLIENTS=7"], &[]).unwrap();
+    assert_eq!(limits.scenarios, ScenarioLimits { runs: 2, clients: 7, inbox_bytes: 1 << 20 });
+    assert!(load("scenarios: {clients: 10001}", &[], &[]).is_err());
+}
+
 const WHO: &str = r##"
 mqtt:
   allow_anonymous: false
@@ -1016,4 +1025,127 @@ fn who_may_do_what_is_for_the_broker_behind_a_proxy_to_say() {
             format!("mockforge.yaml:1: mqtt.acl {why}")
         ]
     );
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_in_the_order_of_the_file() {
+    check_error(
+        "mqtt:\n  prot: 1\n  port: many\n  mocks:\n    - {topic: a, qos: 7}\n    - {topic: b}\n    - {topic: 'c/#/d'}\n  \
+         webhooks:\n    - {topic: a, uri: x}\n    - {topic: [a]}\nstore: 5\nlogs: {}\n",
+        expect![[r#"
+            mockforge.yaml:2:3: unknown key "prot" in mqtt; did you mean "port"?
+            mockforge.yaml:3:9: mqtt.port: expected a whole number from 0 to 65535, found the text "many"
+            mockforge.yaml:5:23: mqtt.mocks[0].qos: QoS 7 is none of 0, 1 and 2
+            mockforge.yaml:7:15: mqtt.mocks[2].topic: level 1: '#' stands alone and last
+            mockforge.yaml:9:23: mqtt.webhooks[0].uri: unknown key "uri"; did you mean "url"?
+            mockforge.yaml:10:15: mqtt.webhooks[1].topic: invalid type: sequence, expected a string
+            mockforge.yaml:11:8: store: expected keys with values
+            mockforge.yaml:12:1: unknown key "logs"; did you mean "log"?"#]],
+    );
+    let error = load("mqtt: {port: x}\n", &["MOCKFORGE_PROT=1", "MOCKFORGE_HTTP_PORT=x"], &[]).unwrap_err();
+    assert_eq!(
+        error.problems().iter().map(|problem| &*problem.path).collect::<Vec<_>>(),
+        ["mqtt.port", "", "http.port"]
+    );
+}
+
+#[test]
+fn what_makes_others_wrong_is_told_alone() {
+    // Without the token the port would be open to everybody.
+    check_error(
+        "api_token: [x]\nhttp: {host: 0.0.0.0}\n",
+        expect![
+            "mockforge.yaml:1:12: api_token: expected text (in quotes, if it looks like a number), found a list"
+        ],
+    );
+}
+
+#[test]
+fn each_choice_is_one_of_the_room_that_it_belongs_to() {
+    for setting in SETTINGS {
+        let Kind::Choice(names) = setting.kind else { continue };
+        for name in names {
+            let is_known = match setting.key {
+                "mqtt.durability" => Durability::from_name(name).is_some(),
+                "mqtt.tls.username_from" => UsernameFrom::from_name(name).is_some(),
+                "mqtt.tls.min_version" => MinVersion::from_name(name).is_some(),
+                "recorder.on_overload" => OnOverload::from_name(name).is_some(),
+                "log.format" => LogFormat::from_name(name).is_some(),
+                other => panic!("say here what reads {other}"),
+            };
+            assert!(is_known, "{}: {name}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn what_goes_into_the_log_and_how_is_checked() {
+    let config = load("log: {level: 'warn,mockforge::net=debug', format: json}\n", &[], &[]).unwrap();
+    assert_eq!(
+        (config.log.level.as_str(), config.log.format),
+        ("warn,mockforge::net=debug", LogFormat::Json)
+    );
+    let flags = [("--log-format", "log.format", "text")];
+    let config = load("log: {format: json}\n", &["MOCKFORGE_LOG_FORMAT=json"], &flags).unwrap();
+    assert_eq!(config.log.format, LogFormat::Text);
+    let problem = |file| load(file, &[], &[]).unwrap_err().to_string();
+    for (file, expected) in [
+        ("log:\n  level: inof\n", "\"inof\" is no log level and no filter: did you mean \"info\"?"),
+        ("log:\n  format: xml\n", "expected text or json, found \"xml\""),
+    ] {
+        let problem = problem(file);
+        assert!(problem.starts_with("mockforge.yaml:2:") && problem.contains(expected), "{problem}");
+    }
+}
+
+#[test]
+fn a_text_in_the_files_place_is_below_variables_and_flags() {
+    let config = load("mqtt: {port: 1, host: a}\n", &["MOCKFORGE_MQTT_SEED=7"], &[]).unwrap();
+    let sent = config.with_text("sent", "mqtt: {port: 2, seed: 8}\n").unwrap();
+    assert_eq!((sent.mqtt.port, &*sent.mqtt.host, sent.mqtt.seed), (2, "0.0.0.0", Some(7)));
+    let origin =
+        |key: &str| sent.in_force.iter().find(|setting| setting.key == key).unwrap().origin.to_string();
+    assert_eq!((&*origin("mqtt.port"), &*origin("mqtt.seed")), ("sent:1", "MOCKFORGE_MQTT_SEED"));
+    let error = config.with_text("sent", "\n mqtt: {prot: 2}").unwrap_err().to_string();
+    assert_eq!(error, r#"sent:2:9: unknown key "prot" in mqtt; did you mean "port"?"#);
+}
+
+#[test]
+fn files_that_a_text_names_are_below_the_folder_and_no_secrets() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("below");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("mockforge.yaml"), "mqtt: {password_file: passwd}\n").unwrap();
+    for path in [folder.join("passwd"), folder.join("good.bin"), root.path().join("above")] {
+        std::fs::write(path, "").unwrap();
+    }
+    let file = ConfigFile::At(folder.join("mockforge.yaml"));
+    let config = Config::load(Sources { file, ..Sources::default() }).unwrap();
+    let error = |text: &str| match config.with_text("sent", text) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    let mock = |file: &str| format!("mqtt: {{mocks: [{{topic: a, response: {{payload_file: {file}}}}}]}}\n");
+    assert_eq!(error(&mock("good.bin")), "");
+    for file in ["../above", "/etc/hostname"] {
+        assert!(
+            error(&mock(file)).contains("is not a path below the settings file's folder"),
+            "{}",
+            error(&mock(file))
+        );
+        let users = format!("mqtt: {{password_file: {file}}}\n");
+        assert!(error(&users).contains("is not a path below"), "{}", error(&users));
+    }
+    for file in ["passwd", "mockforge.yaml"] {
+        assert!(error(&mock(file)).contains("is not for messages"), "{file}: {}", error(&mock(file)));
+    }
+}
+
+#[test]
+fn the_variables_of_opentelemetry_are_read_and_what_is_wrong_with_them_is_a_warning() {
+    let environment = ["OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317", "OTEL_TRACES_SAMPLER=sometimes"];
+    let config = load("", &environment, &[]).unwrap();
+    assert!(config.telemetry.traces.is_some() && config.telemetry.metrics.is_some());
+    assert!(config.warnings.iter().any(|warning| warning.contains("OTEL_TRACES_SAMPLER is ignored")));
+    assert_eq!(load("", &[], &[]).unwrap().telemetry, TelemetryConfig::default());
 }

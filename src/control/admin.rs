@@ -2,8 +2,6 @@
 
 use std::path::{self, Path, PathBuf};
 
-use tokio::task::spawn_blocking;
-
 use super::{
     Control, ControlError, ControlStream,
     fields::Fields,
@@ -12,10 +10,7 @@ use super::{
 };
 use crate::{
     broker::Durability,
-    config::Config,
-    fault::ChaosError,
-    field::BadField,
-    net::tls::{TlsError, reload},
+    log::{self, LogError},
 };
 
 impl Control {
@@ -61,51 +56,20 @@ impl Control {
         Ok(self.until_stopped(watch::events(self.clone(), filter)))
     }
 
-    /// Puts what of the settings can change while a server runs into force: users and access rules, tokens of callers, mocks, in the place of
-    /// all there are, and webhooks and rules of chaos, beside those made over the API.
-    ///
-    /// # Errors
-    /// Why they are refused. Settings that were loaded are good by themselves.
-    pub async fn apply_settings(&self, config: &Config) -> Result<(), ControlError> {
-        let bad_chaos = |error| match error {
-            ChaosError::Bad(fields) => {
-                let in_settings =
-                    |field: BadField| BadField { path: format!("mqtt.chaos.{}", field.path), ..field };
-                ControlError::BadFields(fields.into_iter().map(in_settings).collect())
-            }
-            other => ControlError::bad_field("mqtt.chaos", other),
-        };
-        let (tokens, in_force) = (&config.api.tokens, &self.parts().tokens);
-        // The listeners stay where they are, and may be open to a network.
-        if tokens.is_empty() && !in_force.get().is_empty() {
-            return Err(ControlError::bad_field(
-                "api_tokens",
-                "no token is left: letting everybody in takes a restart",
-            ));
-        }
-        // Before anything changes.
-        self.chaos()?.check(&config.mqtt.chaos).map_err(bad_chaos)?;
-        in_force.set(tokens.clone());
-        self.server()?.set_access(config.mqtt.access.clone()).await?;
-        let webhooks = self.webhooks()?.replace_all(config.mqtt.webhooks.clone());
-        webhooks.map_err(|error| ControlError::bad_field("mqtt.webhooks", error))?;
-        self.chaos()?.set(&config.mqtt.chaos).map_err(bad_chaos)?;
-        let mocks = self.mocks()?.set(config.mqtt.mocks.clone());
-        mocks.map_err(|(position, error)| ControlError::bad_field(format!("mqtt.mocks[{position}]"), error))
+    pub async fn get_log_filter(&self, _: pb::GetLogFilterRequest) -> Result<pb::LogFilter, ControlError> {
+        Ok(pb::LogFilter { filter: log::filter().ok_or(ControlError::NoLog)? })
     }
 
-    /// Reads the files of certificates, keys and authorities again: connections go on, the next ones see what is new. Returns
-    /// for how many listeners and upstreams there were any.
-    ///
-    /// # Errors
-    /// The first file that is wrong; then all stays as it was.
-    pub async fn reload_certificates(&self) -> Result<usize, TlsError> {
-        let certificates = self.parts().certificates.clone();
-        let read = move || reload(certificates.iter().map(|files| &**files)).map(|()| certificates.len());
-        match spawn_blocking(read).await {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+    pub async fn set_log_filter(
+        &self,
+        request: pb::SetLogFilterRequest,
+    ) -> Result<pb::LogFilter, ControlError> {
+        let filter = log::set_filter(&request.filter).map_err(|error| match error {
+            LogError::BadFilter(what) => ControlError::bad_field("filter", what),
+            LogError::NotOurs => ControlError::NoLog,
+        })?;
+        tracing::info!(filter, "the log was asked for otherwise");
+        Ok(pb::LogFilter { filter })
     }
 
     pub async fn shutdown(&self, _: pb::ShutdownRequest) -> Result<pb::ShutdownResponse, ControlError> {

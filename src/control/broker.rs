@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::StreamExt;
+use tonic::Streaming;
 
 use super::{
     Control, ControlError, ControlStream, MqttServer, fields::Fields, lossy::Entry, page::PageRequest, pb,
@@ -10,9 +11,13 @@ use super::{
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
-    packet::{Properties, ReasonCode, TopicFilter},
+    packet::{Properties, ReasonCode, TopicFilter, TopicName},
+    recording::NamePattern,
     session::{ApplicationMessage, Origin},
 };
+
+/// Messages of one PublishBatch.
+const BATCH_MAX: usize = 10_000;
 
 impl Control {
     pub async fn publish(&self, request: pb::PublishRequest) -> Result<pb::PublishResponse, ControlError> {
@@ -40,6 +45,57 @@ impl Control {
         published[usize::from(u8::from(qos))] = 1;
         self.metrics().received(Instant::now(), 0, published);
         Ok(answer)
+    }
+
+    pub async fn publish_batch(
+        &self,
+        request: pb::PublishBatchRequest,
+    ) -> Result<pb::PublishBatchResponse, ControlError> {
+        match request.messages.len() {
+            0 => return Err(ControlError::bad_field("messages", "is required")),
+            1..=BATCH_MAX => {}
+            count => {
+                let what = format_args!("has at most {BATCH_MAX} messages, not {count}");
+                return Err(ControlError::bad_field("messages", what));
+            }
+        }
+        self.server()?;
+        let mut results = Vec::with_capacity(request.messages.len());
+        for message in request.messages {
+            results.push(self.published(message).await);
+        }
+        Ok(pb::PublishBatchResponse { results })
+    }
+
+    pub async fn publish_stream(
+        &self,
+        messages: Streaming<pb::PublishRequest>,
+    ) -> Result<ControlStream<pb::PublishResult>, ControlError> {
+        self.server()?;
+        let control = self.clone();
+        let results = messages
+            .take_while(|message| std::future::ready(message.is_ok()))
+            .filter_map(|message| std::future::ready(message.ok()))
+            .then(move |message| {
+                let control = control.clone();
+                async move { Ok(control.published(message).await) }
+            });
+        Ok(self.until_stopped(results))
+    }
+
+    /// Publishes one of several.
+    async fn published(&self, message: pb::PublishRequest) -> pb::PublishResult {
+        use pb::publish_result::Result;
+        let result = match self.publish(message).await {
+            Ok(published) => Result::Published(published),
+            Err(error) => Result::Refused(pb::PublishRefused {
+                code: error.code().into(),
+                reason: error.reason().to_owned(),
+                message: error.to_string(),
+                fields: error.fields().map(|field| field.path.clone()).collect(),
+            }),
+        };
+        pb::PublishResult { result: Some(result) }
     }
 
     pub async fn subscribe(
@@ -82,6 +138,13 @@ impl Control {
         let mut subscriptions = self.server()?.subscriptions().await?;
         if let Some(client) = &request.client_id {
             subscriptions.retain(|subscription| subscription.client_identifier == *client);
+        }
+        if !request.topic.is_empty() {
+            let parsed = TopicName::parse(&request.topic);
+            let topic = parsed.map_err(|error| ControlError::bad_field("topic", error))?;
+            subscriptions.retain(|subscription| {
+                TopicFilter::parse(&subscription.filter).is_ok_and(|filter| filter.matches(&topic))
+            });
         }
         // U+0000 is in neither, and sorts before everything that may follow a client identifier.
         let page = page.cut(subscriptions, |one| format!("{}\0{}", one.client_identifier, one.filter));
@@ -132,6 +195,10 @@ impl Control {
         let mut clients = self.server()?.clients().await?;
         if request.connected_only {
             clients.retain(|client| client.connection.is_some());
+        }
+        if !request.client.is_empty() {
+            let wanted = NamePattern::new(request.client);
+            clients.retain(|client| wanted.matches(&client.client_identifier));
         }
         let page = page.cut(clients, |client| client.client_identifier.clone());
         Ok(pb::ListClientsResponse {

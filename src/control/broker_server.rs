@@ -2,19 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{
     ControlError, MqttServer, in_force, pb,
     server::{AtThatMoment, Outcomes},
 };
 use crate::{
     auth::Access,
-    broker::{ClientView, SubscriptionView},
+    broker::{ClientView, ResetCounts, RetainedView, SubscriptionView},
     net::{BrokerHandle, MqttUrl, Outgoing, Stopped},
-    packet::ReasonCode,
+    packet::{Properties, QoS, ReasonCode, TopicName},
     recording::RecordingSource,
-    session::ApplicationMessage,
+    session::{ApplicationMessage, Origin},
     tap::Tap,
 };
+
+/// Messages and sessions that are removed in one turn of the broker, and how many turns that takes at most.
+const RESET_TURN: usize = 1_000;
+const RESET_TURNS: usize = 10_000;
 
 /// The broker of this process.
 pub struct BrokerServer {
@@ -34,6 +40,19 @@ impl BrokerServer {
 fn tell_retained(tap: &Tap, now: Instant, message: &ApplicationMessage, expiry: Option<u32>) {
     if message.retain {
         tap.in_force(now, || in_force::published(message, expiry));
+    }
+}
+
+/// What would make a topic's retained message forgotten.
+fn nothing_on(topic: TopicName) -> ApplicationMessage {
+    ApplicationMessage {
+        topic,
+        payload: Bytes::new(),
+        qos: QoS::AtMostOnce,
+        retain: true,
+        properties: Properties::new(),
+        expires_at: None,
+        origin: Origin::Synthetic { depth: 0 },
     }
 }
 
@@ -101,8 +120,46 @@ impl MqttServer for BrokerServer {
         Ok(Vec::new())
     }
 
+    async fn retained_after(
+        &self,
+        after: Option<String>,
+        count: usize,
+    ) -> Result<(Vec<RetainedView>, bool), ControlError> {
+        let run = self.broker.run(move |broker, _| broker.retained_after(after.as_deref(), count));
+        Ok(run.await?)
+    }
+
+    async fn forget_retained(&self, topics: Vec<TopicName>) -> Result<usize, ControlError> {
+        let tap = self.tap.clone();
+        let run = self.broker.run_lasting(move |broker, now| {
+            let forgotten = broker.forget_retained(now, topics);
+            for topic in &forgotten {
+                tell_retained(&tap, now, &nothing_on(topic.clone()), None);
+            }
+            forgotten.len()
+        });
+        Ok(run.await?)
+    }
+
     async fn set_access(&self, access: Access) -> Result<(), ControlError> {
         Ok(self.broker.run(move |broker, now| broker.set_access(now, access)).await?)
+    }
+
+    async fn reset(&self) -> Result<ResetCounts, ControlError> {
+        let mut counts = ResetCounts::default();
+        // In turns, so that the traffic has its own in between; what comes meanwhile does not keep it going for ever.
+        for _ in 0..RESET_TURNS {
+            let run = self.broker.run_lasting(move |broker, now| {
+                let is_over = !broker.reset(now, RESET_TURN, &mut counts);
+                (counts, is_over)
+            });
+            let is_over;
+            (counts, is_over) = run.await?;
+            if is_over {
+                break;
+            }
+        }
+        Ok(counts)
     }
 
     async fn disconnect(

@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Control, ControlError, ControlStream, ReplaySource, blocking,
     fields::Fields,
+    mask::masked,
     page::PageRequest,
     pb,
     recorded_event::{direction, type_of},
@@ -25,7 +26,7 @@ use crate::{
         SliceSpec, SlowSubscriberActionSpec, TruncateSpec, WhenSpec, profile,
     },
     field::BadField,
-    metrics::{Family, label},
+    metrics::Family,
     packet::PacketType,
     recording::{Direction, EventKind, NamePattern},
 };
@@ -100,20 +101,33 @@ impl Control {
 
     pub async fn list_profiles(
         &self,
-        _: pb::ListProfilesRequest,
+        request: pb::ListProfilesRequest,
     ) -> Result<pb::ListProfilesResponse, ControlError> {
+        let page = PageRequest::new(request.page_size, &request.page_token)?;
         self.chaos()?;
         let profiles = PROFILES.into_iter().flat_map(profile).map(|profile| pb::ChaosProfile {
             name: profile.name.to_owned(),
             description: profile.about.to_owned(),
             rules: profile.rules.into_iter().map(rule_message).collect(),
         });
-        Ok(pb::ListProfilesResponse { profiles: profiles.collect() })
+        let page = page.cut_in_order(profiles.collect());
+        Ok(pb::ListProfilesResponse {
+            profiles: page.items,
+            next_page_token: page.next,
+            total_size: page.total,
+        })
     }
 
     pub async fn create_rule(&self, request: pb::CreateRuleRequest) -> Result<pb::ChaosRule, ControlError> {
-        let spec = checked(request.rule)?;
-        self.chaos()?.create(spec).map(shown).map_err(refused)
+        self.add_rule(checked(request.rule)?).map(shown)
+    }
+
+    /// CreateRule for callers in this process.
+    ///
+    /// # Errors
+    /// As CreateRule: what is wrong with which field, an id that is taken, or too many of them.
+    pub fn add_rule(&self, spec: RuleSpec) -> Result<RuleView, ControlError> {
+        self.chaos()?.create(spec).map_err(refused)
     }
 
     pub async fn get_rule(&self, request: pb::GetRuleRequest) -> Result<pb::ChaosRule, ControlError> {
@@ -127,7 +141,8 @@ impl Control {
     ) -> Result<pb::ListRulesResponse, ControlError> {
         let page = PageRequest::new(request.page_size, &request.page_token)?;
         // In the order they are asked, which a token cannot know of ids: so it counts.
-        let rules: Vec<(usize, RuleView)> = self.chaos()?.rules().into_iter().enumerate().collect();
+        let mut rules: Vec<(usize, RuleView)> = self.chaos()?.rules().into_iter().enumerate().collect();
+        rules.retain(|(_, rule)| request.enabled.is_none_or(|wanted| rule.rule.spec().enabled == wanted));
         let page = page.cut(rules, |(position, _)| format!("{position:010}"));
         Ok(pb::ListRulesResponse {
             rules: page.items.into_iter().map(|(_, rule)| shown(rule)).collect(),
@@ -138,8 +153,17 @@ impl Control {
 
     pub async fn update_rule(&self, request: pb::UpdateRuleRequest) -> Result<pb::ChaosRule, ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        let spec = checked(request.rule)?;
-        self.chaos()?.update(&request.id, spec).map(shown).map_err(refused)
+        let chaos = self.chaos()?;
+        let given = request.rule.ok_or_else(|| ControlError::bad_field("rule", "is required"))?;
+        let _turn = self.updating();
+        let mask = request.update_mask.as_ref();
+        let rule = match mask {
+            Some(_) => {
+                masked("ChaosRule", chaos.rule(&request.id).map(shown).map_err(refused)?, given, mask)?
+            }
+            None => given,
+        };
+        chaos.update(&request.id, checked(Some(rule))?).map(shown).map_err(refused)
     }
 
     pub async fn delete_rule(&self, request: pb::DeleteRuleRequest) -> Result<(), ControlError> {
@@ -151,14 +175,25 @@ impl Control {
         Ok(pb::ChaosSeed { seed: self.chaos()?.seed() })
     }
 
+    /// GetSeed for callers in this process.
+    pub fn seed(&self) -> u64 {
+        self.parts().chaos.seed()
+    }
+
     pub async fn set_seed(&self, request: pb::SetSeedRequest) -> Result<pb::ChaosSeed, ControlError> {
         let Some(seed) = request.seed else { return Err(ControlError::bad_field("seed", "is required")) };
+        self.put_seed(seed)?;
+        Ok(pb::ChaosSeed { seed })
+    }
+
+    /// Everything in the server draws from another seed.
+    pub(super) fn put_seed(&self, seed: u64) -> Result<(), ControlError> {
         if let Some(webhooks) = &self.parts().webhooks {
             webhooks.set_seed(seed);
         }
         self.mocks()?.set_seed(seed);
         self.chaos()?.set_seed(seed);
-        Ok(pb::ChaosSeed { seed })
+        Ok(())
     }
 
     pub async fn list_faults(
@@ -316,6 +351,7 @@ fn checked(rule: Option<pb::ChaosRule>) -> Result<RuleSpec, ControlError> {
         qos: qos.collect(),
         direction: matches.direction,
         client: matches.client,
+        proxy: matches.proxy,
         topic: matches.topic,
         types: matches.types,
     };
@@ -473,6 +509,7 @@ pub fn rule_message(spec: RuleSpec) -> pb::ChaosRule {
         r#match: (matches != MatchSpec::default()).then(|| pb::ChaosMatch {
             direction: matches.direction,
             client: matches.client,
+            proxy: matches.proxy,
             topic: matches.topic,
             types: matches.types,
             qos: matches.qos.into_iter().map(u32::from).collect(),
@@ -604,6 +641,10 @@ fn shown_duration(duration: DurationSpec) -> Option<prost_types::Duration> {
 fn fault_filter(fields: &mut Fields, filter: Option<pb::FaultFilter>) -> FaultFilter {
     let filter = filter.unwrap_or_default();
     let said = |text: String| (!text.is_empty()).then_some(text);
+    if !filter.action.is_empty() && !ActionSpec::NAMES.contains(&filter.action.as_str()) {
+        let known = ActionSpec::NAMES.join(", ");
+        fields.refuse("filter.action", format_args!("no action {:?}; there are {known}", filter.action));
+    }
     FaultFilter {
         client: said(filter.client).map(NamePattern::new),
         rule: said(filter.rule),
@@ -638,20 +679,12 @@ fn shown_fault(noted: &Journaled) -> pb::Fault {
 /// What chaos did, and holds back, for `/__mockforge/metrics`.
 pub fn fault_families(chaos: &Chaos) -> Vec<Family> {
     let figures = chaos.figures().into_iter().map(|figure| {
-        let labels = format!("{},{}", label("rule", &figure.rule), label("action", &figure.action));
-        (labels, figure.count)
+        (vec![("rule", figure.rule.clone()), ("action", figure.action.to_string())], figure.count)
     });
     let held = chaos.held();
-    let gauge =
-        |name, help, value| Family { name, kind: "gauge", help, samples: vec![(String::new(), value)] };
     vec![
-        Family {
-            name: "mqtt_faults_total",
-            kind: "counter",
-            help: "Faults injected by each rule, by action.",
-            samples: figures.collect(),
-        },
-        gauge("mqtt_chaos_held_packets", "Packets that chaos holds back.", held.packets),
-        gauge("mqtt_chaos_held_bytes", "Bytes of packets that chaos holds back.", held.bytes),
+        Family::counter("mqtt_faults_total", "Faults injected by each rule, by action.").bounded(figures),
+        Family::gauge("mqtt_chaos_held_packets", "Packets that chaos holds back.").value(held.packets),
+        Family::gauge("mqtt_chaos_held_bytes", "Bytes of packets that chaos holds back.").value(held.bytes),
     ]
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::field::BadField;
+use crate::{config::ConfigError, field::BadField, net::TooManyWaiters};
 
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "mockforge";
@@ -16,8 +16,15 @@ pub const ERROR_DOMAIN: &str = "mockforge";
 pub enum ControlError {
     #[error("{}", Listed(.0))]
     BadFields(Vec<BadField>),
+    /// A line for each thing that is wrong.
+    #[error("{0}")]
+    BadConfig(ConfigError),
+    #[error("there is no mockforge.yaml any more")]
+    SettingsGone,
     #[error("no MQTT server runs in this process: start one with `mockforge serve --mqtt`")]
     NoServer,
+    #[error("this server is a proxy: {0} are its upstream's")]
+    NoBroker(&'static str),
     #[error("the server is stopping")]
     Stopping,
     #[error("{0} is switched off here")]
@@ -56,6 +63,10 @@ pub enum ControlError {
     StoreDamaged(String),
     #[error("{0}")]
     RecordingDamaged(String),
+    #[error("messages are not kept here: journal.messages or journal.bytes is 0")]
+    NoJournal,
+    #[error(transparent)]
+    TooManyWaiters(#[from] TooManyWaiters),
     #[error("no mock {id:?}")]
     MockNotFound { id: String },
     #[error("a mock {id:?} exists already")]
@@ -74,6 +85,18 @@ pub enum ControlError {
     DeliveryNotKept { delivery: String },
     #[error("the queue of webhook {id:?} is full")]
     WebhookQueueFull { id: String },
+    #[error("no proxy {id:?}")]
+    ProxyNotFound { id: String },
+    #[error("a proxy {id:?} exists already")]
+    ProxyExists { id: String },
+    #[error("there may be {0} proxies at most (mqtt.limits.proxies)")]
+    TooManyProxies(usize),
+    #[error("the server's own proxy is what mqtt.upstream says")]
+    OwnProxy,
+    #[error("cannot listen on {address}: {what}")]
+    CannotListen { address: String, what: String },
+    #[error("no connection {connection} is open at proxy {proxy:?}")]
+    ConnectionNotFound { proxy: String, connection: u64 },
     #[error("no rule {id:?}")]
     RuleNotFound { id: String },
     #[error("a rule {id:?} exists already")]
@@ -96,6 +119,14 @@ pub enum ControlError {
     WrongMode(&'static str),
     #[error("{limit} replays are running already")]
     TooManyReplays { limit: usize },
+    #[error("the log of this process is not ours: whoever started it has its own")]
+    NoLog,
+    #[error("no run {id:?}")]
+    RunNotFound { id: String },
+    #[error("run {id} goes on: its report is there when it has ended")]
+    RunRunning { id: String },
+    #[error("{limit} scenarios are running already (scenarios.runs)")]
+    TooManyRuns { limit: usize },
     #[error("{0}")]
     Internal(String),
 }
@@ -117,32 +148,51 @@ impl ControlError {
         Self::BadFields(vec![BadField { path: path.into(), what: what.to_string() }])
     }
 
+    /// The fields that are bad, if that is why.
+    pub fn fields(&self) -> impl Iterator<Item = &BadField> {
+        let fields = if let Self::BadFields(fields) = self { fields.as_slice() } else { &[] };
+        fields.iter()
+    }
+
     pub fn code(&self) -> Code {
         match self {
-            Self::BadFields(_) | Self::BadFile(_) | Self::UnsupportedFile(_) => Code::InvalidArgument,
+            Self::BadFields(_) | Self::BadConfig(_) | Self::BadFile(_) | Self::UnsupportedFile(_) => {
+                Code::InvalidArgument
+            }
             Self::NoServer
+            | Self::SettingsGone
+            | Self::NoBroker(_)
             | Self::NoRing
+            | Self::NoJournal
             | Self::NothingMeant(_)
             | Self::RecordingActive { .. }
             | Self::RecordingEnded { .. }
             | Self::DeliveryNotKept { .. }
             | Self::ReplayEnded { .. }
             | Self::ReplayRunning { .. }
+            | Self::OwnProxy
+            | Self::CannotListen { .. }
+            | Self::RunRunning { .. }
             | Self::WrongMode(_)
+            | Self::NoLog
             | Self::NoScript(_) => Code::FailedPrecondition,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::ClientNotFound { .. }
             | Self::RecordingNotFound(_)
             | Self::ReplayNotFound { .. }
+            | Self::RunNotFound { .. }
             | Self::MockNotFound { .. }
             | Self::WebhookNotFound { .. }
             | Self::DeliveryNotFound { .. }
             | Self::RuleNotFound { .. }
+            | Self::ProxyNotFound { .. }
+            | Self::ConnectionNotFound { .. }
             | Self::StateNotFound { .. } => Code::NotFound,
             Self::RecordingExists { .. }
             | Self::MockExists { .. }
             | Self::WebhookExists { .. }
-            | Self::RuleExists { .. } => Code::AlreadyExists,
+            | Self::RuleExists { .. }
+            | Self::ProxyExists { .. } => Code::AlreadyExists,
             Self::UpstreamUnavailable { .. }
             | Self::Stopping
             | Self::Store(_)
@@ -150,11 +200,14 @@ impl ControlError {
             | Self::ImportsTooLong { .. } => Code::Unavailable,
             Self::RecordingDamaged(_) | Self::StoreDamaged(_) => Code::DataLoss,
             Self::TooManyReplays { .. }
+            | Self::TooManyRuns { .. }
             | Self::FileTooLong { .. }
             | Self::TooManyMocks(_)
+            | Self::TooManyWaiters(_)
             | Self::TooManyWebhooks(_)
             | Self::WebhookQueueFull { .. }
             | Self::TooManyRules { .. }
+            | Self::TooManyProxies(_)
             | Self::StateFull(_) => Code::ResourceExhausted,
             Self::Internal(_) => Code::Internal,
         }
@@ -164,7 +217,10 @@ impl ControlError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::BadFields(_) => "BAD_FIELD",
+            Self::BadConfig(_) => "BAD_CONFIG",
+            Self::SettingsGone => "SETTINGS_GONE",
             Self::NoServer => "NO_SERVER",
+            Self::NoBroker(_) => "NO_BROKER",
             Self::Stopping => "STOPPING",
             Self::Unsupported(_) => "UNSUPPORTED",
             Self::ClientNotFound { .. } => "CLIENT_NOT_FOUND",
@@ -175,6 +231,8 @@ impl ControlError {
             Self::RecordingEnded { .. } => "RECORDING_ENDED",
             Self::NothingMeant(_) => "NOTHING_MEANT",
             Self::NoRing => "NO_RING",
+            Self::NoJournal => "NO_JOURNAL",
+            Self::TooManyWaiters(_) => "TOO_MANY_WAITERS",
             Self::BadFile(_) => "BAD_FILE",
             Self::UnsupportedFile(_) => "UNSUPPORTED_FILE",
             Self::FileTooLong { .. } => "FILE_TOO_LONG",
@@ -192,6 +250,12 @@ impl ControlError {
             Self::DeliveryNotFound { .. } => "DELIVERY_NOT_FOUND",
             Self::DeliveryNotKept { .. } => "DELIVERY_NOT_KEPT",
             Self::WebhookQueueFull { .. } => "WEBHOOK_QUEUE_FULL",
+            Self::ProxyNotFound { .. } => "PROXY_NOT_FOUND",
+            Self::ProxyExists { .. } => "PROXY_EXISTS",
+            Self::TooManyProxies(_) => "TOO_MANY_PROXIES",
+            Self::OwnProxy => "OWN_PROXY",
+            Self::CannotListen { .. } => "CANNOT_LISTEN",
+            Self::ConnectionNotFound { .. } => "CONNECTION_NOT_FOUND",
             Self::RuleNotFound { .. } => "RULE_NOT_FOUND",
             Self::RuleExists { .. } => "RULE_EXISTS",
             Self::TooManyRules { .. } => "TOO_MANY_RULES",
@@ -203,6 +267,10 @@ impl ControlError {
             Self::ReplayRunning { .. } => "REPLAY_RUNNING",
             Self::WrongMode(_) => "WRONG_MODE",
             Self::TooManyReplays { .. } => "TOO_MANY_REPLAYS",
+            Self::NoLog => "NO_LOG",
+            Self::RunNotFound { .. } => "RUN_NOT_FOUND",
+            Self::RunRunning { .. } => "RUN_RUNNING",
+            Self::TooManyRuns { .. } => "TOO_MANY_RUNS",
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -211,9 +279,17 @@ impl ControlError {
 impl From<ControlError> for Status {
     fn from(error: ControlError) -> Self {
         let mut details = ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, []);
-        if let ControlError::BadFields(fields) = &error {
-            let violations: Vec<_> =
-                fields.iter().map(|field| FieldViolation::new(&field.path, &field.what)).collect();
+        let violations: Vec<FieldViolation> = match &error {
+            ControlError::BadFields(fields) => {
+                fields.iter().map(|field| FieldViolation::new(&field.path, &field.what)).collect()
+            }
+            ControlError::BadConfig(error) => {
+                let problems = error.problems().into_iter();
+                problems.map(|problem| FieldViolation::new(problem.path, problem.text)).collect()
+            }
+            _ => Vec::new(),
+        };
+        if !violations.is_empty() {
             details.set_bad_request(violations);
         }
         Self::with_error_details(error.code(), error.to_string(), details)

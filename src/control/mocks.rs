@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     Control, ControlError, blocking,
     fields::Fields,
+    mask::masked,
     page::PageRequest,
     pb, properties,
     state::{json_bytes, json_or_text},
@@ -27,8 +28,15 @@ use crate::{
 
 impl Control {
     pub async fn create_mock(&self, request: pb::CreateMockRequest) -> Result<pb::Mock, ControlError> {
-        let spec = checked(request.mock)?;
-        self.mocks()?.create(spec).map(shown).map_err(refused)
+        self.add_mock(checked(request.mock)?).map(shown)
+    }
+
+    /// CreateMock for callers in this process.
+    ///
+    /// # Errors
+    /// As CreateMock: what is wrong with which field, an id that is taken, or too many of them.
+    pub fn add_mock(&self, spec: MockSpec) -> Result<MockView, ControlError> {
+        self.mocks()?.create(spec).map_err(refused)
     }
 
     pub async fn get_mock(&self, request: pb::GetMockRequest) -> Result<pb::Mock, ControlError> {
@@ -42,7 +50,8 @@ impl Control {
     ) -> Result<pb::ListMocksResponse, ControlError> {
         let page = PageRequest::new(request.page_size, &request.page_token)?;
         // In the order they were made, which a token cannot know of ids: so it counts.
-        let mocks: Vec<(usize, MockView)> = self.mocks()?.list().into_iter().enumerate().collect();
+        let mut mocks: Vec<(usize, MockView)> = self.mocks()?.list().into_iter().enumerate().collect();
+        mocks.retain(|(_, mock)| request.enabled.is_none_or(|wanted| mock.mock.spec.enabled == wanted));
         let page = page.cut(mocks, |(position, _)| format!("{position:010}"));
         Ok(pb::ListMocksResponse {
             mocks: page.items.into_iter().map(|(_, mock)| shown(mock)).collect(),
@@ -53,8 +62,15 @@ impl Control {
 
     pub async fn update_mock(&self, request: pb::UpdateMockRequest) -> Result<pb::Mock, ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        let spec = checked(request.mock)?;
-        self.mocks()?.update(&request.id, spec).map(shown).map_err(refused)
+        let mocks = self.mocks()?;
+        let given = request.mock.ok_or_else(|| ControlError::bad_field("mock", "is required"))?;
+        let _turn = self.updating();
+        let mask = request.update_mask.as_ref();
+        let mock = match mask {
+            Some(_) => masked("Mock", mocks.get(&request.id).map(shown).map_err(refused)?, given, mask)?,
+            None => given,
+        };
+        mocks.update(&request.id, checked(Some(mock))?).map(shown).map_err(refused)
     }
 
     pub async fn delete_mock(&self, request: pb::DeleteMockRequest) -> Result<(), ControlError> {
@@ -100,10 +116,20 @@ impl Control {
             "" => None,
             text => Some(TopicFilter::parse(text).map_err(|error| ControlError::bad_field("topic", error))?),
         };
+        let page = PageRequest::new(request.page_size, &request.page_token)?;
         let mocks = self.mocks()?.clone();
         let unmatched = blocking(move || Ok(mocks.unmatched(filter.as_ref()))).await?;
-        let messages = unmatched.into_iter().map(shown_unmatched).collect();
-        Ok(pb::ListUnmatchedResponse { messages })
+        let page = page.cut_in_order(unmatched);
+        Ok(pb::ListUnmatchedResponse {
+            messages: page.items.into_iter().map(shown_unmatched).collect(),
+            next_page_token: page.next,
+            total_size: page.total,
+        })
+    }
+
+    /// All mocks for callers in this process, in the order in which they were made.
+    pub fn mock_views(&self) -> Vec<MockView> {
+        self.parts().mocks.list()
     }
 
     pub(super) fn mocks(&self) -> Result<&MockHandle, ControlError> {

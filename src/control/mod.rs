@@ -17,15 +17,22 @@ mod event_text;
 mod fields;
 mod in_force;
 mod lossy;
+mod mask;
+mod messages;
 mod mocks;
 mod page;
 pub mod pb;
 mod properties;
+mod proxies;
 mod proxy_server;
 mod recorded_event;
 mod recordings;
 mod replays;
+mod reset;
+mod retained;
+mod scenarios;
 mod server;
+mod settings;
 mod state;
 mod steering;
 mod summary;
@@ -38,7 +45,7 @@ mod webhooks;
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -51,25 +58,30 @@ pub use chaos::{fault_families, rule_message};
 pub use edits::changed_nothing;
 pub use error::{ControlError, ERROR_DOMAIN};
 pub use lossy::Entry;
+pub use messages::{count_message, match_message};
 pub use mocks::mock_message;
+pub use proxies::{Proxies, ProxyParts, SpawnProxy};
 pub use proxy_server::ProxyServer;
 pub use recordings::export_progress;
 pub use replays::ReplaySource;
 pub use server::{Messages, MqttServer};
+pub use settings::{ReadAgain, SettingsInForce};
 pub use tokens_in_force::TokensInForce;
 pub use webhooks::webhook_message;
 
-use self::{recordings::Recorders, replays::ReplayList};
+use self::{recordings::Recorders, replays::ReplayList, scenarios::RunList};
 use crate::{
     broker::Durability,
+    config::ScenarioLimits,
     event::EventBus,
     fault::{Chaos, ChaosHooks, ChaosOptions},
     metrics::Metrics,
-    net::{MockHandle, MockOptions, WebhookHandle, tls::TlsFiles},
+    net::{JournalHandle, MockHandle, MockOptions, WebhookHandle, tls::TlsFiles},
     recorder::FlightRecorder,
     recording::OnOverload,
     store::{Store, StoreOptions},
     tap::Tap,
+    telemetry::Telemetry,
 };
 
 /// What one request or answer may have in bytes, over gRPC and as JSON in a request.
@@ -97,6 +109,9 @@ pub struct ControlParts {
     pub on_overload: OnOverload,
     /// Of files that are being imported, at most.
     pub import_bytes: u64,
+    /// Of the server.
+    pub settings: Option<SettingsInForce>,
+    pub scenarios: ScenarioLimits,
     /// Who may call.
     pub tokens: TokensInForce,
     /// Keeps the last minutes, if asked to.
@@ -107,10 +122,16 @@ pub struct ControlParts {
     /// What listeners with TLS show, and what an upstream is believed by and shown.
     pub certificates: Vec<Arc<dyn TlsFiles>>,
     pub mocks: MockHandle,
+    /// Those of the server, beside its own listener.
+    pub proxies: Option<Proxies>,
     /// Of the server.
     pub webhooks: Option<WebhookHandle>,
+    /// Of the server.
+    pub journal: Option<JournalHandle>,
     /// Its seed is what random values of others are drawn from, too.
     pub chaos: Chaos,
+    /// Takes spans of what is done here.
+    pub telemetry: Telemetry,
     /// Cancelled by `Shutdown`, and by whoever stops the server: streams end then.
     pub stop: CancellationToken,
 }
@@ -151,14 +172,19 @@ impl ControlParts {
             store,
             on_overload: OnOverload::Block,
             import_bytes: u64::MAX,
+            settings: None,
+            scenarios: ScenarioLimits::default(),
             tokens: TokensInForce::default(),
             flight: None,
             durability: None,
             addresses: Addresses::default(),
             certificates: Vec::new(),
             mocks: MockHandle::new(MockOptions::default(), Box::new(|_| {})),
+            proxies: None,
             webhooks: None,
+            journal: None,
             chaos: Chaos::new(ChaosOptions::default(), ChaosHooks::default()),
+            telemetry: Telemetry::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -175,28 +201,41 @@ struct Inner {
     store: OnceCell<Store>,
     recorders: Recorders,
     replays: ReplayList,
+    runs: RunList,
     /// Bytes of files that are being imported.
     spooled: Arc<AtomicU64>,
     /// Name of the recording whose faults are injected again.
     script: Mutex<String>,
+    /// Whoever replaces parts of something reads it first: one after the other.
+    updates: Mutex<()>,
     started: Instant,
     started_at: SystemTime,
 }
 
 impl Control {
     pub fn new(parts: ControlParts) -> Self {
-        Self {
+        let metrics = Arc::clone(&parts.metrics);
+        let control = Self {
             inner: Arc::new(Inner {
                 parts,
                 store: OnceCell::new(),
                 recorders: Recorders::default(),
                 replays: ReplayList::default(),
+                runs: RunList::default(),
                 spooled: Arc::default(),
                 script: Mutex::default(),
+                updates: Mutex::default(),
                 started: Instant::now(),
                 started_at: SystemTime::now(),
             }),
-        }
+        };
+        let asked = Arc::downgrade(&control.inner);
+        metrics.before_each(Box::new(move || {
+            if let Some(inner) = asked.upgrade() {
+                inner.recorders.count(&inner.parts.metrics);
+            }
+        }));
+        control
     }
 
     /// Ends what was begun: replays are cancelled, recordings completed, webhooks sent for a bounded time, the store is
@@ -205,6 +244,8 @@ impl Control {
     /// To be awaited when the traffic has ended and before the process does.
     pub async fn close(&self) {
         self.parts().stop.cancel();
+        // Before what they set going.
+        self.cancel_runs().await;
         self.cancel_replays().await;
         let webhooks = async {
             if let Some(webhooks) = &self.parts().webhooks {
@@ -232,9 +273,12 @@ impl Control {
         &self.parts().metrics
     }
 
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.parts().telemetry
+    }
+
     /// All figures as Prometheus text.
     pub async fn metrics_text(&self) -> String {
-        self.inner.recorders.count(self.metrics());
         self.metrics().render().await
     }
 
@@ -248,6 +292,11 @@ impl Control {
 
     fn started_at(&self) -> SystemTime {
         self.inner.started_at
+    }
+
+    /// Held by whoever updates something that others may be updating.
+    fn updating(&self) -> MutexGuard<'_, ()> {
+        self.inner.updates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `f` with the store, where it may block.

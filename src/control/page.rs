@@ -35,10 +35,7 @@ impl PageRequest {
         let after = match token {
             "" => None,
             token => Some(
-                URL_SAFE_NO_PAD
-                    .decode(token)
-                    .ok()
-                    .and_then(|key| String::from_utf8(key).ok())
+                key_of(token)
                     .ok_or_else(|| ControlError::bad_field("page_token", "is no token of this list"))?,
             ),
         };
@@ -56,7 +53,20 @@ impl PageRequest {
 
     /// The token of the page behind `key`.
     pub fn token(key: &str) -> String {
-        URL_SAFE_NO_PAD.encode(key)
+        let mut bytes = crc32fast::hash(key.as_bytes()).to_be_bytes().to_vec();
+        bytes.extend_from_slice(key.as_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Cuts the page out of `items` that have no keys, in their order: the token counts.
+    pub fn cut_in_order<T>(&self, items: Vec<T>) -> Page<T> {
+        let page =
+            self.cut(items.into_iter().enumerate().collect(), |(position, _)| format!("{position:010}"));
+        Page {
+            items: page.items.into_iter().map(|(_, item)| item).collect(),
+            next: page.next,
+            total: page.total,
+        }
     }
 
     /// Cuts the page out of `items`, ordered by `key`.
@@ -75,6 +85,13 @@ impl PageRequest {
         };
         Page { items, next, total }
     }
+}
+
+/// A token's key, behind its checksum: what people type by mistake is none.
+fn key_of(token: &str) -> Option<String> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (sum, key) = bytes.split_first_chunk()?;
+    (crc32fast::hash(key).to_be_bytes() == *sum).then(|| String::from_utf8(key.to_vec()).ok())?
 }
 
 #[cfg(test)]
@@ -102,7 +119,9 @@ mod tests {
 
     #[test]
     fn a_foreign_token_is_a_bad_field() {
-        let error = PageRequest::new(0, "§").unwrap_err();
-        assert_eq!(error.to_string(), "page_token: is no token of this list");
+        for token in ["§", "abcd", "0000000010", "YQ"] {
+            let error = PageRequest::new(0, token).unwrap_err();
+            assert_eq!(error.to_string(), "page_token: is no token of this list");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The proxy, as the control plane sees it: its clients are those connected through it, messages go to its upstream.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Mutex,
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     auth::Access,
-    broker::{ClientView, SubscriptionView},
+    broker::{ClientView, ResetCounts, RetainedView, SubscriptionView},
     interceptor::Verdict,
     net::{Asking, Client, ClientError, ClientOptions, MqttUrl, Outgoing, ProxyHandle, Publisher, Receipt},
-    packet::{Property, ProtocolVersion, Publish, ReasonCode},
+    packet::{Property, ProtocolVersion, Publish, ReasonCode, TopicName},
     recording::RecordingSource,
     session::{ApplicationMessage, Peer},
 };
@@ -32,11 +32,13 @@ pub struct ProxyServer {
     publisher: Mutex<Option<Client>>,
     /// What is published here does not pass the relay, which offers them all else.
     asking: Asking,
+    /// Its id; `None` for the server's own.
+    via: Option<Arc<str>>,
 }
 
 impl ProxyServer {
-    pub fn new(proxy: ProxyHandle, asking: Asking) -> Self {
-        Self { proxy, publisher: Mutex::new(None), asking }
+    pub fn new(proxy: ProxyHandle, asking: Asking, via: Option<Arc<str>>) -> Self {
+        Self { proxy, publisher: Mutex::new(None), asking, via }
     }
 
     fn unavailable(&self, error: &ClientError) -> ControlError {
@@ -56,10 +58,11 @@ impl ProxyServer {
         message: ApplicationMessage,
         expiry: Option<u32>,
     ) -> Result<Option<Receipt>, ControlError> {
-        if self.asking.mocks.ask(&message, expiry) == Verdict::Intercept {
+        if self.asking.mocks.ask(&message, expiry, self.via.as_ref()) == Verdict::Intercept {
+            self.asking.journal.note(&message, Verdict::Intercept);
             return Ok(None);
         }
-        let told = self.asking.webhooks.is_active().then(|| message.clone());
+        let told = self.asking.interest.is_any().then(|| message.clone());
         let mut properties = message.properties;
         properties.0.extend(expiry.map(Property::MessageExpiryInterval));
         let publish = Publish {
@@ -81,6 +84,7 @@ impl ProxyServer {
         // As with clients' messages, what the upstream says of it is not waited for.
         if let Some(message) = told {
             self.asking.webhooks.offer(&message, expiry);
+            self.asking.journal.note(&message, Verdict::Route);
         }
         Ok(Some(receipt))
     }
@@ -216,9 +220,25 @@ impl MqttServer for ProxyServer {
     }
 
     /// The Will is the upstream's to send: it sees the connection break, whatever is asked.
+    async fn retained_after(
+        &self,
+        _: Option<String>,
+        _: usize,
+    ) -> Result<(Vec<RetainedView>, bool), ControlError> {
+        Err(ControlError::NoBroker("retained messages"))
+    }
+
+    async fn forget_retained(&self, _: Vec<TopicName>) -> Result<usize, ControlError> {
+        Err(ControlError::NoBroker("retained messages"))
+    }
+
     async fn set_access(&self, _: Access) -> Result<(), ControlError> {
         // The broker behind decides.
         Ok(())
+    }
+
+    async fn reset(&self) -> Result<ResetCounts, ControlError> {
+        Err(ControlError::WrongMode("what the broker behind a proxy keeps is not this server's to reset"))
     }
 
     async fn disconnect(
@@ -239,7 +259,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::packet::{Properties, QoS, TopicName};
+    use crate::packet::{Properties, QoS};
 
     #[tokio::test]
     async fn an_acknowledgement_is_waited_for_so_long() {

@@ -655,6 +655,18 @@ fn list_events(
 }
 
 /// The format of a file, if one is said.
+impl From<RecordingFormat> for pb::RecordingFormat {
+    fn from(format: RecordingFormat) -> Self {
+        match format {
+            RecordingFormat::Json => Self::Json,
+            RecordingFormat::Ndjson => Self::Ndjson,
+            RecordingFormat::Mcap => Self::Mcap,
+            RecordingFormat::Pcapng => Self::Pcapng,
+            RecordingFormat::Csv => Self::Csv,
+        }
+    }
+}
+
 fn checked_format(fields: &mut Fields, format: i32) -> Option<RecordingFormat> {
     Some(match fields.choice("format", format)? {
         pb::RecordingFormat::Unspecified => return None,

@@ -32,6 +32,7 @@ use crate::{
         player::{Causality, Pace, Repeat, Selection, Speed, plan, plan_acts, plan_parts},
     },
     store::Store,
+    telemetry::{ActiveSpan, SpanKind, current_context},
 };
 
 /// Replays that may run at once: each has threads of its own.
@@ -337,12 +338,17 @@ impl Control {
         tracing::info!(id = %replay.id, recording = %replay.recording_name, "replay created");
         replays.insert(replay.id.clone(), replay.clone());
         drop(replays);
-        tokio::spawn(self.clone().follow_replay(replay.clone()));
+        let mut span = self.telemetry().span("replay", SpanKind::Internal, current_context());
+        if let Some(span) = &mut span {
+            span.set_text("mockforge.replay.id", &replay.id);
+            span.set_text("mockforge.recording.name", &replay.recording_name);
+        }
+        tokio::spawn(self.clone().follow_replay(replay.clone(), span));
         Ok(replay.shown())
     }
 
     /// Tells watchers of the replay's states, and forgets the oldest ones when it has ended.
-    async fn follow_replay(self, replay: Arc<Running>) {
+    async fn follow_replay(self, replay: Arc<Running>, mut span: Option<ActiveSpan>) {
         let events = &self.parts().events;
         events.emit(What::Replay(replay.id.clone()));
         let mut progress = replay.handle.progress();
@@ -356,6 +362,16 @@ impl Control {
         // Set here alone.
         let _ = replay.ended.set((SystemTime::now(), failed));
         replay.has_ended.send_replace(true);
+        if let Some(span) = &mut span {
+            match replay.handle.report() {
+                Some(report) => {
+                    span.set("mockforge.replay.outcome", report.outcome.name());
+                    span.set("mockforge.replay.sent", report.sent.cast_signed());
+                }
+                None => span.fail("the replay failed inside"),
+            }
+        }
+        drop(span);
         match replay.handle.report() {
             Some(report) => tracing::info!(id = %replay.id, verdict = %report.outcome, "replay ended"),
             None => tracing::error!(id = %replay.id, "the replay failed inside"),

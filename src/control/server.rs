@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     auth::Access,
-    broker::{ClientView, SubscriptionView},
+    broker::{ClientView, ResetCounts, RetainedView, SubscriptionView},
     net::{Client, ClientOptions, MqttUrl, Outgoing},
     packet::{
         Properties, Publish, QoS, ReasonCode, RetainHandling, Subscription, SubscriptionOptions, TopicFilter,
+        TopicName,
     },
     recording::{InForce, RecordingSource},
     session::ApplicationMessage,
@@ -58,8 +59,21 @@ pub trait MqttServer: Send + Sync {
     /// that its caller attaches to is told of what comes after. Answers with what cannot be known, for people.
     async fn in_force(&self, then: AtThatMoment) -> Result<Vec<String>, ControlError>;
 
+    /// The first `count` retained messages behind the topic `after`, and whether there are more.
+    async fn retained_after(
+        &self,
+        after: Option<String>,
+        count: usize,
+    ) -> Result<(Vec<RetainedView>, bool), ControlError>;
+
+    /// Forgets what these topics have retained; how many had something.
+    async fn forget_retained(&self, topics: Vec<TopicName>) -> Result<usize, ControlError>;
+
     /// Puts other users and access rules into force, where they are this server's to say.
     async fn set_access(&self, access: Access) -> Result<(), ControlError>;
+
+    /// Removes retained messages, sessions that are not connected, and what waits for those that are.
+    async fn reset(&self) -> Result<ResetCounts, ControlError>;
 
     /// Closes a client's connection; whether there was one.
     async fn disconnect(

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     Control, ControlError,
     fields::Fields,
+    mask::masked,
     mocks::{condition, shown_condition},
     page::PageRequest,
     pb, time,
@@ -38,7 +39,9 @@ impl Control {
     ) -> Result<pb::ListWebhooksResponse, ControlError> {
         let page = PageRequest::new(request.page_size, &request.page_token)?;
         // In the order they were made, which a token cannot know of ids: so it counts.
-        let webhooks: Vec<(usize, WebhookView)> = self.webhooks()?.list().into_iter().enumerate().collect();
+        let mut webhooks: Vec<(usize, WebhookView)> =
+            self.webhooks()?.list().into_iter().enumerate().collect();
+        webhooks.retain(|(_, webhook)| request.enabled.is_none_or(|wanted| webhook.spec.enabled == wanted));
         let page = page.cut(webhooks, |(position, _)| format!("{position:010}"));
         Ok(pb::ListWebhooksResponse {
             webhooks: page.items.into_iter().map(|(_, webhook)| shown(webhook)).collect(),
@@ -52,8 +55,17 @@ impl Control {
         request: pb::UpdateWebhookRequest,
     ) -> Result<pb::Webhook, ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        let spec = checked(request.webhook)?;
-        self.webhooks()?.update(&request.id, spec).map(shown).map_err(refused)
+        let webhooks = self.webhooks()?;
+        let given = request.webhook.ok_or_else(|| ControlError::bad_field("webhook", "is required"))?;
+        let _turn = self.updating();
+        let mask = request.update_mask.as_ref();
+        let webhook = match mask {
+            Some(_) => {
+                masked("Webhook", webhooks.get(&request.id).map(shown).map_err(refused)?, given, mask)?
+            }
+            None => given,
+        };
+        webhooks.update(&request.id, checked(Some(webhook))?).map(shown).map_err(refused)
     }
 
     pub async fn delete_webhook(&self, request: pb::DeleteWebhookRequest) -> Result<(), ControlError> {

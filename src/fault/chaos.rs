@@ -26,6 +26,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Chaos {
     shared: Arc<Shared>,
+    /// Whose connections it judges: those that come through this proxy, or to the server itself.
+    proxy: Option<Arc<str>>,
 }
 
 struct Shared {
@@ -182,7 +184,16 @@ impl Chaos {
             held_packets: AtomicI64::new(0),
             held_bytes: AtomicI64::new(0),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), proxy: None }
+    }
+
+    /// The same for connections that come through the proxy with that id.
+    pub fn of_proxy(&self, id: &Arc<str>) -> Self {
+        Self { shared: Arc::clone(&self.shared), proxy: Some(Arc::clone(id)) }
+    }
+
+    pub(super) fn proxy(&self) -> Option<&str> {
+        self.proxy.as_deref()
     }
 
     /// Whether a packet can meet a rule, or the script, at all. One relaxed load.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -90,7 +91,7 @@ pub enum Effect {
 }
 
 /// How a connection ends for the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisconnectMode {
     /// TCP FIN: in order.
@@ -103,9 +104,10 @@ pub enum DisconnectMode {
 }
 
 /// What a CONNACK says about the server; what is absent stays as it is. Of MQTT 5, except for the first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct Capabilities {
+    /// Whether the server says that it has a session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_present: Option<bool>,
     /// Seconds.
@@ -117,17 +119,22 @@ pub struct Capabilities {
     /// 0 or 1; 2 stands for no limit, which has no property.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maximum_qos: Option<u8>,
+    /// Whether retained messages may be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retain_available: Option<bool>,
     /// Bytes, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maximum_packet_size: Option<u32>,
+    /// The highest topic alias that is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic_alias_maximum: Option<u16>,
+    /// Whether filters may have wildcards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wildcard_subscription_available: Option<bool>,
+    /// Whether subscriptions may have identifiers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscription_identifiers_available: Option<bool>,
+    /// Whether subscriptions may be shared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_subscription_available: Option<bool>,
     /// Seconds.

@@ -114,7 +114,7 @@ impl Judge {
     fn prepare(&mut self) {
         let client = &*self.client_identifier;
         self.script = self.plan.script.as_ref().and_then(|script| script.of_client(client));
-        let rules = self.plan.rules.iter().filter(|(_, rule)| rule.concerns(client));
+        let rules = self.plan.rules.iter().filter(|(_, rule)| rule.concerns(client, self.chaos.proxy()));
         let asked = rules.map(|(key, rule)| Asked {
             key: *key,
             rule: Arc::clone(rule),

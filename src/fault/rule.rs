@@ -28,6 +28,8 @@ pub struct Rule {
     id: Arc<str>,
     /// None: every client.
     clients: Vec<NamePattern>,
+    /// None: every one, and the server itself.
+    proxies: Vec<NamePattern>,
     /// None: every topic, and packets without.
     topics: Vec<TopicFilter>,
     /// None: every one, and packets without.
@@ -37,6 +39,9 @@ pub struct Rule {
     actions: Vec<Action>,
 }
 
+/// What the server's own listener is called among proxies.
+const OWN_LISTENER: &str = "default";
+
 impl Rule {
     /// # Errors
     /// Every field that is wrong.
@@ -44,12 +49,14 @@ impl Rule {
         let mut checks = Checks::default();
         check_id(&mut checks, &spec.id);
         check_when(&mut checks, &spec.when);
-        let MatchSpec { direction, client, topic, types, qos } = &spec.matches;
+        let MatchSpec { direction, client, proxy, topic, types, qos } = &spec.matches;
         let direction = direction
             .as_deref()
             .map_or(Some(None), |name| checks.keep("match.direction", read_direction(name)).map(Some));
-        if client.len() > ENTRIES_MAX {
-            checks.refuse("match.client", format_args!("has at most {ENTRIES_MAX} entries"));
+        for (path, list) in [("match.client", client), ("match.proxy", proxy)] {
+            if list.len() > ENTRIES_MAX {
+                checks.refuse(path, format_args!("has at most {ENTRIES_MAX} entries"));
+            }
         }
         let topics = read_list(&mut checks, "match.topic", topic, |filter| read_filter(filter));
         let qos = read_list(&mut checks, "match.qos", qos, |qos| {
@@ -80,6 +87,7 @@ impl Rule {
         let made = types.map(|types| Self {
             id: spec.id.as_str().into(),
             clients: spec.matches.client.iter().map(NamePattern::new).collect(),
+            proxies: spec.matches.proxy.iter().map(NamePattern::new).collect(),
             topics,
             qos,
             types,
@@ -97,11 +105,15 @@ impl Rule {
         &self.spec
     }
 
-    pub(super) fn concerns(&self, client_identifier: &str) -> bool {
-        self.clients.is_empty() || self.clients.iter().any(|pattern| pattern.matches(client_identifier))
+    /// `proxy` is the id of the one that the client came through; `None` if it came to the server itself.
+    pub(super) fn concerns(&self, client_identifier: &str, proxy: Option<&str>) -> bool {
+        let is_one = |patterns: &[NamePattern], name: &str| {
+            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name))
+        };
+        is_one(&self.clients, client_identifier) && is_one(&self.proxies, proxy.unwrap_or(OWN_LISTENER))
     }
 
-    /// Whether all but the client, and `when`, holds of a packet.
+    /// Whether all but the client and the proxy, and `when`, holds of a packet.
     pub(super) fn matches(&self, seen: &Seen<'_>) -> bool {
         let protocol = seen.protocol as usize - PROTOCOLS[0] as usize;
         self.types[seen.direction as usize][protocol].contains(seen.packet)

@@ -3,8 +3,9 @@
 //! Nothing here is checked beyond its shape; [`Rule::new`](super::Rule::new) and
 //! [`settings_rules`](super::settings_rules) do that and say which field is wrong.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor},
@@ -14,10 +15,11 @@ use serde::{
 use super::{Capabilities, DisconnectMode};
 
 /// `mqtt.chaos` of the settings. All but the last two are short for rules, which go before those in `rules`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct ChaosSpec {
     #[serde(skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub enabled: bool,
     /// Of each PUBLISH, in either direction, that it vanishes. From 0 to 1.
     #[serde(skip_serializing_if = "is_default")]
@@ -52,15 +54,17 @@ impl Default for ChaosSpec {
 }
 
 /// `slow_subscriber` of the settings; the action of that name has `delay_ms` alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct SlowSubscriberSpec {
     #[serde(skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub enabled: bool,
     /// Milliseconds that each message takes, one after the other.
     pub delay_ms: f64,
     /// Topic Filters; none: all topics.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "texts::Texts")]
     pub affected_topics: Vec<String>,
 }
 
@@ -71,19 +75,23 @@ impl Default for SlowSubscriberSpec {
 }
 
 /// One rule: which packets it is for, when, and what it does to them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
+#[schemars(extend("required" = ["actions"]))]
 pub struct RuleSpec {
     /// Unique among rules; empty gets a free one: in the settings `rule-1` and so on by its position, elsewhere `added-1` …
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
+    /// Whether it does anything.
     #[serde(skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub enabled: bool,
     #[serde(rename = "match", skip_serializing_if = "is_default")]
     pub matches: MatchSpec,
     #[serde(skip_serializing_if = "is_default")]
     pub when: WhenSpec,
     /// In the order in which they are done; at least one.
+    #[schemars(length(min = 1))]
     pub actions: Vec<ActionSpec>,
 }
 
@@ -100,7 +108,7 @@ impl Default for RuleSpec {
 }
 
 /// Which packets; all that is given has to hold, and an empty list is as good as none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct MatchSpec {
     /// `c2s` or `s2c`, also `client_to_server` and `server_to_client`.
@@ -108,25 +116,36 @@ pub struct MatchSpec {
     pub direction: Option<String>,
     /// Client Identifiers, one of which it has to be; `*` stands for any characters.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "texts::Texts")]
     pub client: Vec<String>,
+    /// Ids of proxies, through one of which it has to come; `*` stands for any characters, and `default` is the server's own
+    /// listener.
+    #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "texts::Texts")]
+    pub proxy: Vec<String>,
     /// Topic Filters, one of which has to match. Only PUBLISH packets have a topic.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "texts::Texts")]
     pub topic: Vec<String>,
     /// Names of packet types, in any case; none: all that every action can be done to.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "texts::Texts")]
     pub types: Vec<String>,
     /// Only PUBLISH packets have one.
     #[serde(with = "numbers", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "numbers::Numbers")]
     pub qos: Vec<u8>,
 }
 
 /// Which of the packets that match; all that is given has to hold. Counts are of the packets of one client, by
 /// direction and type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
+#[schemars(rename = "RuleWhenSpec")]
 pub struct WhenSpec {
     /// From 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     pub probability: Option<f64>,
     /// The first so many.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,7 +186,7 @@ pub enum ActionSpec {
 }
 
 /// Milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected a number, or one of {ms}, {min_ms, max_ms}, {mean_ms, sd_ms} and {median_ms, sigma}"
@@ -185,27 +204,34 @@ impl Default for LatencySpec {
 
 /// `ms` alone, or one of the three pairs: evenly between two bounds, by a normal distribution, or by a lognormal one, of
 /// which `sigma` is the standard deviation of the logarithm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct LatencyDraw {
+    /// Always so long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<f64>,
+    /// At least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_ms: Option<f64>,
+    /// At most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<f64>,
+    /// Of a normal distribution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_ms: Option<f64>,
+    /// Its standard deviation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sd_ms: Option<f64>,
+    /// Of a lognormal distribution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub median_ms: Option<f64>,
+    /// Standard deviation of its logarithm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma: Option<f64>,
 }
 
 /// Of `duplicate` and `duplicate_ack`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct CountSpec {
     /// Copies beside the packet itself.
@@ -218,7 +244,8 @@ impl Default for CountSpec {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Of `reorder`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct ReorderSpec {
     /// At most so many packets overtake it; how many is drawn, at least one.
@@ -235,7 +262,8 @@ impl Default for ReorderSpec {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Of `corrupt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct CorruptSpec {
     /// How many are changed, as far as there are so many.
@@ -250,7 +278,7 @@ impl Default for CorruptSpec {
 }
 
 /// Where bytes are changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CorruptPart {
     /// Behind the fixed header.
@@ -261,7 +289,8 @@ pub enum CorruptPart {
     Packet,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Of `truncate`: it loses its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct TruncateSpec {
     /// How many are lost; the first always stays.
@@ -277,7 +306,7 @@ impl Default for TruncateSpec {
 }
 
 /// A number, or the name of MQTT 5's table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number from 0 to 255, or the name of a Reason Code")]
 pub enum ReasonSpec {
     Code(u8),
@@ -291,16 +320,19 @@ impl Default for ReasonSpec {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Of `disconnect`: the connection ends behind the packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct DisconnectSpec {
     #[serde(skip_serializing_if = "is_default")]
+    #[schemars(!skip_serializing_if)]
     pub mode: DisconnectMode,
     /// Bytes of the packet that are passed on before; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_byte: Option<u32>,
     /// Whether the server publishes the Will.
     #[serde(skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub will: bool,
     /// Only with `mode: mqtt5`; absent: `server_shutting_down`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +345,8 @@ impl Default for DisconnectSpec {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Of `refuse_connect`: what the CONNACK says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct RefuseConnectSpec {
     /// Absent: `server_unavailable`.
@@ -321,7 +354,8 @@ pub struct RefuseConnectSpec {
     pub reason: Option<ReasonSpec>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Of `blackhole`: bytes vanish, and TCP stays open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct BlackholeSpec {
     /// Absent: as long as the connection and chaos last.
@@ -329,13 +363,16 @@ pub struct BlackholeSpec {
     pub duration: Option<DurationSpec>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Of `bandwidth`, for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct BandwidthSpec {
+    /// At most so many pass in a second.
     pub bytes_per_s: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Of `slice`: a packet goes out in pieces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct SliceSpec {
     /// Bytes of a piece.
@@ -345,7 +382,8 @@ pub struct SliceSpec {
     pub delay: Option<DurationSpec>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Of `slow_subscriber`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct SlowSubscriberActionSpec {
     /// Milliseconds that each message takes, one after the other.
@@ -353,7 +391,7 @@ pub struct SlowSubscriberActionSpec {
 }
 
 /// A number of milliseconds, or a text such as `5s`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number of milliseconds, or a duration such as 250ms or 5s")]
 pub enum DurationSpec {
     Milliseconds(f64),
@@ -445,7 +483,8 @@ trait Details<E>: Sized {
     }
 }
 
-#[derive(Default, Deserialize)]
+/// Nothing.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "no details")]
 struct NoDetails {}
 
@@ -525,6 +564,49 @@ impl Serialize for ActionSpec {
     }
 }
 
+/// A name that may stand alone, or an object of one key.
+impl JsonSchema for ActionSpec {
+    fn schema_name() -> Cow<'static, str> {
+        "Action".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut described = |name: &str| {
+            let details = match name {
+                "latency" | "delay_ack" => generator.subschema_for::<Option<LatencySpec>>(),
+                "duplicate" | "duplicate_ack" => generator.subschema_for::<Option<CountSpec>>(),
+                "reorder" => generator.subschema_for::<Option<ReorderSpec>>(),
+                "corrupt" => generator.subschema_for::<Option<CorruptSpec>>(),
+                "truncate" => generator.subschema_for::<Option<TruncateSpec>>(),
+                "reason_code" => generator.subschema_for::<Option<ReasonSpec>>(),
+                "disconnect" => generator.subschema_for::<Option<DisconnectSpec>>(),
+                "refuse_connect" => generator.subschema_for::<Option<RefuseConnectSpec>>(),
+                "blackhole" => generator.subschema_for::<Option<BlackholeSpec>>(),
+                "bandwidth" => generator.subschema_for::<Option<BandwidthSpec>>(),
+                "slice" => generator.subschema_for::<Option<SliceSpec>>(),
+                "capabilities" => generator.subschema_for::<Option<Capabilities>>(),
+                "slow_subscriber" => generator.subschema_for::<Option<SlowSubscriberActionSpec>>(),
+                _ => generator.subschema_for::<Option<NoDetails>>(),
+            };
+            (name.to_owned(), details.to_value())
+        };
+        let properties: serde_json::Map<_, _> = Self::NAMES.into_iter().map(&mut described).collect();
+        json_schema!({
+            "description": "What is done to a packet: a name alone, or one key with details.",
+            "anyOf": [
+                {"enum": Self::NAMES},
+                {
+                    "type": "object",
+                    "properties": properties,
+                    "additionalProperties": false,
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                },
+            ],
+        })
+    }
+}
+
 /// The name alone where that says all.
 fn write<S: Serializer, T: Serialize + Default + PartialEq>(
     serializer: S,
@@ -541,11 +623,12 @@ fn write<S: Serializer, T: Serialize + Default + PartialEq>(
 
 /// One text, or a list of them.
 mod texts {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Deserialize)]
+    #[derive(Deserialize, JsonSchema)]
     #[serde(untagged, expecting = "expected text (in quotes, if it looks like a number), or a list of texts")]
-    enum Texts {
+    pub enum Texts {
         One(String),
         More(Vec<String>),
     }
@@ -567,13 +650,14 @@ mod texts {
 
 /// One number, or a list of them.
 mod numbers {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Deserialize)]
+    #[derive(Deserialize, JsonSchema)]
     #[serde(untagged, expecting = "expected 0, 1 or 2, or a list of them")]
-    enum Numbers {
-        One(u8),
-        More(Vec<u8>),
+    pub enum Numbers {
+        One(#[schemars(range(max = 2))] u8),
+        More(#[schemars(inner(range(max = 2)))] Vec<u8>),
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {

@@ -141,7 +141,7 @@ pub struct Permissions(Arc<HashMap<String, Needs>>);
 pub struct Needs {
     /// At least.
     pub role: Role,
-    /// Whether it may last, because one side sends as much as it likes.
+    /// Whether it may last, because one side sends as much as it likes, or it waits for something.
     pub streams: bool,
 }
 
@@ -151,7 +151,7 @@ impl Permissions {
         let mut needs = HashMap::new();
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let role = required_role(pool, &rpc).ok_or_else(|| rpc.full_name().to_owned())?;
-            let streams = rpc.is_client_streaming() || rpc.is_server_streaming();
+            let streams = lasts(&rpc);
             let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
             needs.insert(path, Needs { role, streams });
         }
@@ -167,6 +167,15 @@ impl Permissions {
         let needs = self.0.get(path).ok_or_else(|| Status::unimplemented("there is no such rpc"))?;
         check_role(role, needs.role).map(|()| needs.streams)
     }
+}
+
+/// Whether an rpc may last: it streams, or the contract says so.
+pub fn lasts(rpc: &MethodDescriptor) -> bool {
+    let says_so = rpc
+        .parent_pool()
+        .get_extension_by_name("mockforge.mqtt.v1.lasts")
+        .is_some_and(|extension| rpc.options().get_extension(&extension).as_bool() == Some(true));
+    rpc.is_client_streaming() || rpc.is_server_streaming() || says_so
 }
 
 /// What the contract says that an rpc needs.
@@ -494,6 +503,11 @@ mod tests {
                         "CheckRecording",
                         "CompareRecordings",
                         "PlanReplay",
+                        "WaitForMessages",
+                        "Verify",
+                        "Count",
+                        "Find",
+                        "ValidateScenario",
                     ]
                     .contains(&rpc.name());
             let role = required_role(&pool, &rpc).unwrap();

@@ -6,7 +6,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor};
 
-use super::access::required_role;
+use super::access::{lasts, required_role};
 use crate::auth::Role;
 
 /// One way to call an rpc by HTTP.
@@ -18,6 +18,8 @@ pub struct Binding {
     pub body: BodyField,
     /// What callers need.
     pub role: Role,
+    /// Whether a call may last.
+    pub lasts: bool,
 }
 
 /// What the request's body becomes.
@@ -117,7 +119,7 @@ impl Binding {
             "*" => BodyField::Whole,
             name => BodyField::Field(field(name)?),
         };
-        Ok(Self { rpc: rpc.clone(), method, template, body, role })
+        Ok(Self { rpc: rpc.clone(), method, template, body, role, lasts: lasts(rpc) })
     }
 
     /// The path of the rpc in gRPC.
@@ -285,6 +287,18 @@ mod tests {
                 }
                 other => panic!("{} {path}: {other:?}", binding.method),
             }
+        }
+    }
+
+    #[test]
+    fn every_list_comes_in_pages() {
+        for rpc in
+            bindings().into_iter().map(|binding| binding.rpc).filter(|rpc| rpc.name().starts_with("List"))
+        {
+            for field in ["page_size", "page_token"] {
+                assert!(rpc.input().get_field_by_name(field).is_some(), "{} has no {field}", rpc.full_name());
+            }
+            assert!(rpc.output().get_field_by_name("next_page_token").is_some(), "{}", rpc.full_name());
         }
     }
 

@@ -6,12 +6,14 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::traced::traced;
 use crate::control::{
     Control, ControlError, ControlStream, MESSAGE_MAX,
     pb::{
         self, admin_server::AdminServer, broker_server::BrokerServer, chaos_server::ChaosServer,
-        mocks_server::MocksServer, recordings_server::RecordingsServer, replays_server::ReplaysServer,
-        state_server::StateServer, webhooks_server::WebhooksServer,
+        mocks_server::MocksServer, proxies_server::ProxiesServer, recordings_server::RecordingsServer,
+        replays_server::ReplaysServer, scenarios_server::ScenariosServer, state_server::StateServer,
+        verification_server::VerificationServer, webhooks_server::WebhooksServer,
     },
 };
 
@@ -33,22 +35,32 @@ pub fn routes(control: Control, message_max: usize) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
-    Routes::new(sized!(BrokerServer::new(control.clone())))
+    let telemetry = control.telemetry().clone();
+    let routes = Routes::new(sized!(BrokerServer::new(control.clone())))
         .add_service(sized!(MocksServer::new(control.clone())))
         .add_service(sized!(StateServer::new(control.clone())))
         .add_service(sized!(WebhooksServer::new(control.clone())))
         .add_service(sized!(ChaosServer::new(control.clone())))
         .add_service(sized!(RecordingsServer::new(control.clone())))
         .add_service(sized!(ReplaysServer::new(control.clone())))
+        .add_service(sized!(ScenariosServer::new(control.clone())))
+        .add_service(sized!(VerificationServer::new(control.clone())))
+        .add_service(sized!(ProxiesServer::new(control.clone())))
         .add_service(sized!(AdminServer::new(control)))
         .add_service(health)
         .add_service(v1.expect("build.rs wrote the descriptors"))
-        .add_service(v1alpha.expect("build.rs wrote the descriptors"))
-        .prepare()
+        .add_service(v1alpha.expect("build.rs wrote the descriptors"));
+    match telemetry.traces() {
+        true => {
+            let traced = axum::middleware::from_fn_with_state(telemetry, traced);
+            Routes::from(routes.into_axum_router().layer(traced)).prepare()
+        }
+        false => routes.prepare(),
+    }
 }
 
 /// The names of our services, as health and reflection say them.
-pub const SERVICES: [&str; 8] = [
+pub const SERVICES: &[&str] = &[
     pb::broker_server::SERVICE_NAME,
     pb::mocks_server::SERVICE_NAME,
     pb::state_server::SERVICE_NAME,
@@ -56,16 +68,21 @@ pub const SERVICES: [&str; 8] = [
     pb::chaos_server::SERVICE_NAME,
     pb::recordings_server::SERVICE_NAME,
     pb::replays_server::SERVICE_NAME,
+    pb::scenarios_server::SERVICE_NAME,
+    pb::verification_server::SERVICE_NAME,
+    pb::proxies_server::SERVICE_NAME,
     pb::admin_server::SERVICE_NAME,
 ];
 
 /// Those that speak of the MQTT server of this process.
-const OF_A_SERVER: [&str; 5] = [
+const OF_A_SERVER: &[&str] = &[
     pb::broker_server::SERVICE_NAME,
     pb::mocks_server::SERVICE_NAME,
     pb::state_server::SERVICE_NAME,
     pb::webhooks_server::SERVICE_NAME,
     pb::chaos_server::SERVICE_NAME,
+    pb::verification_server::SERVICE_NAME,
+    pb::proxies_server::SERVICE_NAME,
 ];
 
 /// Whether a service can do its work here: some need a server.
@@ -120,6 +137,22 @@ impl pb::broker_server::Broker for Control {
         unary(Control::publish(self, request.into_inner())).await
     }
 
+    type PublishStreamStream = Answers<pb::PublishResult>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<pb::PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        streaming(Control::publish_stream(self, request.into_inner())).await
+    }
+
+    async fn publish_batch(
+        &self,
+        request: Request<pb::PublishBatchRequest>,
+    ) -> Result<Response<pb::PublishBatchResponse>, Status> {
+        unary(Control::publish_batch(self, request.into_inner())).await
+    }
+
     type SubscribeStream = Answers<pb::SubscribeResponse>;
 
     async fn subscribe(
@@ -162,6 +195,27 @@ impl pb::broker_server::Broker for Control {
         request: Request<pb::DisconnectClientRequest>,
     ) -> Result<Response<pb::DisconnectClientResponse>, Status> {
         unary(Control::disconnect_client(self, request.into_inner())).await
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<pb::ListTopicsRequest>,
+    ) -> Result<Response<pb::ListTopicsResponse>, Status> {
+        unary(Control::list_topics(self, request.into_inner())).await
+    }
+
+    async fn list_retained(
+        &self,
+        request: Request<pb::ListRetainedRequest>,
+    ) -> Result<Response<pb::ListRetainedResponse>, Status> {
+        unary(Control::list_retained(self, request.into_inner())).await
+    }
+
+    async fn delete_retained(
+        &self,
+        request: Request<pb::DeleteRetainedRequest>,
+    ) -> Result<Response<pb::DeleteRetainedResponse>, Status> {
+        unary(Control::delete_retained(self, request.into_inner())).await
     }
 }
 
@@ -413,7 +467,92 @@ impl pb::replays_server::Replays for Control {
 }
 
 #[tonic::async_trait]
+impl pb::verification_server::Verification for Control {
+    async fn wait_for_messages(
+        &self,
+        request: Request<pb::WaitForMessagesRequest>,
+    ) -> Result<Response<pb::WaitForMessagesResponse>, Status> {
+        unary(Control::wait_for_messages(self, request.into_inner())).await
+    }
+
+    async fn verify(
+        &self,
+        request: Request<pb::VerifyRequest>,
+    ) -> Result<Response<pb::VerifyResponse>, Status> {
+        unary(Control::verify(self, request.into_inner())).await
+    }
+
+    async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
+        unary(Control::count(self, request.into_inner())).await
+    }
+
+    async fn find(&self, request: Request<pb::FindRequest>) -> Result<Response<pb::FindResponse>, Status> {
+        unary(Control::find(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::scenarios_server::Scenarios for Control {
+    async fn validate_scenario(
+        &self,
+        request: Request<pb::ValidateScenarioRequest>,
+    ) -> Result<Response<pb::ValidateScenarioResponse>, Status> {
+        unary(Control::validate_scenario(self, request.into_inner())).await
+    }
+
+    type RunScenarioStream = Answers<pb::ScenarioEvent>;
+
+    async fn run_scenario(
+        &self,
+        request: Request<pb::RunScenarioRequest>,
+    ) -> Result<Response<Self::RunScenarioStream>, Status> {
+        streaming(Control::run_scenario(self, request.into_inner())).await
+    }
+
+    type DriveScenarioStream = Answers<pb::DriveScenarioResponse>;
+
+    async fn drive_scenario(
+        &self,
+        request: Request<Streaming<pb::DriveScenarioRequest>>,
+    ) -> Result<Response<Self::DriveScenarioStream>, Status> {
+        streaming(Control::drive_scenario(self, request.into_inner())).await
+    }
+
+    async fn get_run(
+        &self,
+        request: Request<pb::GetRunRequest>,
+    ) -> Result<Response<pb::ScenarioRun>, Status> {
+        unary(Control::get_run(self, request.into_inner())).await
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<pb::ListRunsRequest>,
+    ) -> Result<Response<pb::ListRunsResponse>, Status> {
+        unary(Control::list_runs(self, request.into_inner())).await
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<pb::CancelRunRequest>,
+    ) -> Result<Response<pb::ScenarioRun>, Status> {
+        unary(Control::cancel_run(self, request.into_inner())).await
+    }
+
+    async fn get_run_report(
+        &self,
+        request: Request<pb::GetRunReportRequest>,
+    ) -> Result<Response<pb::GetRunReportResponse>, Status> {
+        unary(Control::get_run_report(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
 impl pb::admin_server::Admin for Control {
+    async fn reset(&self, request: Request<pb::ResetRequest>) -> Result<Response<pb::ResetResponse>, Status> {
+        unary(Control::reset(self, request.into_inner())).await
+    }
+
     async fn get_server_info(
         &self,
         request: Request<pb::GetServerInfoRequest>,
@@ -430,11 +569,39 @@ impl pb::admin_server::Admin for Control {
         streaming(Control::watch_events(self, request.into_inner())).await
     }
 
+    async fn get_log_filter(
+        &self,
+        request: Request<pb::GetLogFilterRequest>,
+    ) -> Result<Response<pb::LogFilter>, Status> {
+        unary(Control::get_log_filter(self, request.into_inner())).await
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<pb::SetLogFilterRequest>,
+    ) -> Result<Response<pb::LogFilter>, Status> {
+        unary(Control::set_log_filter(self, request.into_inner())).await
+    }
+
     async fn shutdown(
         &self,
         request: Request<pb::ShutdownRequest>,
     ) -> Result<Response<pb::ShutdownResponse>, Status> {
         unary(Control::shutdown(self, request.into_inner())).await
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<pb::GetConfigRequest>,
+    ) -> Result<Response<pb::GetConfigResponse>, Status> {
+        unary(Control::get_config(self, request.into_inner())).await
+    }
+
+    async fn apply_config(
+        &self,
+        request: Request<pb::ApplyConfigRequest>,
+    ) -> Result<Response<pb::ApplyConfigResponse>, Status> {
+        unary(Control::apply_config(self, request.into_inner())).await
     }
 }
 
@@ -686,5 +853,51 @@ impl pb::chaos_server::Chaos for Control {
         request: Request<pb::WatchFaultsRequest>,
     ) -> Result<Response<Self::WatchFaultsStream>, Status> {
         streaming(Control::watch_faults(self, request.into_inner())).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::proxies_server::Proxies for Control {
+    async fn create_proxy(
+        &self,
+        request: Request<pb::CreateProxyRequest>,
+    ) -> Result<Response<pb::Proxy>, Status> {
+        unary(Control::create_proxy(self, request.into_inner())).await
+    }
+
+    async fn get_proxy(&self, request: Request<pb::GetProxyRequest>) -> Result<Response<pb::Proxy>, Status> {
+        unary(Control::get_proxy(self, request.into_inner())).await
+    }
+
+    async fn list_proxies(
+        &self,
+        request: Request<pb::ListProxiesRequest>,
+    ) -> Result<Response<pb::ListProxiesResponse>, Status> {
+        unary(Control::list_proxies(self, request.into_inner())).await
+    }
+
+    async fn update_proxy(
+        &self,
+        request: Request<pb::UpdateProxyRequest>,
+    ) -> Result<Response<pb::Proxy>, Status> {
+        unary(Control::update_proxy(self, request.into_inner())).await
+    }
+
+    async fn delete_proxy(&self, request: Request<pb::DeleteProxyRequest>) -> Result<Response<()>, Status> {
+        unary(Control::delete_proxy(self, request.into_inner())).await
+    }
+
+    async fn list_connections(
+        &self,
+        request: Request<pb::ListConnectionsRequest>,
+    ) -> Result<Response<pb::ListConnectionsResponse>, Status> {
+        unary(Control::list_connections(self, request.into_inner())).await
+    }
+
+    async fn close_connection(
+        &self,
+        request: Request<pb::CloseConnectionRequest>,
+    ) -> Result<Response<()>, Status> {
+        unary(Control::close_connection(self, request.into_inner())).await
     }
 }

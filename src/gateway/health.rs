@@ -15,8 +15,8 @@ pub fn health(control: &Control) -> Response {
     let word = |serving| if serving { "SERVING" } else { "NOT_SERVING" };
     let serving = !control.stop().is_cancelled();
     let services: Map<String, Value> = SERVICES
-        .into_iter()
-        .map(|service| (service.to_owned(), word(is_serving(control, service)).into()))
+        .iter()
+        .map(|service| ((*service).to_owned(), word(is_serving(control, service)).into()))
         .collect();
     let mut response = json_response(json!({"status": word(serving), "services": services}).to_string());
     if !serving {

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use serde_json::json;
 
-use super::{METRICS_PATH, access::HEALTH_PATH, binding::Binding, rest::json_response};
+use super::{METRICS_PATH, access::HEALTH_PATH, binding::Binding, openapi, rest::json_response};
 
 pub const PATH: &str = "/__mockforge";
 /// The same, as people and browsers may spell it.
@@ -11,7 +11,7 @@ pub const PATH_AS_FOLDER: &str = "/__mockforge/";
 
 /// All routes, a line each, those of the contract with their rpcs.
 pub fn index(bindings: &[Binding]) -> Response {
-    let plain = [HEALTH_PATH, METRICS_PATH].map(|path| json!({"method": "GET", "path": path}));
+    let plain = [HEALTH_PATH, METRICS_PATH, openapi::PATH].map(|path| json!({"method": "GET", "path": path}));
     let of_rpcs = bindings.iter().map(|binding| {
         json!({
             "method": binding.method.as_str(),

@@ -127,6 +127,45 @@ fn read_parameter_at(
     Ok(())
 }
 
+/// The paths of the fields that the JSON object `text` names: what a request with it replaces. Messages in it count field by
+/// field, unless they are empty.
+///
+/// # Errors
+/// As [`read`].
+pub fn paths(message: &MessageDescriptor, text: &str) -> Result<Vec<String>, FieldError> {
+    let mut found = Vec::new();
+    collect_paths(message, text, "", &mut found)?;
+    Ok(found)
+}
+
+fn collect_paths(
+    message: &MessageDescriptor,
+    text: &str,
+    path: &str,
+    found: &mut Vec<String>,
+) -> Result<(), FieldError> {
+    let entries: Entries<'_> = serde_json::from_str(text)
+        .map_err(|error| FieldError::new(path, format!("expected a JSON object: {error}")))?;
+    for (name, value) in entries.0 {
+        let (field, _) =
+            field_named(message, &name).ok_or_else(|| FieldError::new(join(path, &name), "no such field"))?;
+        let path = join(path, field.name());
+        let before = found.len();
+        if let Kind::Message(inner) = field.kind()
+            && !field.is_list()
+            && !field.is_map()
+            && !is_well_known(&inner)
+            && value.get().starts_with('{')
+        {
+            collect_paths(&inner, value.get(), &path, found)?;
+        }
+        if found.len() == before {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
 /// The JSON text of `message`, all fields without presence included.
 pub fn write(message: &DynamicMessage) -> String {
     // Nothing here fails to serialise but a well-known type outside its range, which is our own mistake.
@@ -154,12 +193,12 @@ fn field_named(message: &MessageDescriptor, name: &str) -> Option<(FieldDescript
 }
 
 /// Whether the field carries the `json_payload` option.
-fn is_payload(field: &FieldDescriptor) -> bool {
+pub fn is_payload(field: &FieldDescriptor) -> bool {
     carries(field, "mockforge.mqtt.v1.json_payload")
 }
 
 /// Whether the field carries the `json_short` option.
-fn takes_short_forms(field: &FieldDescriptor) -> bool {
+pub fn takes_short_forms(field: &FieldDescriptor) -> bool {
     carries(field, "mockforge.mqtt.v1.json_short")
 }
 
@@ -276,6 +315,9 @@ fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Resul
             enum_number(kind, text)
                 .ok_or_else(|| expected(&format!("one of {}", names_of(kind).join(", "))))?,
         ),
+        Kind::Message(kind) if kind.full_name() == FIELD_MASK => {
+            Value::Message(field_mask(kind, text, path)?)
+        }
         Kind::Message(kind) if is_well_known(kind) => {
             let mut json = serde_json::Deserializer::from_str(text);
             let message = DynamicMessage::deserialize(kind.clone(), &mut json)
@@ -288,6 +330,29 @@ fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Resul
             Value::Message(message)
         }
     })
+}
+
+/// Paths a comma apart, in either spelling.
+fn field_mask(kind: &MessageDescriptor, text: &str, path: &str) -> Result<DynamicMessage, FieldError> {
+    let paths = from_json::<String>(text).ok_or_else(|| {
+        FieldError::new(path, "expected paths of fields, a comma apart, in a text".to_owned())
+    })?;
+    let paths = paths.split(',').map(str::trim).filter(|path| !path.is_empty());
+    let paths = paths.map(|path| Value::String(snake_case(path))).collect();
+    let mut mask = DynamicMessage::new(kind.clone());
+    mask.set_field_by_name("paths", Value::List(paths));
+    Ok(mask)
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
 }
 
 /// What a short form stands for, as `options.proto` says; `None` for what is none.
@@ -317,8 +382,10 @@ fn long_form(kind: &Kind, text: &str) -> Option<String> {
     }
 }
 
+const FIELD_MASK: &str = "google.protobuf.FieldMask";
+
 /// Types that JSON writes in ways of their own: times, durations.
-fn is_well_known(message: &MessageDescriptor) -> bool {
+pub fn is_well_known(message: &MessageDescriptor) -> bool {
     message.package_name() == "google.protobuf"
 }
 
@@ -347,24 +414,28 @@ fn number(text: &str) -> Option<f64> {
     }
 }
 
+/// A number may be one without a name, as over gRPC: who takes the request says what it thinks of it.
 fn enum_number(kind: &EnumDescriptor, text: &str) -> Option<i32> {
-    let number = match from_json::<String>(text) {
+    match from_json::<String>(text) {
         Some(name) => match kind.get_value_by_name(&name).or_else(|| by_short_name(kind, &name)) {
-            Some(value) => return Some(value.number()),
-            None => name.parse().ok()?,
+            Some(value) => Some(value.number()),
+            None => name.parse().ok(),
         },
-        None => integer(text)?.try_into().ok()?,
-    };
-    kind.get_value(number).map(|value| value.number())
+        None => integer(text)?.try_into().ok(),
+    }
 }
 
 /// What may be said for a value, without the one that says nothing.
 fn names_of(kind: &EnumDescriptor) -> Vec<String> {
-    let prefix =
-        kind.get_value(0).and_then(|value| Some(value.name().strip_suffix("UNSPECIFIED")?.to_owned()));
-    let names = kind.values().filter(|value| value.number() != 0 || prefix.is_none());
-    let short = |name: &str| name.strip_prefix(prefix.as_deref()?).map(str::to_ascii_lowercase);
-    names.map(|value| short(value.name()).unwrap_or_else(|| value.name().to_owned())).collect()
+    let names = kind.values().filter(|value| value.number() != 0 || !value.name().ends_with("UNSPECIFIED"));
+    names.map(|value| short_name(kind, value.name()).unwrap_or_else(|| value.name().to_owned())).collect()
+}
+
+/// `csv` for `RECORDING_FORMAT_CSV`.
+pub fn short_name(kind: &EnumDescriptor, name: &str) -> Option<String> {
+    let unspecified = kind.get_value(0)?;
+    let prefix = unspecified.name().strip_suffix("UNSPECIFIED")?;
+    name.strip_prefix(prefix).map(str::to_ascii_lowercase)
 }
 
 /// `csv` for `RECORDING_FORMAT_CSV`: what stands before UNSPECIFIED may be left out, in any case.
@@ -677,6 +748,14 @@ mod tests {
     }
 
     #[test]
+    fn an_update_mask_takes_both_spellings() {
+        let mut request = message("UpdateRuleRequest");
+        read_parameter(&mut request, "update_mask", "when.every_nth, when.maxCount,enabled").unwrap();
+        let request: pb::UpdateRuleRequest = request.transcode_to().unwrap();
+        assert_eq!(request.update_mask.unwrap().paths, ["when.every_nth", "when.max_count", "enabled"]);
+    }
+
+    #[test]
     fn an_enum_is_told_by_its_short_names() {
         let mut request = message("ExportRecordingRequest");
         let error = read_parameter(&mut request, "format", "xml").unwrap_err().to_string();
@@ -720,7 +799,7 @@ mod tests {
     fn short_forms_stand_for_long_ones_where_the_contract_says_so() {
         check_short(
             r#"{"match": {"client": "dev-*", "types": "publish", "qos": 1}}"#,
-            r#"{"match": {"client": ["dev-*"], "topic": [], "types": ["publish"], "qos": [1]}}"#,
+            r#"{"match": {"client": ["dev-*"], "proxy": [], "topic": [], "types": ["publish"], "qos": [1]}}"#,
         );
         check_short(r#"{"actions": [{"drop": null}]}"#, r#"{"actions": [{"drop": {}}]}"#);
         check_short(r#"{"actions": "drop"}"#, r#"{"actions": [{"drop": {}}]}"#);

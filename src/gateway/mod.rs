@@ -10,33 +10,38 @@ mod grpc;
 mod health;
 mod index;
 pub mod json;
+mod openapi;
 mod port;
 mod refusals;
 mod rest;
 mod seats;
 mod status;
+mod traced;
 mod turns;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use prost_reflect::DescriptorPool;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, service::Routes};
-use tower::ServiceExt;
+use tonic_web::GrpcWebLayer;
+use tower::{Layer, ServiceExt};
 
 pub use access::{Access, OtherHosts};
 pub use binding::BadBinding;
 pub use grpc::routes;
 pub use port::Port;
+pub use status::status_json;
 
 use self::{
     access::{Connected, Permissions},
+    openapi::OpenApi,
     port::{Admission, held},
     refusals::Refusals,
     rest::Rest,
@@ -60,6 +65,7 @@ pub struct Gateway {
     control: Control,
     routes: Routes,
     rest: Rest,
+    openapi: OpenApi,
     access: Arc<Access>,
     permissions: Permissions,
     limits: ApiLimits,
@@ -71,14 +77,24 @@ impl Gateway {
     /// # Errors
     /// [`BadBinding`] when the proto files hold an rpc without a REST twin or a role, which a test rules out.
     pub fn new(control: Control, access: Access, limits: ApiLimits) -> Result<Self, BadBinding> {
-        let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("build.rs wrote the descriptors");
+        let pool = pb::pool();
         let routes = routes(control.clone(), limits.message_bytes);
-        let rest = Rest::new(&pool, control.clone(), &limits)?;
-        let permissions = Permissions::new(&pool).map_err(|rpc| BadBinding::Role { rpc })?;
+        let rest = Rest::new(pool, control.clone(), &limits)?;
+        let permissions = Permissions::new(pool).map_err(|rpc| BadBinding::Role { rpc })?;
         let (turns, refusals) = (Turns::new(&limits), Refusals::default());
         let asked = refusals.clone();
         control.metrics().attach_families(Box::new(move || asked.families()));
-        Ok(Self { control, routes, rest, access: Arc::new(access), permissions, limits, turns, refusals })
+        Ok(Self {
+            control,
+            routes,
+            rest,
+            openapi: OpenApi::default(),
+            access: Arc::new(access),
+            permissions,
+            limits,
+            turns,
+            refusals,
+        })
     }
 
     /// For the HTTP port: REST, health and metrics, and gRPC too.
@@ -92,8 +108,15 @@ impl Gateway {
     }
 
     async fn call(&self, request: Request) -> Response {
-        match self.routes.clone().oneshot(request).await {
-            Ok(response) => response.map(axum::body::Body::new),
+        let routes = self.routes.clone();
+        let response = match is_grpc_web(request.headers()) {
+            true => {
+                GrpcWebLayer::new().layer(routes).oneshot(request).await.map(|answer| answer.map(Body::new))
+            }
+            false => routes.oneshot(request).await.map(|answer| answer.map(Body::new)),
+        };
+        match response {
+            Ok(response) => response,
             Err(never) => match never {},
         }
     }
@@ -169,6 +192,7 @@ async fn http(State(gateway): State<Gateway>, mut request: Request) -> Response 
     };
     let answer = safe(match (request.method(), request.uri().path()) {
         (&Method::GET, index::PATH | index::PATH_AS_FOLDER) => index::index(gateway.rest.bindings()),
+        (&Method::GET, openapi::PATH) => gateway.openapi.answer(gateway.rest.bindings()),
         (&Method::GET, METRICS_PATH) => metrics(&gateway.control).await,
         _ => gateway.rest.handle(request).await,
     });
@@ -204,6 +228,12 @@ fn safe(mut answer: Response) -> Response {
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// As browsers speak it: trailers are part of the body, which may be base64.
+fn is_grpc_web(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web"))
 }
 
 async fn metrics(control: &Control) -> Response {

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tracing::{debug, warn};
 
-use crate::metrics::{Family, label};
+use crate::metrics::Family;
 
 /// As `mockforge_api_refused_total` has them.
 const REASONS: [&str; 9] = [
@@ -61,14 +61,13 @@ impl Refusals {
     }
 
     pub fn families(&self) -> Vec<Family> {
-        let samples = REASONS.iter().zip(self.0.iter());
-        vec![Family {
-            name: "mockforge_api_refused_total",
-            kind: "counter",
-            help: "Callers of the control plane that were turned away.",
-            samples: samples
-                .map(|(reason, count)| (label("reason", reason), count.load(Ordering::Relaxed)))
-                .collect(),
-        }]
+        let counts = REASONS.into_iter().zip(self.0.iter());
+        vec![
+            Family::counter(
+                "mockforge_api_refused_total",
+                "Callers of the control plane that were turned away.",
+            )
+            .each("reason", counts.map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))),
+        ]
     }
 }

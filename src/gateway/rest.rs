@@ -19,17 +19,18 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 use tokio::time::timeout;
-use tonic::{Code, Status, client::Grpc, service::Routes};
+use tonic::{Code, Status, client::Grpc, metadata::MetadataValue, service::Routes};
 
 use super::{
     access::check_role,
     binding::{BadBinding, Binding, BodyField, Found, find},
     codec::DynamicCodec,
     grpc::routes,
-    json,
+    json::{self, FieldError},
     status::{Refusal, status_json},
+    traced::CONTEXT_HEADERS,
 };
 use crate::{
     auth::Role,
@@ -75,7 +76,7 @@ impl Rest {
     pub fn check(&self, method: &Method, path: &str, role: Role) -> Result<bool, Status> {
         let Found::Binding(binding, _) = find(&self.bindings, method, path) else { return Ok(false) };
         check_role(role, binding.role)?;
-        Ok(binding.rpc.is_client_streaming() || binding.rpc.is_server_streaming())
+        Ok(binding.lasts)
     }
 
     /// Answers a caller who [may](Self::check) ask.
@@ -101,7 +102,7 @@ impl Rest {
             json::read_parameter(&mut message, &name, &value)?;
         }
         if binding.rpc.is_client_streaming() {
-            return self.upload(binding, message, body).await;
+            return self.upload(binding, message, &parts.headers, body).await;
         }
         read_body(&mut message, binding, self.whole(body).await?)?;
         self.call(binding, message, &parts.headers).await
@@ -115,7 +116,7 @@ impl Rest {
     ) -> Result<Response, Refusal> {
         let output = binding.rpc.output();
         let (path, codec) = (grpc_path(binding)?, DynamicCodec(output.clone()));
-        let request = tonic::Request::new(message);
+        let request = in_trace(tonic::Request::new(message), headers);
         let mut grpc = self.grpc();
         if !binding.rpc.is_server_streaming() {
             let answer = grpc.unary(request, path, codec).await?;
@@ -134,6 +135,7 @@ impl Rest {
         &self,
         binding: &Binding,
         mut message: DynamicMessage,
+        headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, Refusal> {
         let BodyField::Field(field) = &binding.body else {
@@ -165,8 +167,8 @@ impl Rest {
             std::mem::replace(&mut message, DynamicMessage::new(input.clone()))
         });
         let codec = DynamicCodec(binding.rpc.output());
-        let answer =
-            self.grpc().client_streaming(tonic::Request::new(messages), grpc_path(binding)?, codec).await;
+        let request = in_trace(tonic::Request::new(messages), headers);
+        let answer = self.grpc().client_streaming(request, grpc_path(binding)?, codec).await;
         if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Status::invalid_argument(format!("the body ended early: {error}")).into());
         }
@@ -208,11 +210,37 @@ impl Rest {
     }
 }
 
-const HTTP_BODY: &str = "google.api.HttpBody";
+/// With what the caller says of the trace that it is part of.
+fn in_trace<T>(mut request: tonic::Request<T>, headers: &HeaderMap) -> tonic::Request<T> {
+    for name in CONTEXT_HEADERS {
+        let value = headers.get(name).and_then(|value| MetadataValue::try_from(value.as_bytes()).ok());
+        if let Some(value) = value {
+            request.metadata_mut().insert(name, value);
+        }
+    }
+    request
+}
+
+/// What rpcs speak whose twin is a plain download or upload.
+pub const HTTP_BODY: &str = "google.api.HttpBody";
 
 fn grpc_path(binding: &Binding) -> Result<http::uri::PathAndQuery, Refusal> {
     let path = http::uri::PathAndQuery::try_from(binding.grpc_path());
     path.map_err(|error| Status::internal(error.to_string()).into())
+}
+
+/// PATCH replaces what stands in the body, unless the query has a mask of its own.
+fn mask(message: &mut DynamicMessage, field: &FieldDescriptor, text: &str) -> Result<(), FieldError> {
+    let Some(mask) = message.descriptor().get_field_by_name("update_mask") else { return Ok(()) };
+    let Kind::Message(replaced) = field.kind() else { return Ok(()) };
+    if message.has_field(&mask) {
+        return Ok(());
+    }
+    let paths = json::paths(&replaced, text)?.into_iter().map(Value::String).collect();
+    if let Value::Message(mask) = message.get_field_mut(&mask) {
+        mask.set_field_by_name("paths", Value::List(paths));
+    }
+    Ok(())
 }
 
 fn read_body(message: &mut DynamicMessage, binding: &Binding, bytes: Bytes) -> Result<(), Refusal> {
@@ -227,6 +255,9 @@ fn read_body(message: &mut DynamicMessage, binding: &Binding, bytes: Bytes) -> R
         BodyField::Field(field) => {
             if let Value::Message(inner) = message.get_field_mut(field) {
                 json::read(inner, text, field.name())?;
+            }
+            if binding.method == Method::PATCH {
+                mask(message, field, text)?;
             }
         }
     }

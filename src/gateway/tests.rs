@@ -3,6 +3,7 @@
 mod access;
 mod chaos;
 mod limits;
+mod messages;
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -25,10 +26,11 @@ use crate::{
     event::{EventBus, What},
     fault::{Chaos, ChaosHooks, ChaosOptions},
     interceptor::Interest,
+    journal::JournalLimits,
     metrics::Metrics,
     net::{
-        Admission, Asking, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, MockHandle, MockOptions,
-        WebhookHandle, WebhookOptions, bind, spawn_broker,
+        Admission, Asking, BrokerOptions, ChaosWatch, Client, ClientOptions, Gate, JournalHandle, MockHandle,
+        MockOptions, WebhookHandle, WebhookOptions, bind, spawn_broker,
         tests::{
             sink::{Sink, ok, status},
             soon,
@@ -78,16 +80,18 @@ impl Server {
             interest: interest.clone(),
             on_event: Box::new(move |event| bus_of_webhooks.emit(What::Webhook(event))),
         });
-        let asking = Asking { interest, mocks, webhooks };
+        let journal = JournalHandle::new(JournalLimits::default(), &interest);
+        let asking = Asking { interest, mocks, webhooks, journal, tracer: None };
         let (bus_of_faults, options) = (events.clone(), ChaosOptions { seed: 7, ..ChaosOptions::default() });
         let (chaos, chaos_watch) =
             ChaosWatch::start(options, 1 << 20, move |fault| bus_of_faults.emit_fault(fault));
         let options = BrokerOptions {
             chaos: chaos_watch,
-            interception: asking.interception(),
+            interception: asking.interception(None),
             broker: Limits::default().into(),
             admission: Admission::new(Default::default()),
             seed: 1,
+            tracer: None,
             guests: None,
             persistence: None,
             gate: Gate::open_already(),
@@ -105,6 +109,7 @@ impl Server {
         metrics.attach_families(Box::new(move || fault_families(&asked)));
         let url = format!("mqtt://{mqtt}").parse().unwrap();
         let control = Control::new(ControlParts {
+            telemetry: Default::default(),
             certificates: Vec::new(),
             server: Some(std::sync::Arc::new(BrokerServer::new(broker, url, tap.clone()))),
             tap: tap.clone(),
@@ -114,13 +119,17 @@ impl Server {
             store: StoreOptions::new(folder.path()),
             on_overload: crate::recording::OnOverload::Block,
             import_bytes: limits.import_bytes,
+            settings: None,
+            scenarios: crate::config::ScenarioLimits::default(),
             tokens: access.tokens.clone(),
             flight: None,
             durability: None,
             addresses: Addresses { mqtt: Some(mqtt), ..Addresses::default() },
             stop: CancellationToken::new(),
+            proxies: None,
             mocks: asking.mocks,
             webhooks: Some(asking.webhooks),
+            journal: Some(asking.journal),
             chaos: chaos.clone(),
         });
         let gateway = Gateway::new(control.clone(), access, limits).unwrap();
@@ -263,6 +272,7 @@ async fn the_index_names_every_route() {
         for route in [
             json!({"method": "GET", "path": "/__mockforge/health"}),
             json!({"method": "GET", "path": "/__mockforge/metrics"}),
+            json!({"method": "GET", "path": "/__mockforge/openapi.json"}),
             json!({
                 "method": "POST",
                 "path": "/__mockforge/recordings/{id}:stop",
@@ -271,7 +281,7 @@ async fn the_index_names_every_route() {
         ] {
             assert!(routes.contains(&route), "{route} is not in: {index}");
         }
-        assert_eq!(routes.len(), server.gateway.rest.bindings().len() + 2);
+        assert_eq!(routes.len(), server.gateway.rest.bindings().len() + 3);
     }
 }
 

@@ -1,10 +1,11 @@
 //! `when`: what has to hold of an occasion beside its topic.
 
-use regex::Regex;
 use serde_json::Value;
 
-use super::{NthSpec, OneOrMore, State, TestSpec, WhenSpec, query::Query, subject::Subject};
-use crate::{field::Checks, likeness::plain, packet::QoS, recording::NamePattern};
+use super::{
+    NthSpec, OneOrMore, State, WhenSpec, payload_tests::PayloadTests, subject::Subject, value_test::ValueTest,
+};
+use crate::{field::Checks, packet::QoS, recording::NamePattern};
 
 /// Conditions that were checked; none of them always holds.
 #[derive(Clone, Debug, Default)]
@@ -12,10 +13,9 @@ pub struct Condition {
     client: Option<NamePattern>,
     qos: Vec<QoS>,
     retain: Option<bool>,
-    payload: Vec<(Query, Test)>,
-    payload_text: Option<Test>,
-    user: Vec<(String, Test)>,
-    state: Vec<(String, Test)>,
+    payload: PayloadTests,
+    user: Vec<(String, ValueTest)>,
+    state: Vec<(String, ValueTest)>,
     nth: Option<NthSpec>,
 }
 
@@ -34,29 +34,15 @@ impl Condition {
             Some(OneOrMore::More(several)) => several,
         };
         condition.qos = qos.iter().filter_map(|&qos| checks.keep("qos", QoS::try_from(qos))).collect();
-        match &spec.payload {
-            Value::Null => {}
-            Value::Object(tests) => {
-                let (paths, whole): (Vec<_>, Vec<_>) =
-                    tests.iter().partition(|(key, _)| key.starts_with('$'));
-                for (path, test) in paths {
-                    let place = format!("payload.{path}");
-                    let parsed = checks.keep(&*place, Query::parse(path));
-                    let test = adopt(&mut checks, &place, Test::new(test));
-                    condition.payload.extend(parsed.zip(test));
-                }
-                if !whole.is_empty() {
-                    let whole = whole.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-                    condition.payload_text = adopt(&mut checks, "payload", Test::new(&Value::Object(whole)));
-                }
-            }
-            plain => condition.payload_text = adopt(&mut checks, "payload", Test::new(plain)),
+        match PayloadTests::new(&spec.payload) {
+            Ok(tests) => condition.payload = tests,
+            Err(bad) => checks.adopt("payload", bad),
         }
         for (tests, into, name) in
             [(&spec.user, &mut condition.user, "user"), (&spec.state, &mut condition.state, "state")]
         {
             for (key, test) in tests {
-                let test = adopt(&mut checks, &format!("{name}.{key}"), Test::new(test));
+                let test = adopt(&mut checks, &format!("{name}.{key}"), ValueTest::new(test));
                 into.extend(test.map(|test| (key.clone(), test)));
             }
         }
@@ -103,33 +89,10 @@ impl Condition {
         {
             return Err(format!("retain is {}, not {retain}", occasion.retain));
         }
-        if let Some(test) = &self.payload_text {
-            let json = subject.json();
-            let text = Value::String(subject.text().into_owned());
-            // As the text it is, or as the JSON that it may be.
-            test.check(Some(&text))
-                .or_else(|difference| match json {
-                    Some(json) => test.check(Some(json)).map_err(|_| difference),
-                    None => Err(difference),
-                })
-                .map_err(|difference| format!("the payload {difference}"))?;
-        }
-        if !self.payload.is_empty()
-            && subject.json().is_none()
-            && self.payload.iter().any(|(_, test)| !test.holds(None))
-        {
-            return Err("the payload is no JSON".to_owned());
-        }
-        for (path, test) in &self.payload {
-            let found = match subject.json() {
-                Some(json) => path.find(json, occasion.payload.len())?,
-                None => Vec::new(),
-            };
-            check_any(test, found.iter().copied()).map_err(|difference| format!("{path} {difference}"))?;
-        }
+        self.payload.check(subject.payload())?;
         for (name, test) in &self.user {
             let values: Vec<Value> = subject.user(name).map(Value::from).collect();
-            check_any(test, values.iter())
+            test.check_any(values.iter())
                 .map_err(|difference| format!("user property {name} {difference}"))?;
         }
         Ok(())
@@ -166,19 +129,8 @@ impl Condition {
     }
 }
 
-/// Passes if it does for any of the values; with none of them, for nothing.
-fn check_any<'v>(test: &Test, values: impl Iterator<Item = &'v Value>) -> Result<(), String> {
-    let mut difference = None;
-    for value in values {
-        match test.check(Some(value)) {
-            Ok(()) => return Ok(()),
-            Err(other) => difference = difference.or(Some(other)),
-        }
-    }
-    difference.map_or_else(|| test.check(None), Err)
-}
-
-fn adopt<T>(checks: &mut Checks, path: &str, result: Result<T, Checks>) -> Option<T> {
+/// What was made of a part, after noting what is wrong with it.
+pub fn adopt<T>(checks: &mut Checks, path: &str, result: Result<T, Checks>) -> Option<T> {
     result.map_err(|bad| checks.adopt(path, bad)).ok()
 }
 
@@ -192,127 +144,5 @@ pub fn bad_path(path: &str, error: &serde_json_path::ParseError) -> String {
     match error.message() {
         "parser error" => format!("{path:?} is no JSONPath: it cannot be read from column {column} on"),
         message => format!("{path:?} is no JSONPath: {message} at column {column}"),
-    }
-}
-
-/// What is tested of one value.
-#[derive(Clone, Debug, Default)]
-struct Test {
-    equals: Option<Value>,
-    regex: Option<Regex>,
-    exists: Option<bool>,
-    gt: Option<f64>,
-    gte: Option<f64>,
-    lt: Option<f64>,
-    lte: Option<f64>,
-}
-
-impl Test {
-    fn new(spec: &Value) -> Result<Self, Checks> {
-        let mut checks = Checks::default();
-        let Value::Object(_) = spec else {
-            return Ok(Self { equals: Some(spec.clone()), ..Self::default() });
-        };
-        let Some(spec) = checks.keep("", TestSpec::deserialize_from(spec)) else { return Err(checks) };
-        let regex = spec.regex.as_deref().and_then(|pattern| {
-            let compiled = regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES).build();
-            checks.keep("regex", compiled.map_err(|error| one_line(&error)))
-        });
-        if !checks.is_empty() {
-            return Err(checks);
-        }
-        let TestSpec { equals, exists, gt, gte, lt, lte, .. } = spec;
-        Ok(Self { equals, regex, exists, gt, gte, lt, lte })
-    }
-
-    fn holds(&self, value: Option<&Value>) -> bool {
-        self.check(value).is_ok()
-    }
-
-    fn check(&self, value: Option<&Value>) -> Result<(), String> {
-        let Some(value) = value else {
-            return match self.exists {
-                Some(false) => Ok(()),
-                _ => Err("is missing".to_owned()),
-            };
-        };
-        let shown = || shown(value);
-        if self.exists == Some(false) {
-            return Err(format!("is there: {}", shown()));
-        }
-        if let Some(wanted) = &self.equals
-            && !equal(value, wanted)
-        {
-            return Err(format!("is {}, not {wanted}", shown()));
-        }
-        if let Some(regex) = &self.regex {
-            let text = match value {
-                Value::String(text) => std::borrow::Cow::Borrowed(text.as_str()),
-                other => other.to_string().into(),
-            };
-            if !regex.is_match(&text) {
-                return Err(format!("is {}, which {:?} does not find", shown(), regex.as_str()));
-            }
-        }
-        let bounds: [(Option<f64>, Bound, &str); 4] = [
-            (self.gt, |value, bound| value > bound, "greater than"),
-            (self.gte, |value, bound| value >= bound, "at least"),
-            (self.lt, |value, bound| value < bound, "less than"),
-            (self.lte, |value, bound| value <= bound, "at most"),
-        ];
-        for (bound, holds, name) in bounds {
-            let Some(bound) = bound else { continue };
-            let Some(number) = number(value) else { return Err(format!("is {}, no number", shown())) };
-            if !holds(number, bound) {
-                return Err(format!("is {number}, not {name} {bound}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a number, the first, is within a bound.
-type Bound = fn(f64, f64) -> bool;
-
-impl TestSpec {
-    fn deserialize_from(value: &Value) -> Result<Self, String> {
-        serde_json::from_value(value.clone()).map_err(|error| plain(&error.to_string()))
-    }
-}
-
-/// Memory that one expression may take.
-const REGEX_BYTES: usize = 1 << 20;
-
-/// The last line of what the library draws over several.
-fn one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    last.trim().trim_start_matches("error: ").to_owned()
-}
-
-/// Numbers by their value, so that 1 and 1.0 are the same.
-fn equal(value: &Value, wanted: &Value) -> bool {
-    match (value, wanted) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
-        _ => value == wanted,
-    }
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => number.as_f64(),
-        // As payloads that are just a number come.
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    }
-}
-
-/// As much of a value as a message has room for.
-fn shown(value: &Value) -> String {
-    const MOST: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
     }
 }

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    MockSpec, Mode, PropertiesSpec, ResponseSpec, Trigger,
+    MockSpec, Mode, ResponseSpec, Trigger,
     condition::Condition,
     delay::read_delay,
     payload::Payload,
+    properties::PropertyTemplates,
     query::Query,
     subject::Subject,
     template::{RenderError, Renderer, Surroundings, Template},
@@ -19,8 +20,9 @@ use crate::{
     delay::{DELAY_MAX, Delay},
     field::{BadField, Checks},
     likeness::unknown,
-    packet::{Properties, Property, QoS, TopicFilter, TopicName, Utf8String},
+    packet::{Properties, Property, QoS, TopicFilter, TopicName},
     session::Origin,
+    trace::{TRACEPARENT, TRACESTATE, user_property},
 };
 
 /// Reads a file for a payload.
@@ -51,22 +53,13 @@ pub struct Response {
     qos: QoS,
     retain: bool,
     pub delay: Delay,
-    properties: Vec<PropertyTemplate>,
+    properties: PropertyTemplates,
     expiry: Option<u32>,
     /// At least 1.
     pub count: u64,
     pub interval: Duration,
     pub weight: f64,
     needs: Needs,
-}
-
-#[derive(Debug)]
-enum PropertyTemplate {
-    PayloadFormatIndicator(u8),
-    ContentType(Template),
-    ResponseTopic(Template),
-    CorrelationData(Template),
-    User(String, Template),
 }
 
 /// What is written to state.
@@ -278,41 +271,22 @@ impl Mock {
         if is_own_topic(topic.as_str()) {
             return Err(format!("topic {:?}: {ONLY_THE_SERVER}", topic.as_str()));
         }
-        let mut properties = Properties::new();
-        let mut has_own_data = false;
-        for property in &response.properties {
-            let text = |name: &str, text: String| {
-                Utf8String::new(text).ok_or_else(|| format!("{name}: has at most 65535 bytes and no U+0000"))
-            };
-            let mut rendered = |name: &str, template: &Template| {
-                render(template).map_err(|error| failed(name, &error)).and_then(|value| text(name, value))
-            };
-            properties.push(match property {
-                PropertyTemplate::PayloadFormatIndicator(value) => Property::PayloadFormatIndicator(*value),
-                PropertyTemplate::ContentType(template) => {
-                    Property::ContentType(rendered("content_type", template)?)
-                }
-                PropertyTemplate::ResponseTopic(template) => {
-                    let topic = rendered("response_topic", template)?;
-                    TopicName::parse(topic.as_str()).map_err(|error| failed("response_topic", &error))?;
-                    Property::ResponseTopic(topic)
-                }
-                PropertyTemplate::CorrelationData(template) => {
-                    has_own_data = true;
-                    let data = rendered("correlation_data", template)?;
-                    Property::CorrelationData(Bytes::copy_from_slice(data.as_str().as_bytes()))
-                }
-                PropertyTemplate::User(name, template) => Property::UserProperty(
-                    text("user", name.clone())?,
-                    rendered(&format!("user {name}"), template)?,
-                ),
-            });
-        }
+        let mut properties = response.properties.render(&mut render)?;
         if is_reply
-            && !has_own_data
+            && properties.correlation_data().is_none()
             && let Some(data) = occasion.properties.correlation_data()
         {
             properties.push(Property::CorrelationData(data.clone()));
+        }
+        // What answers in the place of a service passes traces on as one does.
+        for name in [TRACEPARENT, TRACESTATE] {
+            if user_property(&properties, name).is_none() {
+                let all = occasion.properties.user_properties();
+                let given = all.filter(|(found, _)| found.as_str() == name);
+                let given: Vec<_> =
+                    given.map(|(name, value)| Property::UserProperty(name.clone(), value.clone())).collect();
+                properties.0.extend(given);
+            }
         }
         Ok(Answer {
             topic,
@@ -442,7 +416,7 @@ impl Response {
             Some(qos) => checks.keep("qos", QoS::try_from(qos)).unwrap_or_default(),
         };
         let delay = checks.keep("delay_ms", read_delay(spec.delay_ms));
-        let properties = read_properties(&mut checks, &spec.properties);
+        let properties = PropertyTemplates::new(&mut checks, "properties", &spec.properties);
         let (count, interval) = spec.repeat.map_or((1, 0), |repeat| (repeat.count, repeat.interval_ms));
         if count == 0 {
             checks.refuse("repeat.count", "is at least 1");
@@ -458,8 +432,7 @@ impl Response {
         let mut needs = Needs::default();
         let by_field = payload.iter().flat_map(Payload::templates).map(|template| ("payload", template));
         let by_field = by_field.chain(topic.iter().map(|template| ("topic", template)));
-        let by_field =
-            by_field.chain(properties.iter().filter_map(|one| Some(("properties", one.template()?))));
+        let by_field = by_field.chain(properties.templates().map(|template| ("properties", template)));
         for (field, template) in by_field {
             checks.keep(field, needs.add(template, captures));
         }
@@ -478,18 +451,6 @@ impl Response {
                 needs,
             }),
             _ => Err(checks),
-        }
-    }
-}
-
-impl PropertyTemplate {
-    fn template(&self) -> Option<&Template> {
-        match self {
-            Self::PayloadFormatIndicator(_) => None,
-            Self::ContentType(template)
-            | Self::ResponseTopic(template)
-            | Self::CorrelationData(template)
-            | Self::User(_, template) => Some(template),
         }
     }
 }
@@ -602,34 +563,6 @@ pub fn read_filter(checks: &mut Checks, path: &str, text: &str) -> (Option<Topic
         return (None, captures);
     }
     (filter, captures)
-}
-
-fn read_properties(checks: &mut Checks, spec: &PropertiesSpec) -> Vec<PropertyTemplate> {
-    let mut properties = Vec::new();
-    match spec.payload_format_indicator {
-        None => {}
-        Some(value @ (0 | 1)) => properties.push(PropertyTemplate::PayloadFormatIndicator(value)),
-        Some(value) => {
-            checks.refuse("properties.payload_format_indicator", format_args!("is 0 or 1, not {value}"));
-        }
-    }
-    if let Some(literal) = spec.response_topic.as_deref().filter(|text| !text.contains("{{")) {
-        checks.keep("properties.response_topic", TopicName::parse(literal));
-    }
-    let mut add = |name: &str, text: &Option<String>, make: fn(Template) -> PropertyTemplate| {
-        let template = text.as_deref().map(Template::parse);
-        let template = template.and_then(|parsed| checks.keep(format!("properties.{name}"), parsed));
-        properties.extend(template.map(make));
-    };
-    add("content_type", &spec.content_type, PropertyTemplate::ContentType);
-    add("response_topic", &spec.response_topic, PropertyTemplate::ResponseTopic);
-    add("correlation_data", &spec.correlation_data, PropertyTemplate::CorrelationData);
-    for (name, value) in &spec.user {
-        if let Some(template) = checks.keep(format!("properties.user.{name}"), Template::parse(value)) {
-            properties.push(PropertyTemplate::User(name.clone(), template));
-        }
-    }
-    properties
 }
 
 const ONLY_THE_SERVER: &str = "only the server publishes below $SYS";

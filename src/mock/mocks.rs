@@ -487,6 +487,7 @@ impl Mocks {
         client_identifier: &str,
         filter: &str,
         qos: QoS,
+        via: Option<Arc<str>>,
     ) {
         let mut keys = Matching::new();
         // Its pattern, without the name of a shared subscription.
@@ -502,6 +503,7 @@ impl Mocks {
             topic: pattern.to_owned(),
             qos,
             client_identifier: client_identifier.to_owned(),
+            via,
             ..Occasion::default()
         };
         let keys = self.in_order(keys);
@@ -515,6 +517,7 @@ impl Mocks {
         clock: Timestamp,
         client_identifier: &str,
         username: Option<&str>,
+        via: Option<Arc<str>>,
     ) {
         if self.on_connect.is_empty() {
             return;
@@ -522,6 +525,7 @@ impl Mocks {
         let occasion = Occasion {
             client_identifier: client_identifier.to_owned(),
             username: username.map(str::to_owned),
+            via,
             ..Occasion::default()
         };
         let keys = self.in_order(self.on_connect.iter().copied().collect());
@@ -898,6 +902,11 @@ impl Due {
 
     pub fn client_identifier(&self) -> &str {
         &self.firing.occasion.client_identifier
+    }
+
+    /// As of the [`Occasion`] that it answers.
+    pub fn via(&self) -> Option<Arc<str>> {
+        self.firing.occasion.via.clone()
     }
 
     /// Makes the message.

@@ -10,6 +10,8 @@ pub mod infer;
 mod mock;
 mod mocks;
 mod payload;
+mod payload_tests;
+mod properties;
 mod query;
 mod spec;
 mod state;
@@ -18,13 +20,16 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod unmatched;
+mod value_test;
 
-pub use condition::Condition;
+pub use condition::{Condition, adopt};
 pub use mock::{Answer, Captures, Mock, Needs, ReadFile, Reading, check_id, read_filter};
 pub use mocks::{
     Due, Fired, Matching, MockError, MockEvent, MockFigures, MockKey, MockLimits, MockView, Mocks, make_mocks,
 };
 pub use payload::Payload;
+pub use payload_tests::{PayloadTests, PayloadView};
+pub use properties::PropertyTemplates;
 pub use spec::{
     DelayDraw, DelaySpec, MockSpec, Mode, NthAmong, NthSpec, OneOrMore, PropertiesSpec, RepeatSpec,
     ResponseSpec, Scope, TestSpec, Then, Trigger, USUAL_PRIORITY, WhenSpec,
@@ -33,3 +38,4 @@ pub use state::{BadStateScope, State, StateError, StateFull, StateLimits, StateS
 pub use subject::{Occasion, Subject};
 pub use template::{BadTemplate, RenderError, Renderer, STEPS_MAX, Surroundings, Template};
 pub use unmatched::{Again, Unmatched, UnmatchedMessage, UnmatchedSnapshot};
+pub use value_test::{ValueTest, equal, one_line, shown};

@@ -1,14 +1,12 @@
 //! What a mock looks at: a message, a subscription or a client, and who it is of.
 
-use std::cell::OnceCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::payload_tests::PayloadView;
 use crate::packet::{Properties, Property, QoS};
-
-/// Bytes of a payload that is read as JSON, where messages are moved: some hundredths of a second.
-const JSON_MAX: usize = 4 << 20;
 
 /// What made a mock fire, kept until its answers are sent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +22,8 @@ pub struct Occasion {
     pub username: Option<String>,
     /// Whether a mock, a webhook, a replay or the API made the message, and how many mocks led to it.
     pub synthetic: Option<u8>,
+    /// Id of the proxy it passed, whose upstream is to get the answers; `None`: the server itself.
+    pub via: Option<Arc<str>>,
 }
 
 impl Occasion {
@@ -39,24 +39,26 @@ impl Occasion {
 /// An [`Occasion`] that is being looked at, by any number of mocks.
 pub struct Subject<'a> {
     pub occasion: &'a Occasion,
-    json: OnceCell<Option<Value>>,
+    payload: PayloadView<'a>,
 }
 
 impl<'a> Subject<'a> {
     pub fn new(occasion: &'a Occasion) -> Self {
-        Self { occasion, json: OnceCell::new() }
+        Self { occasion, payload: PayloadView::new(&occasion.payload) }
+    }
+
+    pub fn payload(&self) -> &PayloadView<'a> {
+        &self.payload
     }
 
     /// The payload, if it is JSON of no more than 4 MiB.
     pub fn json(&self) -> Option<&Value> {
-        let payload = &self.occasion.payload;
-        let read = || if payload.len() > JSON_MAX { None } else { serde_json::from_slice(payload).ok() };
-        self.json.get_or_init(read).as_ref()
+        self.payload.json()
     }
 
     /// The payload as text; what is no UTF-8 in it is replaced.
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(&self.occasion.payload)
+    pub fn text(&self) -> std::borrow::Cow<'a, str> {
+        self.payload.text()
     }
 
     /// Values of the User Properties called `name`.

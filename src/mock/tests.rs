@@ -53,9 +53,9 @@ impl Stage {
         let (client, rest) = line.split_once("> ").expect("a client");
         let clock = self.clock();
         match rest.split_once(' ') {
-            None if rest == "connect" => self.mocks.offer_connection(self.now, clock, client, None),
+            None if rest == "connect" => self.mocks.offer_connection(self.now, clock, client, None, None),
             Some(("subscribe", filter)) => {
-                self.mocks.offer_subscription(self.now, clock, client, filter, QoS::AtLeastOnce);
+                self.mocks.offer_subscription(self.now, clock, client, filter, QoS::AtLeastOnce, None);
             }
             _ => self.publish(client, rest),
         }

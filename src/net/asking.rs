@@ -1,17 +1,20 @@
 //! What a thread that moves messages asks about each: mocks, which may keep it, then webhooks, which are told of what
-//! is routed.
+//! is routed, and the journal, which has all.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{MockHandle, WebhookHandle, WebhookMatcher, mocks::MockAsker};
+use super::{
+    JournalHandle, MockHandle, WebhookHandle, WebhookMatcher, journal::JournalWriter, mocks::MockAsker,
+};
 use crate::{
-    interceptor::{Interception, Interceptor, Interest, Offered, Party, Publisher, Verdict},
+    interceptor::{Interception, Interceptor, Interest, Offered, Party, Publisher, Run, Verdict},
     mock::Occasion,
     recording::is_replay,
     session::{ConnectionId, Payload},
+    trace::{TraceContext, Traced, Tracer},
     webhook::RoutedMessage,
 };
 
@@ -22,17 +25,33 @@ pub struct Asking {
     pub interest: Interest,
     pub mocks: MockHandle,
     pub webhooks: WebhookHandle,
+    /// Makes who is told of messages that have a place in a trace.
+    pub tracer: Option<Arc<TracerMaker>>,
+    pub journal: JournalHandle,
 }
 
+pub type TracerMaker = dyn Fn() -> Option<Box<dyn Tracer>> + Send + Sync;
+
 impl Asking {
-    /// A thread asks this about each message that it is about to route or to pass on.
-    pub fn interception(&self) -> Interception {
-        let asker = Asker {
+    /// A thread asks this about each message that it is about to route or to pass on, as the proxy `via` or the server itself.
+    pub fn interception(&self, via: Option<Arc<str>>) -> Interception {
+        Interception::new(Box::new(self.asker(via, None)), self.interest.clone())
+    }
+
+    /// The same for a thread of relays, which tells of messages that have a place in a trace, too.
+    pub fn of_relays(&self, via: Option<Arc<str>>) -> Interception {
+        let tracer = self.tracer.as_ref().and_then(|tracer| tracer());
+        Interception::new(Box::new(self.asker(via, tracer)), self.interest.clone()).with_traces()
+    }
+
+    fn asker(&self, via: Option<Arc<str>>, tracer: Option<Box<dyn Tracer>>) -> Asker {
+        Asker {
             interest: self.interest.clone(),
-            mocks: self.mocks.asker(),
+            tracer,
+            mocks: self.mocks.asker(via),
             webhooks: self.webhooks.matcher(),
-        };
-        Interception::new(Box::new(asker), self.interest.clone())
+            journal: (!self.journal.is_off()).then(|| self.journal.writer()),
+        }
     }
 }
 
@@ -41,6 +60,8 @@ struct Asker {
     interest: Interest,
     mocks: MockAsker,
     webhooks: WebhookMatcher,
+    tracer: Option<Box<dyn Tracer>>,
+    journal: Option<JournalWriter>,
 }
 
 impl Interceptor for Asker {
@@ -55,6 +76,18 @@ impl Interceptor for Asker {
     fn passed(&mut self, connection: ConnectionId) {
         self.mocks.passed(connection);
     }
+
+    fn pass(&mut self, now: Instant, run: &Run<'_>) {
+        if let Some(journal) = &mut self.journal {
+            journal.note_run(now, run);
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.settle();
+        }
+    }
 }
 
 impl Asker {
@@ -67,7 +100,32 @@ impl Asker {
         if is_routed && self.interest.has(Party::Webhooks) {
             self.webhooks.offer(offered.topic, || routed(offered));
         }
+        if is_routed && self.interest.has(Party::Traces) {
+            self.trace(now, offered);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.note(now, offered, verdict);
+        }
         verdict
+    }
+
+    fn trace(&mut self, now: Instant, offered: &Offered<'_>) {
+        let Some(tracer) = &mut self.tracer else { return };
+        let Some(context) = TraceContext::of_encoded(offered.properties) else { return };
+        let client_identifier = match offered.from {
+            Publisher::Client { identifier, .. } => identifier,
+            Publisher::Synthetic { .. } => "",
+        };
+        tracer.routed(&Traced {
+            context,
+            topic: offered.topic,
+            client_identifier,
+            qos: offered.qos,
+            retain: offered.retain,
+            payload_size: offered.payload.as_bytes().len(),
+            receivers: None,
+            at: now,
+        });
     }
 }
 
@@ -101,6 +159,7 @@ pub(super) fn occasion(offered: &Offered<'_>) -> Occasion {
         client_identifier: client_identifier.to_owned(),
         username: username.map(str::to_owned),
         synthetic,
+        via: None,
     }
 }
 
@@ -129,7 +188,7 @@ mod tests {
             interest: interest.clone(),
             on_event: Box::new(|_| {}),
         });
-        Asking { interest, mocks, webhooks }
+        Asking { interest, mocks, webhooks, journal: JournalHandle::off(), tracer: None }
     }
 
     fn spec<T: serde::de::DeserializeOwned>(json: &str) -> T {
@@ -140,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn webhooks_are_offered_what_goes_on_and_nobody_is_asked_unless_somebody_wants_to_be() {
         let asking = asking();
-        let mut interception = asking.interception();
+        let mut interception = asking.interception(None);
         let mut ask = |topic: &str, may_be_kept| {
             interception.is_active().then(|| {
                 let offered = Offered {
@@ -151,6 +210,7 @@ mod tests {
                     properties: &[],
                     expiry: None,
                     from: Publisher::Client { identifier: "dev", username: None },
+                    is_will: false,
                     may_be_kept,
                 };
                 interception.ask(Instant::now(), &offered)

@@ -49,6 +49,7 @@ use crate::{
     recording::CloseCause,
     session::{ConnectionId, Peer},
     tap::{Tap, Way},
+    trace::Tracer,
 };
 
 /// Bytes read before outboxes are written, even if more connections are readable: bounds what
@@ -86,6 +87,8 @@ pub struct BrokerOptions {
     pub metrics: Arc<Metrics>,
     /// Who is asked about messages.
     pub interception: Interception,
+    /// Who is told of messages that have a place in a trace.
+    pub tracer: Option<Box<dyn Tracer>>,
     /// What happens to packets on their way.
     pub chaos: ChaosWatch,
     /// Where the broker's state is kept; needed with a durability other than none, and of no use without.
@@ -140,8 +143,11 @@ impl BrokerHandle {
     ) -> Result<R, Stopped> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |broker, now| {
+            let result = f(broker, now);
+            // Who is answered finds in the journal what led to the answer.
+            broker.settle_interception();
             // Whoever asked may have lost interest.
-            let _ = answer.send(f(broker, now));
+            let _ = answer.send(result);
         });
         self.jobs.send(job).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
@@ -260,7 +266,6 @@ pub(super) struct Shell {
     /// Something was written after a while.
     has_written: Notify,
     emptied: Notify,
-    next_id: Cell<u64>,
     /// Clients whose passwords are still to be checked.
     logins: RefCell<LoginQueue<Login>>,
     has_login: Notify,
@@ -301,6 +306,7 @@ impl Shell {
         let keeps_state = options.broker.durability != Durability::None;
         let mut broker = Broker::new(now, options.broker, options.seed);
         broker.set_interception(options.interception);
+        broker.set_tracer(options.tracer);
         Self {
             broker: RefCell::new(broker),
             links: RefCell::default(),
@@ -312,7 +318,6 @@ impl Shell {
             timer: Notify::new(),
             has_written: Notify::new(),
             emptied: Notify::new(),
-            next_id: Cell::new(1),
             logins: RefCell::default(),
             has_login: Notify::new(),
             is_checking: Cell::new(false),
@@ -388,8 +393,7 @@ impl Shell {
         pass: Pass,
     ) {
         let now = self.now();
-        let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
-        self.tap.open(now, id, Some(peer), way);
+        let id = self.tap.open_next(now, Some(peer), way);
         self.metrics.connection_opened();
         let peer = Peer { address: Some(peer), transport: transport.name(), identity };
         self.broker.borrow_mut().handle_open(accepted_at, id, peer);
@@ -430,6 +434,7 @@ impl Shell {
     /// Does what the broker asks for, in order, after anything was done to it.
     pub(super) fn settle(&self) {
         let mut broker = self.broker.borrow_mut();
+        broker.settle_interception();
         while let Some(output) = broker.poll_output() {
             match output {
                 Output::Flush(id) => self.make_dirty(id),

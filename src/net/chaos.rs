@@ -33,6 +33,11 @@ impl ChaosWatch {
         (chaos.clone(), Self { chaos, changed, held_bytes_max })
     }
 
+    /// The same for connections that come through the proxy with that id.
+    pub fn of_proxy(&self, id: &Arc<str>) -> Self {
+        Self { chaos: self.chaos.of_proxy(id), ..self.clone() }
+    }
+
     #[inline]
     pub(super) fn is_on(&self) -> bool {
         self.chaos.is_on()

@@ -207,6 +207,17 @@ impl ClientSession {
             Waiter::Receipt(_) => None,
         })
     }
+
+    /// Tells those who wait for a [`Receipt`] that the connection was lost. The exchanges are for the next one all the same.
+    pub fn tell_lost(&mut self, error: &ClientError) {
+        for (_, exchange) in &mut self.exchanges {
+            if let Waiter::Receipt(receipt) = &mut exchange.waiter {
+                let receipt = std::mem::replace(receipt, oneshot::channel().0);
+                // Whoever published may not wait for it.
+                let _ = receipt.send(Outcome::Lost(error.clone()));
+            }
+        }
+    }
 }
 
 /// What a client is connected to beside the server.
@@ -214,9 +225,11 @@ impl ClientSession {
 struct Wiring {
     sink: Option<Arc<dyn Sink>>,
     reporting: Option<Reporting>,
-    /// Stands in for another client: messages are acknowledged and told, not kept; what is not finished when the
-    /// connection ends is for the next one.
+    /// What is not finished when the connection ends is for the next one.
     session: Option<ClientSession>,
+    /// Stands in for another client: messages are acknowledged and told, not kept, and QoS 2 messages are let go of when
+    /// that is asked for.
+    stands_in: bool,
 }
 
 /// A connection to a broker. Dropping it closes the connection without DISCONNECT.
@@ -266,6 +279,8 @@ struct Link {
     reporting: Option<Reporting>,
     /// Whether exchanges outlive the connection.
     keeps_session: bool,
+    /// Whether QoS 2 messages are let go of when that is asked for.
+    stands_in: bool,
     /// There is something for the writing task to do.
     to_write: Notify,
     /// Acks came, bytes left, a ping was answered, or the connection ended.
@@ -360,18 +375,25 @@ impl Client {
         reporting: Option<Reporting>,
         session: ClientSession,
     ) -> Result<Self, ClientError> {
-        let wiring = Wiring { sink: Some(sink), reporting, session: Some(session) };
+        let wiring = Wiring { sink: Some(sink), reporting, session: Some(session), stands_in: true };
         Self::connect_with(options, wiring).await
     }
 
+    /// As [`connect`](Self::connect), with what [`leave`](Self::leave) gave of the connection before: if the server has the
+    /// session, too, messages that were not acknowledged are sent again, and their receipts go on. `session` is taken where
+    /// there is a connection.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn resume(options: ClientOptions, session: &mut ClientSession) -> Result<Self, ClientError> {
+        let connected = introduce(&options, None).await?;
+        let wiring = Wiring { session: Some(std::mem::take(session)), ..Wiring::default() };
+        Ok(connected.start(options.protocol, options.url.to_string(), wiring))
+    }
+
     async fn connect_with(options: ClientOptions, wiring: Wiring) -> Result<Self, ClientError> {
-        let target = options.url.to_string();
-        let unreachable = |error| ClientError::Unreachable { target: target.clone(), error: Arc::new(error) };
-        let connecting = handshake(&options, &target, wiring.reporting.as_ref());
-        match timeout(options.connect_timeout, connecting).await {
-            Ok(connected) => Ok(connected?.start(options.protocol, target, wiring)),
-            Err(_) => Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
-        }
+        let connected = introduce(&options, wiring.reporting.as_ref()).await?;
+        Ok(connected.start(options.protocol, options.url.to_string(), wiring))
     }
 
     pub fn limits(&self) -> &ServerLimits {
@@ -742,13 +764,13 @@ impl Link {
         let sent = self.send(&mut state, &packet).map_err(TryPublish::Failed)?;
         if let (Some(identifier), Some(waiter)) = (identifier, waiter) {
             let offset = state.offset;
-            if let (true, QoS::ExactlyOnce, Waiter::Tag(tag)) = (self.keeps_session, qos, &waiter) {
+            if let (true, QoS::ExactlyOnce, Waiter::Tag(tag)) = (self.stands_in, qos, &waiter) {
                 state.held.insert(*tag, identifier);
             }
             let exchange = Exchange {
                 qos,
                 is_released: false,
-                may_release: !self.keeps_session,
+                may_release: !self.stands_in,
                 is_received: false,
                 waiter,
                 publish: kept,
@@ -1274,7 +1296,7 @@ struct Connected {
 
 impl Connected {
     fn start(self, protocol: ProtocolVersion, target: String, wiring: Wiring) -> Client {
-        let Wiring { sink, reporting, session } = wiring;
+        let Wiring { sink, reporting, session, stands_in } = wiring;
         let keeps_session = session.is_some();
         let link = Arc::new(Link {
             target,
@@ -1282,6 +1304,7 @@ impl Connected {
             limits: self.limits,
             stream: self.stream,
             keeps_session,
+            stands_in,
             state: Mutex::new(State::new()),
             sink,
             reporting,
@@ -1292,11 +1315,23 @@ impl Connected {
             link.resume(session);
         }
         let (sender, messages) = mpsc::channel(MESSAGES_WAITING);
-        let sender = (!keeps_session).then_some(sender);
+        let sender = (!stands_in).then_some(sender);
         let reading = tokio::spawn(Arc::clone(&link).keep_reading(self.frames, sender));
         let writing = tokio::spawn(Arc::clone(&link).keep_writing());
         let (tasks, introduced_at) = ([reading, writing], self.introduced_at);
         Client { publisher: Publisher { link }, messages, tasks, introduced_at, is_reset: false }
+    }
+}
+
+/// Connects and waits for CONNACK, both in time.
+async fn introduce(options: &ClientOptions, reporting: Option<&Reporting>) -> Result<Connected, ClientError> {
+    let target = options.url.to_string();
+    match timeout(options.connect_timeout, handshake(options, &target, reporting)).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let error = Arc::new(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+            Err(ClientError::Unreachable { target, error })
+        }
     }
 }
 

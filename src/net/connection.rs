@@ -544,6 +544,7 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
     let tap = (shell.tap.is_observed() && !link.has_line()).then_some(&shell.tap);
     // Nothing of what comes of them is written, or reported, before all of them are.
     let mut reported = Reported::new();
+    broker.begin_input(&chunk);
     let sent_max = broker.packets_sent() + TURN_SENT;
     let mut packets = 0;
     while packets < TURN_PACKETS && broker.packets_sent() < sent_max {
@@ -594,6 +595,7 @@ fn hand_on(shell: &Rc<Shell>, link: &Link, reading: &mut Reading, read: Read) {
             break;
         }
     }
+    broker.end_input();
     drop(broker);
     if let Some(tap) = tap {
         tap.packets(now, link.id, Direction::ClientToServer, reported.iter());

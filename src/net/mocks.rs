@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    path::{Component, Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,10 +22,10 @@ use tracing::{debug, warn};
 use super::{asking::occasion, memo::Memo};
 use crate::{
     broker::BrokerEvent,
-    config::{SETTINGS_FILE, file_below, read_file, read_file_below},
+    config::{read_file, read_given_file},
     field::BadField,
     interceptor::{Interest, Offered, Party, Publisher, Verdict},
-    metrics::{Family, label},
+    metrics::Family,
     mock::{
         Again, Answer, Due, Fired, Matching, Mock, MockError, MockEvent, MockFigures, MockLimits, MockSpec,
         MockView, Mocks, Occasion, Renderer, State, UnmatchedMessage, make_mocks,
@@ -61,6 +61,15 @@ pub type MockSink = Box<dyn Fn(MockEvent) + Send + Sync>;
 
 /// A message to publish, with its Message Expiry Interval in seconds.
 pub type Outgoing = (ApplicationMessage, Option<u32>);
+
+/// Mocks of the settings that were found good.
+pub struct PreparedMocks {
+    specs: Vec<MockSpec>,
+    made: Vec<Mock>,
+}
+
+/// An answer, and the id of the proxy that what it answers came through; `None`: it came to the server itself.
+pub type Reply = (Option<Arc<str>>, Outgoing);
 
 /// The mocks of a server; clones share them.
 #[derive(Clone)]
@@ -111,33 +120,34 @@ impl MockHandle {
     }
 
     /// For a thread that moves messages.
-    pub(super) fn asker(&self) -> MockAsker {
-        MockAsker { shared: Arc::clone(&self.shared), memo: Memo::new(), holders: HashSet::new() }
+    pub(super) fn asker(&self, via: Option<Arc<str>>) -> MockAsker {
+        MockAsker { shared: Arc::clone(&self.shared), via, memo: Memo::new(), holders: HashSet::new() }
     }
 
-    /// A client has connected or subscribed; other events concern no mock.
-    pub fn handle_event(&self, event: &BrokerEvent) {
+    /// A client has connected or subscribed, `via` a proxy or the server itself; other events concern no mock.
+    pub fn handle_event(&self, event: &BrokerEvent, via: Option<&Arc<str>>) {
         if !self.shared.wants_clients.load(Ordering::Acquire) {
             return;
         }
         match event {
             BrokerEvent::ClientConnected { client_identifier, username, .. } => {
                 self.shared.offer(|mocks, now, clock| {
-                    mocks.offer_connection(now, clock, client_identifier, username.as_deref());
+                    let username = username.as_deref();
+                    mocks.offer_connection(now, clock, client_identifier, username, via.cloned());
                 });
             }
             BrokerEvent::Subscribed { client_identifier, filter, qos, .. } => {
                 self.shared.offer(|mocks, now, clock| {
-                    mocks.offer_subscription(now, clock, client_identifier, filter, *qos);
+                    mocks.offer_subscription(now, clock, client_identifier, filter, *qos, via.cloned());
                 });
             }
             _ => {}
         }
     }
 
-    /// Sends answers as they fall due, until it is told to stop. `publish` sends messages; what that gives says of each what
-    /// came of it, which the next ones do not wait for.
-    pub async fn answer<F, O>(self, stop: CancellationToken, publish: impl Fn(Vec<Outgoing>) -> F)
+    /// Sends answers as they fall due, until it is told to stop. `publish` sends messages to where what they answer came from;
+    /// what that gives says of each what came of it, which the next ones do not wait for.
+    pub async fn answer<F, O>(self, stop: CancellationToken, publish: impl Fn(Vec<Reply>) -> F)
     where
         F: Future<Output = O>,
         O: Future<Output = Vec<Result<(), String>>> + Send + 'static,
@@ -145,7 +155,7 @@ impl MockHandle {
         _ = stop.run_until_cancelled(self.keep_answering(publish)).await;
     }
 
-    async fn keep_answering<F, O>(self, publish: impl Fn(Vec<Outgoing>) -> F)
+    async fn keep_answering<F, O>(self, publish: impl Fn(Vec<Reply>) -> F)
     where
         F: Future<Output = O>,
         O: Future<Output = Vec<Result<(), String>>> + Send + 'static,
@@ -176,7 +186,7 @@ impl MockHandle {
             for due in due {
                 match due.render(clock, &self.shared.state, &mut renderer) {
                     Ok(answer) => {
-                        messages.push(outgoing(answer));
+                        messages.push((due.via(), outgoing(answer)));
                         sent.push(due);
                     }
                     Err(error) => self.shared.note(&due, Err(error)),
@@ -252,12 +262,24 @@ impl MockHandle {
     /// # Errors
     /// The position of the first that is not good, and why; then nothing has changed.
     pub fn set(&self, specs: Vec<MockSpec>) -> Result<(), (usize, MockError)> {
+        self.put(self.prepare(specs)?);
+        Ok(())
+    }
+
+    /// What [`put`](Self::put) takes, made before anybody has to wait for it.
+    ///
+    /// # Errors
+    /// Those of [`set`](Self::set).
+    pub fn prepare(&self, specs: Vec<MockSpec>) -> Result<PreparedMocks, (usize, MockError)> {
         let limits = *self.shared.mocks().limits();
-        // Before anybody has to wait for it.
         let made = make_mocks(&specs, limits, &|path| read_file(&self.shared.folder, path))?;
+        Ok(PreparedMocks { specs, made })
+    }
+
+    /// What [`set`](Self::set) does with them.
+    pub fn put(&self, PreparedMocks { specs, made }: PreparedMocks) {
         self.shared.change(|mocks, now| mocks.replace_all(now, made));
         *lock(&self.shared.settings) = specs;
-        Ok(())
     }
 
     /// Draws from another seed from now on; counts go on.
@@ -265,8 +287,9 @@ impl MockHandle {
         self.shared.mocks().set_seed(seed);
     }
 
-    /// Asks about a message of our own that passes no thread that moves messages; with its Message Expiry Interval.
-    pub fn ask(&self, message: &ApplicationMessage, expiry: Option<u32>) -> Verdict {
+    /// Asks about a message of our own that passes no thread that moves messages, but goes to the upstream of `via`; with its
+    /// Message Expiry Interval.
+    pub fn ask(&self, message: &ApplicationMessage, expiry: Option<u32>, via: Option<&Arc<str>>) -> Verdict {
         if !self.shared.interest.has(Party::Mocks) {
             return Verdict::Route;
         }
@@ -280,13 +303,17 @@ impl MockHandle {
             properties: &properties,
             expiry,
             from: Publisher::origin(&message.origin),
+            is_will: false,
             may_be_kept: true,
         };
         self.shared.offer(|mocks, now, clock| {
             let matching = mocks.matching(offered.topic);
             match matching.is_empty() {
                 true => Verdict::Route,
-                false => mocks.offer_message(now, clock, &matching, occasion(&offered), None),
+                false => {
+                    let occasion = Occasion { via: via.cloned(), ..occasion(&offered) };
+                    mocks.offer_message(now, clock, &matching, occasion, None)
+                }
             }
         })
     }
@@ -318,56 +345,27 @@ impl MockHandle {
 
     /// What became of each mock that fired, for `/__mockforge/metrics`.
     pub fn families(&self) -> Vec<Family> {
-        let mocks = self.list();
+        let fired: Vec<MockView> = self
+            .list()
+            .into_iter()
+            .filter(|mock| mock.figures.fired > 0 || mock.figures.failed > 0)
+            .collect();
         let family = |name, help, value: fn(&MockFigures) -> u64| {
-            let of_one = |mock: &MockView| (label("mock", &mock.mock.spec.id), value(&mock.figures));
-            let samples = mocks.iter().map(of_one).filter(|(_, value)| *value > 0).collect();
-            Family { name, kind: "counter", help, samples }
+            let of_one = |mock: &MockView| (vec![("mock", mock.mock.spec.id.clone())], value(&mock.figures));
+            Family::counter(name, help).bounded(fired.iter().map(of_one))
         };
         let waiting = self.shared.mocks().waiting() as u64;
         vec![
             family("mqtt_mocks_fired_total", "How often each mock fired.", |figures| figures.fired),
             family("mqtt_mock_messages_total", "Messages sent by mocks.", |figures| figures.sent),
             family("mqtt_mock_failures_total", "Answers that could not be sent.", |figures| figures.failed),
-            Family {
-                name: "mqtt_mock_answers_waiting",
-                kind: "gauge",
-                help: "Answers that wait for their time.",
-                samples: vec![(String::new(), waiting)],
-            },
+            Family::gauge("mqtt_mock_answers_waiting", "Answers that wait for their time.").value(waiting),
         ]
     }
 
     fn read_given_file(&self, path: &str) -> Result<Bytes, String> {
         read_given_file(&self.shared.folder, &self.shared.secret_files, path)
     }
-}
-
-/// How files begin to hold what nobody is to be sent: keys, and hashes of passwords.
-const SECRET_CONTENT: [&[u8]; 3] = [b"PRIVATE KEY-----", b"$argon2", b":$7$"];
-
-/// Reads a file for callers of the API: only one below the folder, wherever links lead, and none that is hidden, nor
-/// settings and what else holds secrets.
-fn read_given_file(folder: &Path, secret_files: &[PathBuf], path: &str) -> Result<Bytes, String> {
-    let secret =
-        || format!("{path:?} is not for messages: settings, keys, passwords and hidden files hold secrets");
-    let is_hidden = |part: Component<'_>| match part {
-        Component::Normal(name) => name.as_encoded_bytes().starts_with(b".") || *name == *SETTINGS_FILE,
-        _ => false,
-    };
-    if Path::new(path).components().any(is_hidden) {
-        return Err(secret());
-    }
-    let real = file_below(folder, path)?;
-    let is_same = |secret: &PathBuf| secret.canonicalize().is_ok_and(|secret| secret == real);
-    if real.file_name().is_some_and(|name| is_hidden(Component::Normal(name)))
-        || secret_files.iter().any(is_same)
-    {
-        return Err(secret());
-    }
-    let bytes = read_file_below(folder, path)?;
-    let holds = |secret: &&[u8]| bytes.windows(secret.len()).any(|part| part == *secret);
-    if SECRET_CONTENT.iter().any(holds) { Err(secret()) } else { Ok(bytes) }
 }
 
 fn outgoing(answer: Answer) -> Outgoing {
@@ -433,6 +431,7 @@ impl Shared {
 /// What a thread that moves messages has of the mocks.
 pub(super) struct MockAsker {
     shared: Arc<Shared>,
+    via: Option<Arc<str>>,
     memo: Memo<Remembered>,
     /// Connections with messages that are not on their way yet, for which answers may wait.
     holders: HashSet<ConnectionId>,
@@ -457,7 +456,7 @@ impl MockAsker {
             note_unmatched(shared, now, remembered, offered);
             return Verdict::Route;
         }
-        let occasion = occasion(offered);
+        let occasion = Occasion { via: self.via.clone(), ..occasion(offered) };
         let mut mocks = shared.mocks();
         // A key means nothing any more once mocks were changed.
         if mocks.generation() != generation {

@@ -6,9 +6,11 @@ mod broker_thread;
 mod chaos;
 mod client;
 mod connection;
+mod crowd;
 mod descriptors;
 mod dial;
 mod door;
+mod journal;
 mod line;
 mod listener;
 mod local_thread;
@@ -35,21 +37,26 @@ pub use client::{
     Capability, Client, ClientError, ClientOptions, Outcome, Publisher, Receipt, Sent, ServerLimits, Sink,
     TryPublish,
 };
+pub use crowd::{Crowd, CrowdError, MemberOptions};
 pub use descriptors::reserve_descriptors;
 pub use dial::{prepare, reach};
 pub use door::{DoorOptions, Entrance, Guest, Guests, spawn_door};
+pub use journal::{
+    ENTRIES_MAX, Found, JournalHandle, Seen, TooManyWaiters, TopicFigures, Verified, WAITERS_MAX, Waited,
+};
 pub use listener::{Gate, bind, leads_to, watch_peers};
-pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing};
+pub use mocks::{MockHandle, MockOptions, MockSink, Outgoing, PreparedMocks, Reply};
 pub use persistence::{Commit, Persistence};
 pub use proxy::{
-    ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats, spawn_proxy,
+    Ending, ProxiedClient, ProxiedSubscription, ProxyEvent, ProxyHandle, ProxyOptions, ProxyStats,
+    spawn_proxy,
 };
 pub use subscriber::{Subscriber, SubscriberError, SubscriberOptions};
 pub use transport::WebSocketOptions;
 #[cfg(any(test, fuzzing))]
 pub use transport::receive_pieces;
 pub use url::{BadUrl, MqttUrl, Scheme, Trust};
-pub use webhooks::{WebhookError, WebhookHandle, WebhookMatcher, WebhookOptions, WebhookView};
+pub use webhooks::{HttpClient, WebhookError, WebhookHandle, WebhookMatcher, WebhookOptions, WebhookView};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -178,6 +178,15 @@ pub struct ProxiedClient {
     pub subscriptions: usize,
 }
 
+/// How a connection is ended for whoever asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both sides are closed; a MQTT 5 client is told why where that does not cut a packet in two.
+    Disconnect(ReasonCode),
+    /// Both sides are reset.
+    Reset,
+}
+
 /// A subscription that the upstream granted while we looked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxiedSubscription {
@@ -220,7 +229,6 @@ struct Shared {
     chaos: ChaosWatch,
     on_event: Box<dyn Fn(ProxyEvent) + Send + Sync>,
     clients: Mutex<HashMap<ConnectionId, Entry>>,
-    next_id: AtomicU64,
     upstream_failures: AtomicU64,
     stop: CancellationToken,
     /// Relay threads that still run.
@@ -237,7 +245,7 @@ struct Entry {
     is_accepted: bool,
     subscriptions: Vec<(String, SubscriptionOptions, Option<u32>)>,
     /// Ends the relay; taken by whoever does.
-    end: Option<oneshot::Sender<ReasonCode>>,
+    end: Option<oneshot::Sender<Ending>>,
     _pass: Pass,
 }
 
@@ -324,9 +332,18 @@ impl ProxyHandle {
         // A relay that ended by itself meanwhile counts as ended too.
         let was_connected = !ends.is_empty();
         for end in ends {
-            let _ = end.send(reason);
+            let _ = end.send(Ending::Disconnect(reason));
         }
         was_connected
+    }
+
+    /// Ends one connection; whether there was one.
+    pub fn close(&self, connection: ConnectionId, how: Ending) -> bool {
+        let mut clients = self.shared.clients();
+        let end = clients.get_mut(&connection).and_then(|entry| entry.end.take());
+        drop(clients);
+        // A relay that ended by itself meanwhile counts as ended too.
+        end.is_some_and(|end| end.send(how).is_ok())
     }
 
     pub fn stats(&self) -> ProxyStats {
@@ -374,7 +391,6 @@ impl Shared {
             chaos: options.chaos,
             on_event: options.on_event,
             clients: Mutex::default(),
-            next_id: AtomicU64::new(1),
             upstream_failures: AtomicU64::new(0),
             stop: CancellationToken::new(),
             running: AtomicUsize::new(threads),
@@ -399,7 +415,7 @@ impl Shared {
 struct Accepted {
     id: ConnectionId,
     client: Handed,
-    end: oneshot::Receiver<ReasonCode>,
+    end: oneshot::Receiver<Ending>,
 }
 
 /// A socket that is registered nowhere.
@@ -501,7 +517,7 @@ async fn serve(
         let ends: Vec<_> =
             thread.shared.clients().values_mut().filter_map(|entry| entry.end.take()).collect();
         for end in ends {
-            let _ = end.send(ReasonCode::SERVER_SHUTTING_DOWN);
+            let _ = end.send(Ending::Disconnect(ReasonCode::SERVER_SHUTTING_DOWN));
         }
     }
     let all_ended = async {
@@ -614,13 +630,10 @@ impl RelayThread {
         way: Arc<Way>,
         accepted_at: Instant,
         pass: Pass,
-    ) -> (ConnectionId, oneshot::Receiver<ReasonCode>) {
+    ) -> (ConnectionId, oneshot::Receiver<Ending>) {
         let shared = &self.shared;
-        let id = ConnectionId(shared.next_id.fetch_add(1, Relaxed));
         let (end, ending) = oneshot::channel();
-        let now = now();
-        // Reported here, so that connections open in the order of their numbers.
-        shared.tap.open(now, id, Some(peer), way);
+        let id = shared.tap.open_next(now(), Some(peer), way);
         shared.metrics.connection_opened();
         let entry = Entry {
             peer,
@@ -635,7 +648,7 @@ impl RelayThread {
         (id, ending)
     }
 
-    fn start(self: &Rc<Self>, id: ConnectionId, client: Transport, end: oneshot::Receiver<ReasonCode>) {
+    fn start(self: &Rc<Self>, id: ConnectionId, client: Transport, end: oneshot::Receiver<Ending>) {
         let thread = Rc::clone(self);
         thread.relays.set(thread.relays.get() + 1);
         spawn_local(async move {
@@ -675,7 +688,7 @@ impl RelayThread {
         &self,
         id: ConnectionId,
         client: Transport,
-        mut end: oneshot::Receiver<ReasonCode>,
+        mut end: oneshot::Receiver<Ending>,
     ) -> CloseCause {
         let shared = &self.shared;
         let connecting = timeout(shared.upstream_timeout, shared.connect());
@@ -728,7 +741,7 @@ impl RelayThread {
         id: ConnectionId,
         client: Transport,
         server: Transport,
-        end: oneshot::Receiver<ReasonCode>,
+        end: oneshot::Receiver<Ending>,
     ) -> CloseCause {
         let line = OnceCell::new();
         let cause = self.relay_through(id, client, server, end, &line).await;
@@ -744,7 +757,7 @@ impl RelayThread {
         id: ConnectionId,
         client: Transport,
         server: Transport,
-        mut end: oneshot::Receiver<ReasonCode>,
+        mut end: oneshot::Receiver<Ending>,
         line: &OnceCell<Rc<LineState>>,
     ) -> CloseCause {
         let (from_client, to_client) = client.split();
@@ -785,7 +798,10 @@ impl RelayThread {
                             PumpEnd::Blocked => {}
                         }
                     }
-                    reason = &mut told => break Ended::Told(reason),
+                    ending = &mut told => break match ending {
+                        Ending::Disconnect(reason) => Ended::Told(reason),
+                        Ending::Reset => Ended::Reset(CloseCause::Proxy),
+                    },
                     () = &mut connect_due, if may_be_late => {
                         may_be_late = false;
                         if core.borrow().awaits_connect() {
@@ -877,9 +893,21 @@ impl RelayThread {
         reports.clear();
     }
 
-    fn count(&self, id: ConnectionId, at: Instant, direction: Direction, bytes: usize, core: &mut Relay) {
+    /// Counts what a read of `bytes` brought; how many PUBLISH packets.
+    fn count(
+        &self,
+        id: ConnectionId,
+        at: Instant,
+        direction: Direction,
+        bytes: usize,
+        core: &mut Relay,
+    ) -> u64 {
         let shared = &self.shared;
         let counts = core.take_counts();
+        let messages = match direction {
+            Direction::ClientToServer => counts.published,
+            Direction::ServerToClient => counts.delivered,
+        };
         match direction {
             Direction::ClientToServer => shared.metrics.received(at, bytes as u64, counts.published),
             Direction::ServerToClient => {
@@ -923,6 +951,7 @@ impl RelayThread {
                     .collect();
             }
         }
+        messages.iter().sum()
     }
 }
 
@@ -1005,6 +1034,8 @@ struct Pump<'a> {
     sides: Sides<'a>,
     to: &'a Side,
     reports: Vec<Report>,
+    /// When what is on its way was read, and how many PUBLISH packets are among it.
+    carried: (Instant, u64),
     /// Whether what is read has ended, which the other side is told once nothing waits any more.
     has_ended: bool,
 }
@@ -1033,7 +1064,18 @@ impl<'a> Pump<'a> {
             Direction::ClientToServer => sides.server,
             Direction::ServerToClient => sides.client,
         };
-        Self { thread, id, core, direction, from, sides, to, reports: Vec::new(), has_ended: false }
+        Self {
+            thread,
+            id,
+            core,
+            direction,
+            from,
+            sides,
+            to,
+            reports: Vec::new(),
+            carried: (now(), 0),
+            has_ended: false,
+        }
     }
 
     async fn run(&mut self) -> PumpEnd {
@@ -1073,7 +1115,13 @@ impl<'a> Pump<'a> {
     }
 
     /// All that was received is on its way.
-    fn note_passed(&self) {
+    fn note_passed(&mut self) {
+        let (read_at, messages) = self.carried;
+        if messages > 0 {
+            self.carried.1 = 0;
+            let after = now().saturating_duration_since(read_at);
+            self.thread.shared.metrics.proxied(self.direction, after, messages);
+        }
         if self.direction == Direction::ClientToServer && self.core.borrow_mut().take_asked() {
             self.thread.interception.borrow_mut().passed(self.id);
         }
@@ -1092,9 +1140,11 @@ impl<'a> Pump<'a> {
         let is_active = interception.is_active();
         let asked = is_active.then_some(Asked { interception: &mut interception, now, connection: self.id });
         let result = f(&mut core, Watch { is_observed, asked }, &mut self.reports);
+        interception.settle();
         drop(interception);
+        self.leave_to_line(is_observed);
         self.thread.report(self.id, now, &mut self.reports, &mut core);
-        self.thread.count(self.id, now, self.direction, count, &mut core);
+        self.carried = (now, self.thread.count(self.id, now, self.direction, count, &mut core));
         result
     }
 
@@ -1191,6 +1241,13 @@ impl<'a> Pump<'a> {
         line.get_or_init(|| state);
     }
 
+    /// Who a client is concerns the relay, whoever reports its packets.
+    fn leave_to_line(&mut self, is_observed: bool) {
+        if !is_observed {
+            self.reports.retain(|report| matches!(report, Report::Identified { .. }));
+        }
+    }
+
     /// Whether what is read is to be reported; a line reports by itself.
     fn is_observed(&self) -> bool {
         self.thread.shared.tap.is_observed() && self.sides.line.get().is_none()
@@ -1239,6 +1296,7 @@ impl<'a> Pump<'a> {
         let is_observed = self.is_observed();
         let mut core = self.core.borrow_mut();
         let rest = core.finish(self.direction, is_observed, &mut self.reports);
+        self.leave_to_line(is_observed);
         self.thread.report(self.id, now(), &mut self.reports, &mut core);
         rest
     }
@@ -1286,9 +1344,9 @@ async fn try_lose_session(shared: &Shared, connect: &Bytes) -> io::Result<()> {
 }
 
 /// Returns why, when an operator ends this relay or the proxy stops.
-async fn told_to_end(end: &mut oneshot::Receiver<ReasonCode>) -> ReasonCode {
+async fn told_to_end(end: &mut oneshot::Receiver<Ending>) -> Ending {
     match end.await {
-        Ok(reason) => reason,
+        Ok(ending) => ending,
         // Nobody can say so any more.
         Err(_) => pending().await,
     }

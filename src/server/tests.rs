@@ -523,3 +523,131 @@ async fn what_an_upstream_is_believed_by_is_read_again_with_the_rest() {
     proxy.stop().await;
     upstream.stop().await;
 }
+
+async fn apply(
+    server: &Running,
+    yaml: &str,
+    validate_only: bool,
+) -> Result<pb::ApplyConfigResponse, tonic::Status> {
+    let request = pb::ApplyConfigRequest { yaml: yaml.to_owned(), name: String::new(), validate_only };
+    server.control.apply_config(request).await.map_err(tonic::Status::from)
+}
+
+async fn mock_ids(server: &Running) -> Vec<String> {
+    let mocks = server.control.list_mocks(Default::default()).await.expect("a server").mocks;
+    mocks.into_iter().map(|mock| mock.id).collect()
+}
+
+#[tokio::test]
+async fn a_settings_file_is_put_into_force_while_the_server_runs() {
+    let server = Running::start(&[("mqtt.mocks", "[{id: old, topic: a}]".to_owned())]).await;
+    let yaml = "mqtt:\n  max_connections: 5\n  chaos: {rules: [{id: cut, actions: [drop]}]}\n  webhooks: [{id: hook, topic: a, url: \
+                'http://127.0.0.1:1'}]\n";
+    let changes = |answer: pb::ApplyConfigResponse| {
+        let changes = answer.changes.into_iter().map(|change| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let entries = |bytes: &[u8]| match serde_json::from_slice::<Vec<serde_json::Value>>(bytes) {
+                Ok(list) => list.len().to_string(),
+                Err(_) => text(bytes),
+            };
+            let at_once = change.effect() == pb::ConfigEffect::AtOnce;
+            format!("{} {} {} {at_once}", change.key, entries(&change.before), entries(&change.after))
+        });
+        changes.collect::<Vec<_>>()
+    };
+    // The flags of this server go before the file, so its mocks stay.
+    let would = ["mqtt.max_connections 1000 5 false", "mqtt.chaos.rules 0 1 true", "mqtt.webhooks 0 1 true"];
+    assert_eq!(changes(apply(&server, yaml, true).await.expect("good")), would);
+    assert!(server.control.list_rules(Default::default()).await.expect("a server").rules.is_empty());
+    assert_eq!(changes(apply(&server, yaml, false).await.expect("good")), would);
+    assert_eq!(server.control.list_rules(Default::default()).await.expect("a server").rules[0].id, "cut");
+    assert_eq!(server.webhook("hook").await.topic, "a");
+    assert_eq!(mock_ids(&server).await, ["old"]);
+    assert_eq!(changes(apply(&server, yaml, false).await.expect("good")), [""; 0]);
+
+    let shown = async |section: &str| {
+        let request = pb::GetConfigRequest { section: section.to_owned() };
+        server.control.get_config(request).await.map(|answer| answer.settings)
+    };
+    let [limit] = &shown("mqtt.max_connections").await.expect("there")[..] else { panic!("one") };
+    assert_eq!(
+        (&*limit.value, &*limit.origin, limit.next_value.as_deref()),
+        (&b"1000"[..], "default", Some(&b"5"[..]))
+    );
+    let [rules] = &shown("mqtt.chaos.rules").await.expect("there")[..] else { panic!("one") };
+    assert_eq!((&*rules.origin, &rules.next_value), ("config:3", &None));
+    assert!(shown("mqtt.chaos").await.expect("there").len() > 5);
+    assert!(shown("mqtt.cha").await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_settings_file_that_is_wrong_changes_nothing_and_says_all_that_is() {
+    use tonic_types::StatusExt;
+
+    let server = Running::start(&[]).await;
+    let yaml =
+        "mqtt:\n  prot: 1\n  mocks: [{topic: 'a/#/b'}]\n  chaos: {rules: [{id: cut, actions: [drop]}]}\n";
+    let status = apply(&server, yaml, false).await.expect_err("it is wrong");
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().expect("a reason").reason, "BAD_CONFIG");
+    let fields = &details.bad_request().expect("fields").field_violations;
+    let fields: Vec<_> = fields.iter().map(|field| (&*field.field, &*field.description)).collect();
+    assert_eq!(
+        fields,
+        [
+            ("mqtt.prot", r#"config:2:3: unknown key "prot" in mqtt; did you mean "port"?"#),
+            ("mqtt.mocks[0].topic", "config:3:19: mqtt.mocks[0].topic: level 1: '#' stands alone and last"),
+        ]
+    );
+    // Good by itself, but not beside what was made over the API.
+    let webhook = pb::Webhook {
+        id: "taken".to_owned(),
+        topic: "a".to_owned(),
+        url: "http://127.0.0.1:1".to_owned(),
+        ..Default::default()
+    };
+    let request = pb::CreateWebhookRequest { webhook: Some(webhook) };
+    server.control.create_webhook(request).await.expect("made");
+    let yaml = "mqtt:\n  mocks: [{id: new, topic: a}]\n  chaos: {rules: [{id: cut, actions: [drop]}]}\n  webhooks: [{id: taken, \
+                topic: b, url: 'http://127.0.0.1:1'}]\n";
+    for validate_only in [true, false] {
+        let status = apply(&server, yaml, validate_only).await.expect_err("the id is taken");
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().expect("fields").field_violations[0].field, "mqtt.webhooks[0].id");
+    }
+    assert!(server.control.list_rules(Default::default()).await.expect("a server").rules.is_empty());
+    assert_eq!(mock_ids(&server).await, [""; 0]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_settings_file_wins_when_it_is_read_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mockforge.yaml");
+    std::fs::write(&file, "mqtt: {mocks: [{id: on-disk, topic: a}]}\n").expect("written");
+    let flags = config(folder.path(), &[]).sources.flags;
+    let sources = Sources { file: crate::config::ConfigFile::At(file.clone()), flags, ..Sources::default() };
+    let server = Server::bind(Config::load(sources).expect("good")).await.expect("free ports");
+    let control = server.control().clone();
+    let running = tokio::spawn(server.run(std::future::pending()));
+    let ids = async || {
+        let mocks = control.list_mocks(Default::default()).await.expect("a server").mocks;
+        mocks.into_iter().map(|mock| mock.id).collect::<Vec<_>>()
+    };
+    let yaml = "mqtt: {mocks: [{id: sent, topic: a}]}\n".to_owned();
+    let request = pb::ApplyConfigRequest { yaml, ..Default::default() };
+    control.apply_config(request).await.expect("good");
+    assert_eq!(ids().await, ["sent"]);
+    std::fs::write(&file, "mqtt: {mocks: [{id: on-disk, topic: b}], port: 7}\n").expect("written");
+    assert_eq!(
+        control.read_settings_again().await.expect("good").at_next_start,
+        [""; 0],
+        "a flag says the port"
+    );
+    assert_eq!(ids().await, ["on-disk"]);
+    std::fs::remove_file(&file).expect("it was there");
+    assert!(control.read_settings_again().await.is_err());
+    assert_eq!(ids().await, ["on-disk"]);
+    running.abort();
+}

@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header,
     uri::{PathAndQuery, Scheme},
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sha2::Sha256;
 
 use super::{RoutedMessage, Secret, Webhook, masked_url};
-use crate::mock::{Reading, RenderError, Renderer, Subject, Surroundings, Template};
+use crate::{
+    mock::{Reading, RenderError, Renderer, Subject, Surroundings, Template},
+    trace::{TRACEPARENT, TRACESTATE, TraceContext, user_property},
+};
 
 pub(super) const SIGNATURE: &str = "x-mockforge-signature";
 pub(super) const DELIVERY: &str = "x-mockforge-delivery";
@@ -92,6 +95,16 @@ impl Webhook {
             let value = header_value(&text);
             let value = value.map_err(|error| BadRequest::Header { name: name.to_string(), error })?;
             headers.insert(name, value);
+        }
+        // The receiver's part of the trace is a child of the message's.
+        let properties = &message.occasion.properties;
+        if !headers.contains_key(TRACEPARENT) && TraceContext::of(properties).is_some() {
+            for name in [TRACEPARENT, TRACESTATE] {
+                let value = user_property(properties, name).and_then(|text| header_value(text).ok());
+                if let Some(value) = value {
+                    headers.insert(HeaderName::from_static(name), value);
+                }
+            }
         }
         let is_bare = self.body.is_none() && [Method::GET, Method::HEAD].contains(&self.method);
         let body = match (body, &self.body) {

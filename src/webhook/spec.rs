@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -12,8 +13,9 @@ use crate::mock::WhenSpec;
 /// How many there may be: each has a task and a log.
 pub const WEBHOOKS_MAX: usize = 1000;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["topic", "url"]))]
 pub struct WebhookSpec {
     /// Unique among webhooks; empty gets a free `webhook-1`, `webhook-2` …
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -24,7 +26,9 @@ pub struct WebhookSpec {
     /// `http://` or `https://`, a template. Required.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub url: String,
+    /// Of HTTP.
     #[serde(skip_serializing_if = "is_usual_method")]
+    #[schemars(!skip_serializing_if)]
     pub method: String,
     /// By name; values are templates.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -32,29 +36,37 @@ pub struct WebhookSpec {
     /// A template; any value but a text is taken as its compact JSON. Absent: the message as a JSON object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+    /// Whether it gets messages.
     #[serde(skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub enabled: bool,
     /// What else has to hold of a message; absent: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<WhenSpec>,
     /// For one attempt, connecting included.
     #[serde(skip_serializing_if = "is_usual_timeout")]
+    #[schemars(!skip_serializing_if)]
     pub timeout_ms: u64,
     /// Attempts after the first one.
     #[serde(skip_serializing_if = "is_usual_retries")]
+    #[schemars(!skip_serializing_if)]
     pub retries: u32,
     /// Before the first retry; twice as long before each further one.
     #[serde(skip_serializing_if = "is_usual_backoff")]
+    #[schemars(!skip_serializing_if)]
     pub backoff_ms: u64,
     /// The longest of those waits.
     #[serde(skip_serializing_if = "is_usual_backoff_max")]
+    #[schemars(!skip_serializing_if)]
     pub backoff_max_ms: u64,
     /// Messages that may wait.
     #[serde(skip_serializing_if = "is_usual_queue")]
+    #[schemars(!skip_serializing_if)]
     pub queue: u32,
     /// Requests at the same time; with 1 they go out in the order of the messages, and one that is tried again holds
     /// back those behind it.
     #[serde(skip_serializing_if = "is_usual_concurrency")]
+    #[schemars(!skip_serializing_if)]
     pub concurrency: u32,
     /// Key of the signature; absent: none is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +107,7 @@ const USUAL_BACKOFF_MAX_MS: u64 = 30_000;
 const USUAL_QUEUE: u32 = 1000;
 
 /// What must not be seen where it is printed for people.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(pub String);
 

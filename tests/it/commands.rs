@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use crate::running::RunningServer;
+use crate::running;
 
 /// Runs `mockforge` in `folder`, away from any server and any store of the machine.
 fn mockforge(folder: &Path, arguments: &[&str]) -> Output {
@@ -290,8 +290,8 @@ fn status_without_a_server_exits_3() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_written_session_is_replayed_to_the_broker() {
-    let server = RunningServer::start().await;
-    let target = format!("mqtt://127.0.0.1:{}", server.mqtt_port());
+    let server = running::start().await;
+    let target = format!("mqtt://127.0.0.1:{}", server.port());
     let (folder, _) = folder_with("s.json", HAND_WRITTEN);
     let output = tokio::task::spawn_blocking(move || {
         mockforge(
@@ -304,7 +304,7 @@ async fn a_hand_written_session_is_replayed_to_the_broker() {
     check(&output, 0, &[]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the report is JSON");
     assert_eq!((&report["sent"], &report["acked"]), (&3.into(), &2.into()));
-    server.stop().await;
+    server.stop().await.expect("the server ends as it should");
 }
 
 #[test]
@@ -847,14 +847,14 @@ fn a_store_in_use_is_exit_code_2_with_both_ways_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn something_else_on_the_servers_port_exits_3() {
-    let server = RunningServer::start().await;
-    let address = format!("127.0.0.1:{}", server.mqtt_port());
+    let server = running::start().await;
+    let address = format!("127.0.0.1:{}", server.port());
     let output = tokio::task::spawn_blocking(move || {
         let folder = tempfile::tempdir().expect("a temporary folder");
         mockforge(folder.path(), &["mqtt", "status", "--server", &address])
     });
     check(&output.await.expect("the command ran"), 3, &[]);
-    server.stop().await;
+    server.stop().await.expect("the server ends as it should");
 }
 
 #[test]

@@ -6,22 +6,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mockforge::mqtt::metrics;
+use mockforge::{RunningServer, mqtt::metrics};
 use rumqttc::{AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, QoS};
 
-use crate::running::RunningServer;
+use crate::running::{self, Alone};
 
 /// What the guide calls `create_client()`: each call a client identifier of its own.
 fn create_client(server: &RunningServer, client_id: &str) -> (AsyncClient, EventLoop) {
-    let mut options = MqttOptions::new(client_id, "localhost", server.mqtt_port());
+    let mut options = MqttOptions::new(client_id, "localhost", server.port());
     options.set_keep_alive(Duration::from_secs(5));
     AsyncClient::new(options, 10)
 }
 
 #[tokio::test]
 async fn test_mqtt_connection() {
-    let server = RunningServer::start().await;
-    let mut mqttoptions = MqttOptions::new("test-client", "localhost", server.mqtt_port());
+    let server = running::start().await;
+    let mut mqttoptions = MqttOptions::new("test-client", "localhost", server.port());
     mqttoptions.set_keep_alive(Duration::from_secs(5));
 
     let (_client, mut eventloop) = AsyncClient::new(mqttoptions, 10);
@@ -33,7 +33,7 @@ async fn test_mqtt_connection() {
 
 #[tokio::test]
 async fn test_publish_subscribe() {
-    let server = RunningServer::start().await;
+    let server = running::start().await;
     let (client, mut eventloop) = create_client(&server, "publish-subscribe");
 
     // Subscribe
@@ -57,7 +57,7 @@ async fn test_publish_subscribe() {
 
 #[tokio::test]
 async fn test_qos2_exactly_once() {
-    let server = RunningServer::start().await;
+    let server = running::start().await;
     let (client, mut eventloop) = create_client(&server, "qos2");
 
     client.subscribe("qos2/test", QoS::ExactlyOnce).await.unwrap();
@@ -80,7 +80,7 @@ async fn test_qos2_exactly_once() {
 
 #[tokio::test]
 async fn test_retained_messages() {
-    let server = RunningServer::start().await;
+    let server = running::start().await;
     let (client1, mut eventloop1) = create_client(&server, "retainer");
 
     // Publish retained message
@@ -105,14 +105,14 @@ async fn test_retained_messages() {
 
 #[tokio::test]
 async fn test_last_will() {
-    let server = RunningServer::start().await;
+    let server = running::start().await;
 
     // Subscribe to will topic from another client
     let (observer, mut obs_eventloop) = create_client(&server, "observer");
     observer.subscribe("clients/status", QoS::AtLeastOnce).await.unwrap();
     while !matches!(obs_eventloop.poll().await.unwrap(), Event::Incoming(Packet::SubAck(_))) {}
 
-    let mut options = MqttOptions::new("will-client", "localhost", server.mqtt_port());
+    let mut options = MqttOptions::new("will-client", "localhost", server.port());
     options.set_last_will(LastWill::new("clients/status", "offline", QoS::AtLeastOnce, false));
 
     let (client, mut eventloop) = AsyncClient::new(options, 10);
@@ -133,7 +133,7 @@ async fn test_last_will() {
 
 #[tokio::test]
 async fn broker_stats_are_those_of_the_server_started_last() {
-    let alone = RunningServer::alone().await;
+    let alone = Alone::begin().await;
     let _first = alone.start().await;
     let server = alone.start().await;
     let (_client, mut eventloop) = create_client(&server, "counted");

@@ -7,4 +7,5 @@ mod persistence;
 mod properties;
 pub(crate) mod script;
 pub(crate) mod stage;
+mod trace;
 pub(crate) mod transcripts;

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 
 use crate::{
-    broker::{DeliveryStage, Durability, Limits, Options, Restored},
+    broker::{DeliveryStage, Durability, Limits, Options, ResetCounts, Restored},
     packet::{ControlPacket, Publish, QoS},
 };
 
@@ -564,4 +564,43 @@ impl Clients {
         }
         self.owed.push(format!("sub> {} {id}", if is_qos_2 { "PUBREC" } else { "PUBACK" }));
     }
+}
+
+#[test]
+fn a_reset_leaves_connections_and_their_subscriptions_and_nothing_else() {
+    let mut player = bare(with(Durability::Strict, generous()));
+    player.play("pub> CONNECT pub");
+    player.play("sub> CONNECT sub clean=false session_expiry=100 receive_maximum=1");
+    player.play("sub> SUBSCRIBE 1 t qos=1");
+    player.play("sub> SUBSCRIBE 2 w qos=1");
+    player.play("sub> SUBSCRIBE 3 $share/g/s qos=1");
+    player.play("away> CONNECT away clean=false session_expiry=100 will=w:gone will_delay=50");
+    player.play("away> SUBSCRIBE 1 t qos=1");
+    player.play("away> SUBSCRIBE 2 $share/g/s qos=1");
+    player.play("away!");
+    for number in 1..=3 {
+        player.play(&format!("pub> PUBLISH t qos=1 id=1 \"{number}\""));
+        player.play(&format!("pub> PUBLISH kept/{number} qos=1 id=1 retain=true \"{number}\""));
+    }
+    let mut counts = ResetCounts::default();
+    let now = player.stage.now;
+    let mut turns = 1;
+    while player.stage.broker.reset(now, 1, &mut counts) {
+        turns += 1;
+    }
+    // One of those for `sub` is in flight.
+    assert_eq!(counts, ResetCounts { retained: 3, sessions: 1, queued: 2 + 3 });
+    assert!(turns >= 6, "{turns} turns");
+    player.play("+60s");
+    check(&player.stage);
+    assert_eq!(player.stage.broker.stats().retained_messages, 0);
+    // Nothing that was there before comes any more, the Will neither; what is new does.
+    let mut heard = player.play("sub> PUBACK 1");
+    heard.extend(player.play("pub> PUBLISH t qos=1 id=1 \"new\""));
+    heard.extend(player.play("sub> PUBACK 2"));
+    let to_sub: Vec<_> = heard.iter().filter(|line| line.starts_with("sub<")).collect();
+    assert!(to_sub.len() == 1 && to_sub[0].contains("\"new\""), "{heard:#?}");
+    let heard = player.play("away> CONNECT away clean=false session_expiry=100");
+    assert!(heard[0].contains("session_present=false"), "{heard:?}");
+    check(&player.stage);
 }

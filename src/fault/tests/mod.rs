@@ -386,6 +386,15 @@ fn packets_are_numbered_as_long_as_chaos_is_on() {
 }
 
 #[test]
+fn a_rule_for_a_proxy_leaves_alone_who_comes_elsewhere() {
+    let chaos = chaos("- {id: x, match: {proxy: [edge-*, default]}, actions: [drop]}");
+    let is_hit = |chaos: &Chaos| !chaos.judge("a").judge(&publish(UP, "t")).decisions.is_empty();
+    assert!(is_hit(&chaos), "the server's own listener");
+    assert!(is_hit(&chaos.of_proxy(&"edge-1".into())));
+    assert!(!is_hit(&chaos.of_proxy(&"core".into())));
+}
+
+#[test]
 fn overlapping_connections_of_a_client_share_counts() {
     let chaos = chaos("- {id: x, match: {types: PUBLISH}, when: {every_nth: 2}, actions: [drop]}");
     let (mut one, mut two) = (chaos.judge("a"), chaos.judge("a"));

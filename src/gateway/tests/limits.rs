@@ -351,7 +351,7 @@ async fn nesting_is_as_deep_as_the_contract_and_payloads_as_they_are() {
     let (status, reason, _) = server.refusal("POST", PUBLISH, body).await;
     assert_eq!((status, reason.as_str()), (400, "BAD_FIELD"));
     // No message holds one of its own kind, so what is read message by message has an end.
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+    let pool = pb::pool();
     for message in pool.all_messages().filter(|message| message.full_name().starts_with("mockforge.")) {
         let (mut below, mut seen) = (vec![message.clone()], std::collections::BTreeSet::new());
         while let Some(one) = below.pop() {

@@ -127,7 +127,8 @@ impl Impersonation {
         let guise = Guise { target: self.spec.target.clone(), scale_intervals: self.scale() };
         let name = replay_client(&self.report.run, 0);
         let runtime = self.runtime.handle().clone();
-        let cast = Cast::new(guise, name, runtime, self.mailbox.clone(), self.judge.clone(), answers);
+        let mut cast = Cast::new(guise, name, runtime, self.mailbox.clone(), self.judge.clone(), answers);
+        cast.figures.lateness.tell(self.spec.metrics.as_ref());
         if self.spec.selection.is_of_all_clients_and_topics() { cast } else { cast.of_a_part() }
     }
 

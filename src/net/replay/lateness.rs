@@ -1,8 +1,10 @@
 //! How late messages left, and what held them back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hdrhistogram::Histogram;
+
+use crate::metrics::{self, Metrics};
 
 /// What made a message late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +56,8 @@ pub struct Quantiles {
 pub(super) struct LatenessRecorder {
     /// Nanoseconds, in the order of [`Cause::ALL`].
     by_cause: [Histogram<u64>; 4],
+    /// Takes all of it, too.
+    figures: Option<Arc<metrics::Histogram>>,
 }
 
 /// A day; later than that is as good as a day.
@@ -65,12 +69,20 @@ impl Default for LatenessRecorder {
             Histogram::new_with_max(LONGEST.as_nanos() as u64, 3)
                 .expect("a maximum over 1 and 3 digits are valid")
         };
-        Self { by_cause: std::array::from_fn(|_| new()) }
+        Self { by_cause: std::array::from_fn(|_| new()), figures: None }
     }
 }
 
 impl LatenessRecorder {
+    /// Has `metrics` told of what is recorded from now on.
+    pub fn tell(&mut self, metrics: Option<&Arc<Metrics>>) {
+        self.figures = metrics.map(|metrics| Arc::clone(metrics.replay_lateness()));
+    }
+
     pub fn record(&mut self, cause: Cause, lateness: Duration) {
+        if let Some(figures) = &self.figures {
+            figures.observe(lateness, 1);
+        }
         self.by_cause[cause as usize].saturating_record(lateness.min(LONGEST).as_nanos() as u64);
     }
 

@@ -50,6 +50,7 @@ pub fn start(spec: ReplaySpec) -> io::Result<ReplayHandle> {
     let (progress, watch_progress) = watch::channel(ReplayProgress::default());
     let (report, watch_report) = watch::channel(None);
     let tally = Arc::new(tally::Tally::default());
+    tally.state().lateness.tell(spec.metrics.as_ref());
     let remote = Arc::new(Remote::new(Arc::clone(&tally)));
     let twin = spec.other_target.is_some().then(|| Arc::new(Remote::new(Arc::default())));
     if let Some(twin) = &twin {

@@ -28,6 +28,20 @@ pub enum ReplayOutcome {
 }
 
 impl ReplayOutcome {
+    /// In one word, as figures say it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Incomplete => "incomplete",
+            Self::Different => "different",
+            Self::Unreachable => "unreachable",
+            Self::Nothing => "nothing",
+            Self::Damaged => "damaged",
+            Self::Late => "late",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// As every command of ours exits.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -125,6 +139,12 @@ impl Ended {
         } else {
             ReplayOutcome::Passed
         };
+        if let Some(metrics) = &spec.metrics {
+            let verdict = report.verdict.as_deref();
+            let count = |kind| verdict.and_then(|verdict| verdict.counts.get(kind)).copied().unwrap_or(0);
+            let matched = verdict.map_or(0, |verdict| verdict.matched);
+            metrics.replay_ended(report.outcome.name(), matched, count("missing"), count("unexpected"));
+        }
         info!(outcome = %report.outcome, sent = report.sent, acked = report.acked, "replay ended");
         report
     }

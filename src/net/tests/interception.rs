@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     interceptor::{Interception, Interceptor, Interest, Offered, Party, Verdict},
     net::{
-        MockHandle, MockOptions, ProxyEvent, ProxyOptions,
+        JournalHandle, MockHandle, MockOptions, ProxyEvent, ProxyOptions,
         asking::Asking,
         pipe::{End, Pipe, Valve},
         proxy::RelayThread,
@@ -286,7 +286,8 @@ async fn answers_of_mocks_wait_for_the_message_of_their_own_connection() {
         });
         let mock = r#"{"topic":"open","response":{"topic":"answer","payload":"{{client_id}}"}}"#;
         mocks.create(serde_json::from_str(mock).expect("a spec")).expect("a good one");
-        let asking = Asking { interest, mocks: mocks.clone(), webhooks };
+        let asking =
+            Asking { interest, mocks: mocks.clone(), webhooks, journal: JournalHandle::off(), tracer: None };
         let sent = Arc::new(Mutex::new(0));
         let (count, stop) = (sent.clone(), tokio_util::sync::CancellationToken::new());
         let answering = mocks.answer(stop.clone(), move |messages| {
@@ -297,7 +298,7 @@ async fn answers_of_mocks_wait_for_the_message_of_their_own_connection() {
         let answering = tokio::task::spawn_local(answering);
         let sent = || *sent.lock().expect("no panic");
 
-        let relays = Relays::asking(Noted::default(), move || asking.interception());
+        let relays = Relays::asking(Noted::default(), move || asking.interception(None));
         let ((one, first), (other, _)) = (relays.connected().await, relays.connected().await);
         relays.valve(first).set_stalled(true);
         send(&one, OPEN).await;

@@ -9,6 +9,7 @@ mod differential;
 mod guests;
 mod hostile;
 mod interception;
+mod journal;
 mod limits;
 mod persistence;
 mod proxy;
@@ -110,6 +111,7 @@ impl TestBroker {
             broker: broker.into(),
             admission: Admission::new(connections),
             seed: 1,
+            tracer: None,
             guests: None,
             persistence,
             gate: Gate::open_already(),

@@ -99,6 +99,7 @@ impl Pipes {
                     broker: options,
                     admission: Admission::new(Default::default()),
                     seed: 1,
+                    tracer: None,
                     guests: None,
                     persistence: None,
                     gate: Gate::open_already(),

@@ -20,6 +20,14 @@ pub trait TlsFiles: fmt::Debug + Send + Sync {
 /// Puts what was read into force.
 pub type PutInForce<'a> = Box<dyn FnOnce() + Send + 'a>;
 
+/// Whether [`reload`] would find them good.
+///
+/// # Errors
+/// Those of [`reload`].
+pub fn check<'a>(all: impl IntoIterator<Item = &'a dyn TlsFiles>) -> Result<(), TlsError> {
+    all.into_iter().try_for_each(|files| files.read_again().map(drop))
+}
+
 /// Reads all of them again; on an error all stays as it was.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 mod authorities;
 mod authority;
 mod client;
+mod connect;
 mod development;
 mod files;
 mod mint;
@@ -26,8 +27,9 @@ use rustls::{
 
 pub use self::{
     client::{ClientTls, ClientTlsOptions},
+    connect::connect_tls,
     development::{DAYS_MAX, DevelopmentCertificates, DevelopmentOptions, DevelopmentPair, Validity},
-    files::{PutInForce, TlsFiles, reload},
+    files::{PutInForce, TlsFiles, check, reload},
     mint::MintOptions,
     names::{CertificateNames, certificate_names, identity},
     server::{ServerTls, ServerTlsOptions},

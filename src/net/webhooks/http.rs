@@ -1,4 +1,4 @@
-//! The HTTP client that webhooks send through.
+//! The HTTP client that webhooks and scenarios send through.
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use crate::webhook::{Authorities, RESPONSE_KEPT};
+use crate::webhook::Authorities;
 
 /// How long a connection is kept for the next request: less than servers usually keep theirs.
 const IDLE: Duration = Duration::from_secs(30);
@@ -33,27 +33,32 @@ const HEAD_MAX: usize = 64 << 10;
 const DRAINED_MAX: usize = 64 << 10;
 const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
-pub(super) type SecureClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub type SecureClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-pub(super) struct Http {
+/// Sends requests.
+pub struct Http {
     plain: Client<HttpConnector, Full<Bytes>>,
     /// Trusts whom the system trusts; made at the first request that needs it.
     secure: OnceCell<SecureClient>,
+    /// Of an answer's body.
+    kept: usize,
 }
 
+/// What was answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// Of the body, at most [`RESPONSE_KEPT`] bytes.
+    /// Of the body, about as many bytes as are kept.
     pub beginning: Bytes,
 }
 
 impl Http {
-    pub fn new() -> Self {
+    /// Keeps so many bytes of an answer's body.
+    pub fn new(kept: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { plain: builder().build(connector), secure: OnceCell::new() }
+        Self { plain: builder().build(connector), secure: OnceCell::new(), kept }
     }
 
     /// Sends a request, once, and reads the beginning of what is answered. `secure` is for receivers with authorities
@@ -71,7 +76,7 @@ impl Http {
         let exchange = async {
             let response = self.request(request, secure).await?;
             let (head, mut body) = response.into_parts();
-            let beginning = read_beginning(&mut body).await;
+            let beginning = read_beginning(&mut body, self.kept).await;
             let beginning =
                 beginning.map_err(|error| format!("in the body of the answer: {}", explain(&error)))?;
             Ok::<_, String>((Answer { status: head.status, headers: head.headers, beginning }, body))
@@ -147,13 +152,13 @@ fn builder() -> hyper_util::client::legacy::Builder {
     builder
 }
 
-async fn read_beginning(body: &mut Incoming) -> Result<Bytes, hyper::Error> {
+async fn read_beginning(body: &mut Incoming, kept: usize) -> Result<Bytes, hyper::Error> {
     let mut beginning = BytesMut::new();
-    while beginning.len() < RESPONSE_KEPT
+    while beginning.len() < kept
         && let Some(frame) = body.frame().await
     {
         if let Some(data) = frame?.data_ref() {
-            beginning.extend_from_slice(&data[..data.len().min(RESPONSE_KEPT - beginning.len())]);
+            beginning.extend_from_slice(&data[..data.len().min(kept - beginning.len())]);
         }
     }
     Ok(beginning.freeze())

@@ -27,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 use ulid::Ulid;
 
+pub use self::http::Http as HttpClient;
 use self::{
     http::Http,
     line::{Current, Line, lock},
@@ -37,12 +38,13 @@ use crate::{
     draws::Draws,
     field::BadField,
     interceptor::{Interest, Offered, Party, Publisher},
-    metrics::{Family, label},
+    metrics::Family,
     mock::State,
     packet::FilterTree,
     session::{ApplicationMessage, Payload, encode_forwarded},
     webhook::{
-        RoutedMessage, WEBHOOKS_MAX, WebhookDelivery, WebhookEvent, WebhookSpec, free_id, name_webhooks,
+        RESPONSE_KEPT, RoutedMessage, WEBHOOKS_MAX, WebhookDelivery, WebhookEvent, WebhookSpec, free_id,
+        name_webhooks,
     },
 };
 
@@ -155,6 +157,9 @@ struct Shared {
     ended: CancellationToken,
 }
 
+/// What webhooks of the settings come to: all of them, and what has to be made or changed.
+type Plan = (Vec<WebhookSpec>, Vec<(Option<Arc<Line>>, Arc<Current>)>);
+
 /// Which webhooks want which topics.
 type HookTable = FilterTree<HookRef>;
 
@@ -224,7 +229,7 @@ impl WebhookHandle {
             seed: AtomicU64::new(seed),
             queue_bytes,
             on_event,
-            http: Http::new(),
+            http: Http::new(RESPONSE_KEPT),
             interest,
             is_closed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -264,6 +269,7 @@ impl WebhookHandle {
                 properties: &properties,
                 expiry,
                 from: Publisher::origin(&message.origin),
+                is_will: false,
                 may_be_kept: false,
             })
         });
@@ -363,9 +369,37 @@ impl WebhookHandle {
     /// # Errors
     /// [`Bad`](WebhookError::Bad) with paths that begin with `[n]`, [`TooMany`](WebhookError::TooMany) or
     /// [`Closed`](WebhookError::Closed); nothing is changed then.
-    pub fn replace_all(&self, mut specs: Vec<WebhookSpec>) -> Result<(), WebhookError> {
-        self.check_open()?;
+    pub fn replace_all(&self, specs: Vec<WebhookSpec>) -> Result<(), WebhookError> {
         let mut lines = lock(&self.0.lines);
+        let (specs, planned) = self.plan(&lines, specs)?;
+        lines.retain(|line| {
+            let stays = !line.from_settings || specs.iter().any(|spec| spec.id == line.id);
+            if !stays {
+                line.end();
+            }
+            stays
+        });
+        for (line, current) in planned {
+            match line {
+                Some(line) => line.change(current),
+                None => lines.push(Line::start(&self.0.shared, current, true)),
+            }
+        }
+        self.0.shared.publish(&lines);
+        Ok(())
+    }
+
+    /// Whether [`replace_all`](Self::replace_all) would take that over now.
+    ///
+    /// # Errors
+    /// Those of [`replace_all`](Self::replace_all).
+    pub fn check_all(&self, specs: Vec<WebhookSpec>) -> Result<(), WebhookError> {
+        self.plan(&lock(&self.0.lines), specs).map(drop)
+    }
+
+    /// `specs` with their ids, and those of them that are new or changed, with the lines that have their ids.
+    fn plan(&self, lines: &[Arc<Line>], mut specs: Vec<WebhookSpec>) -> Result<Plan, WebhookError> {
+        self.check_open()?;
         let foreign: Vec<_> = lines.iter().filter(|line| !line.from_settings).map(Arc::clone).collect();
         if foreign.len() + specs.len() > WEBHOOKS_MAX {
             return Err(WebhookError::TooMany);
@@ -398,21 +432,7 @@ impl WebhookHandle {
         if !bad.is_empty() {
             return Err(WebhookError::Bad(bad));
         }
-        lines.retain(|line| {
-            let stays = !line.from_settings || specs.iter().any(|spec| spec.id == line.id);
-            if !stays {
-                line.end();
-            }
-            stays
-        });
-        for (line, current) in planned {
-            match line {
-                Some(line) => line.change(current),
-                None => lines.push(Line::start(&self.0.shared, current, true)),
-            }
-        }
-        self.0.shared.publish(&lines);
-        Ok(())
+        Ok((specs, planned))
     }
 
     /// Newest first; at most [`LOGGED_MAX`](crate::webhook::LOGGED_MAX).
@@ -461,34 +481,25 @@ impl WebhookHandle {
     /// What became of the messages of each webhook, for `/__mockforge/metrics`.
     pub fn families(&self) -> Vec<Family> {
         let lines: Vec<_> =
-            lock(&self.0.lines).iter().map(|line| (label("webhook", &line.id), line.figures())).collect();
+            lock(&self.0.lines).iter().map(|line| (("webhook", line.id.clone()), line.figures())).collect();
         let each = |value: fn(&WebhookFigures) -> u64| {
-            lines.iter().map(|(label, figures)| (label.clone(), value(figures))).collect()
+            lines.iter().map(move |(label, figures)| (vec![label.clone()], value(figures)))
         };
         let by_outcome = lines.iter().flat_map(|(webhook, figures)| {
             let WebhookFigures { delivered, failed, dropped, .. } = *figures;
             [("delivered", delivered), ("failed", failed), ("dropped", dropped)]
-                .map(|(outcome, count)| (format!("{webhook},outcome=\"{outcome}\""), count))
+                .map(|(outcome, count)| (vec![webhook.clone(), ("outcome", outcome.to_owned())], count))
         });
         vec![
-            Family {
-                name: "mqtt_webhook_deliveries_total",
-                kind: "counter",
-                help: "Messages for webhooks, by what became of them.",
-                samples: by_outcome.collect(),
-            },
-            Family {
-                name: "mqtt_webhook_retries_total",
-                kind: "counter",
-                help: "Attempts of webhooks beyond the first.",
-                samples: each(|figures| figures.retried),
-            },
-            Family {
-                name: "mqtt_webhook_queued",
-                kind: "gauge",
-                help: "Messages that wait for a webhook, or are being sent.",
-                samples: each(|figures| figures.queued),
-            },
+            Family::counter(
+                "mqtt_webhook_deliveries_total",
+                "Messages for webhooks, by what became of them.",
+            )
+            .bounded(by_outcome),
+            Family::counter("mqtt_webhook_retries_total", "Attempts of webhooks beyond the first.")
+                .bounded(each(|figures| figures.retried)),
+            Family::gauge("mqtt_webhook_queued", "Messages that wait for a webhook, or are being sent.")
+                .bounded(each(|figures| figures.queued)),
         ]
     }
 

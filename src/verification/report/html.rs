@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Heading, junit::Escaped};
-use crate::verification::{Change, Difference, DifferenceKind, Told, Verdict};
+use super::Heading;
+use crate::{
+    verification::{Change, Difference, DifferenceKind, Told, Verdict},
+    xml::Escaped,
+};
 
 /// Columns of the timeline.
 const COLUMNS: usize = 120;

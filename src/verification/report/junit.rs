@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::Heading;
-use crate::verification::{Difference, Owner, SessionVerdict, Verdict};
+use crate::{
+    verification::{Difference, Owner, SessionVerdict, Verdict},
+    xml::Escaped,
+};
 
 /// The verdict as one test suite that took `seconds`.
 pub fn junit(heading: &Heading, verdict: &Verdict, seconds: f64) -> String {
@@ -72,27 +75,4 @@ fn write_case(
     }
     writeln!(out, "</failure>")?;
     writeln!(out, "    </testcase>")
-}
-
-/// Text in XML, with a mark in place of what XML cannot hold.
-pub struct Escaped<'a>(pub &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for one in self.0.chars() {
-            match one {
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '&' => f.write_str("&amp;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                '\n' | '\r' | '\t' => write!(f, "&#{};", one as u32)?,
-                one if one.is_control() || matches!(one, '\u{fffe}' | '\u{ffff}') => {
-                    f.write_char('\u{fffd}')?
-                }
-                one => f.write_char(one)?,
-            }
-        }
-        Ok(())
-    }
 }

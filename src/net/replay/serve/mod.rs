@@ -64,6 +64,8 @@ pub(super) struct Serving {
     /// That its time was up, if it was.
     stopped: Option<String>,
     fell_short: bool,
+    /// Messages that were sent and acknowledged, as told to the metrics.
+    told: (u64, u64),
 }
 
 impl Serving {
@@ -74,7 +76,7 @@ impl Serving {
         progress: watch::Sender<ReplayProgress>,
         report: ReplayReport,
     ) -> Self {
-        Self { spec, runtime, remote, progress, report, stopped: None, fell_short: false }
+        Self { spec, runtime, remote, progress, report, stopped: None, fell_short: false, told: (0, 0) }
     }
 
     pub fn run(mut self, listener: std::net::TcpListener) -> Ended {
@@ -115,6 +117,7 @@ impl Serving {
         let about = (way, self.spec.on_miss, self.spec.target.clone());
         let may_be_left = self.spec.may_be_left();
         let stage = Arc::new(Stage::new(parts, prompter, judge, about, may_be_left, self.remote.clone()));
+        stage.figures().lateness.tell(self.spec.metrics.as_ref());
         self.progress.send_modify(|progress| {
             (progress.phase, progress.total) = (Phase::Playing, Some(self.report.planned));
         });
@@ -204,13 +207,21 @@ impl Serving {
         }
     }
 
-    fn tell(&self, stage: &Stage, began_at: Instant) {
+    fn count(&mut self, sent: u64, acked: u64) {
+        if let Some(metrics) = &self.spec.metrics {
+            metrics.replayed(sent.saturating_sub(self.told.0), acked.saturating_sub(self.told.1));
+            self.told = (sent.max(self.told.0), acked.max(self.told.1));
+        }
+    }
+
+    fn tell(&mut self, stage: &Stage, began_at: Instant) {
         let now = Instant::now();
         let position = stage.prompter().position(now);
         let (sent, acked) = {
             let figures = stage.figures();
             (figures.sent, figures.acked)
         };
+        self.count(sent, acked);
         self.progress.send_modify(|progress| {
             (progress.sent, progress.acked) = (sent, acked);
             (progress.position, progress.elapsed) = (position, now.saturating_duration_since(began_at));
@@ -220,6 +231,7 @@ impl Serving {
     fn sum_up(&mut self, stage: &Stage) {
         let parts = std::mem::take(&mut *stage.parts());
         let figures = std::mem::take(&mut *stage.figures());
+        self.count(figures.sent, figures.acked);
         let report = &mut self.report;
         let named = |names: BTreeSet<&str>| {
             let more = if names.len() > NAMED { " …" } else { "" };
