@@ -13,6 +13,9 @@ ELEMENTS = {
     ),
     "testcase": ({"name"}, {"classname", "time", "status", "assertions"}, {"skipped", "error", "failure", "system-out", "system-err"}),
     "failure": (set(), {"type", "message"}, set()),
+    "skipped": (set(), {"type", "message"}, set()),
+    "properties": (set(), set(), {"property"}),
+    "property": ({"name", "value"}, set(), set()),
 }
 
 

@@ -448,7 +448,7 @@ def test_certificates_without_tls_close_nothing(port, tmp_path):
 def test_the_readmes_commands_work_as_printed(tmp_path):
     text = (ROOT / "README.md").read_text()
     section = text[text.index("## Control: gRPC and REST") :]
-    section = section[section.index("### Who may do what") : section.index("## In Rust tests")]
+    section = section[section.index("### Who may do what") : section.index("## Metrics, traces and logs")]
     blocks = re.findall(r"```(\w+)\n(.*?)```", section, re.S)
     (tmp_path / "mockforge.yaml").write_text(next(block for kind, block in blocks if kind == "yaml"))
     first, second = [block for kind, block in blocks if kind == "sh"]

@@ -78,7 +78,7 @@ def test_copies_pass_where_topics_tell_them_apart(mosquitto, recorded):
 def test_copies_that_hear_each_other_are_not_compared(mosquitto, recorded):
     file = recorded("up/+", "x")
     code, _, errors = verify(file, mosquitto, "--multiply", "3")
-    assert code == 2 and '"up/+" gets the messages on "up/dev" of all copies' in errors, errors
+    assert code == 2 and '"up/+" gets the messages on "up/dev" of all copies' in errors.replace('\\"', '"'), errors
     assert verify(file, mosquitto, "--multiply", "3", "--exclude-topic", "up/#", "--allow-empty")[0] == 0
     assert verify(file, mosquitto, "--multiply", "3", "--verify", "none", "--mode", "client")[0] == 0
     assert verify(file, mosquitto)[0] == 0

@@ -1,0 +1,251 @@
+"""Scenarios: one file run by the CLI alone, over REST and, step by step, from Python over gRPC, to the same verdict."""
+
+import json
+import re
+import signal
+import subprocess
+
+import grpc
+import pytest
+import yaml
+
+from contract import Contract, Refusal, curl
+from junit import read_junit
+from peers import ROOT, Mockforge, Process, binary, free_port, run, wait_until
+
+FOLDER = ROOT / "tests" / "data" / "scenarios"
+FILES = sorted(FOLDER.glob("*.yaml"))
+# Steps that a person would look at, without what differs from run to run.
+SHOWN = ["number", "kind", "name", "status"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Mockforge() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contract(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        yield Contract(channel)
+
+
+class Outcome:
+    """Verdict, exit code and steps of a run, however it was made."""
+
+    def __init__(self, run, steps):
+        self.verdict, self.exit_code = run["verdict"], run["exit_code"]
+        self.seed, self.clients, self.expectations = run["seed"], run["clients"], run["expectations"]
+        self.steps = steps
+
+    @property
+    def shown(self):
+        return [tuple(step[key] for key in SHOWN) for step in self.steps]
+
+    @property
+    def failed(self):
+        return [step for step in self.steps if step["status"].endswith("FAILED")]
+
+
+def of_events(events):
+    """A run that was told as RunScenario's events."""
+    assert list(events[0]) == ["started"] and list(events[-1]) == ["finished"], events
+    return Outcome(events[-1]["finished"], [event["step_ended"] for event in events if "step_ended" in event])
+
+
+def by_cli(file, folder):
+    """Alone, in a process that has no server."""
+    with (folder / "out.ndjson").open("w") as out:
+        command = [binary(), "-o", "json", "scenario", "run", file, "--junit", "out.xml"]
+        done = subprocess.run(command, cwd=folder, stdout=out, stderr=subprocess.PIPE, text=True, timeout=120, env=quiet())
+    outcome = of_events([json.loads(line) for line in (folder / "out.ndjson").read_text().splitlines()])
+    assert done.returncode == outcome.exit_code, done.stderr
+    return outcome
+
+
+def quiet():
+    """So that no server of another test is found."""
+    import os
+
+    return {**os.environ, "MOCKFORGE_GRPC_PORT": str(free_port())}
+
+
+def by_rest(server, file):
+    body = {"scenario": file.read_text()}
+    status, kind, lines = curl("POST", f"http://127.0.0.1:{server.http}/__mockforge/scenarios:run", body)
+    assert (status, kind) == (200, "application/x-ndjson"), lines
+    return of_events([json.loads(line) for line in lines.splitlines()])
+
+
+def by_driving(contract, file):
+    """Sends one step after the other, each when the one before was answered."""
+    scenario = yaml.safe_load(file.read_text())
+    steps = scenario.pop("steps")
+    rpc = contract.rpcs["Scenarios.DriveScenario"]
+    drive = Drive(rpc)
+    assert "started" in drive.tell({"start": {"scenario": scenario}})
+    answers = []
+    for number, step in enumerate(steps, 1):
+        answer = drive.tell({"step": step})
+        # Of a step with others in it, those come first.
+        while True:
+            answers.append(answer["step_ended"])
+            if answer["step_ended"]["number"] == str(number):
+                break
+            answer = drive.hear()
+    finished = drive.tell({"end": {}})["finished"]
+    return Outcome(finished, answers)
+
+
+class Drive:
+    """A stream both ways: what is told is sent at once."""
+
+    def __init__(self, rpc):
+        import queue
+
+        self.rpc, self.requests = rpc, queue.Queue()
+        self.answers = rpc._call(iter(self.requests.get, None), timeout=120)
+
+    def tell(self, request):
+        self.requests.put(self.rpc.message(request))
+        return self.hear()
+
+    def hear(self):
+        from contract import as_json
+
+        return as_json(next(self.answers))
+
+
+def test_a_fleet_passes_three_ways(server, contract, tmp_path):
+    file = FOLDER / "fleet.yaml"
+    outcomes = [by_cli(file, tmp_path), by_rest(server, file), by_driving(contract, file)]
+    for outcome in outcomes:
+        assert not outcome.failed, outcome.failed
+        assert (outcome.verdict, outcome.exit_code) == ("SCENARIO_VERDICT_PASSED", 0)
+        assert (outcome.seed, outcome.clients, outcome.expectations) == (7, 201, 5)
+    assert outcomes[0].shown == outcomes[1].shown == outcomes[2].shown
+    suite = read_junit(tmp_path / "out.xml")
+    assert (suite.get("tests"), suite.get("failures")) == ("15", "0")
+
+
+def test_a_fleet_fails_three_ways_and_says_where_and_what_came_nearest(server, contract, tmp_path):
+    file = FOLDER / "fleet-degraded.yaml"
+    outcomes = [by_cli(file, tmp_path), by_rest(server, file), by_driving(contract, file)]
+    for outcome in outcomes:
+        assert (outcome.verdict, outcome.exit_code) == ("SCENARIO_VERDICT_FAILED", 1)
+        (failed,) = outcome.failed
+        assert (failed["number"], failed["kind"], failed["name"]) == ("6", "expect", "one is degraded")
+        nearest = failed["nearest"]
+        assert (nearest["client"], nearest["topic"], nearest["payload"]) == ("app", "st/dev-3", '{"state":"degrading"}')
+        assert nearest["differences"] == ['$.state is "degrading", not "degraded"']
+        assert outcome.steps[-1]["status"].endswith("SKIPPED") and outcome.steps[-1]["text"] == "step 6 failed"
+    assert outcomes[0].shown == outcomes[1].shown == outcomes[2].shown
+    suite = read_junit(tmp_path / "out.xml")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("7", "1", "1")
+    (failure,) = suite.iter("failure")
+    assert "expected at least 1 message" in failure.get("message") and "st/dev-3" in failure.text
+
+
+def test_the_documented_example_passes(tmp_path):
+    outcome = by_cli(FOLDER / "reconnect-storm.yaml", tmp_path)
+    assert outcome.exit_code == 0, outcome.failed
+
+
+def test_what_a_scenario_sets_is_gone_when_it_has_ended(server, contract):
+    ask = lambda name: contract.rpcs[name].grpc({})
+    seed = ask("Chaos.GetSeed")
+    scenario = {
+        "scenario": "sets",
+        "seed": 5,
+        "clients": {"app": {}},
+        "steps": [
+            {"chaos.set": {"id": "x", "actions": [{"latency": 1}]}},
+            {"chaos.profile": "3g"},
+            {"mock.set": {"id": "m", "topic": "q/{{id}}", "response": {"topic": "a/{{id}}", "payload": "{{id}}"}}},
+            {"state.set": {"key": "k", "value": 1}},
+            {"state.expect": {"key": "k", "value": {"gte": 1}}},
+            {"app.subscribe": "a/#"},
+            {"app.publish": {"topic": "q/7"}},
+            {"expect": {"client": "app", "topic": "a/7", "payload": "7"}},
+        ],
+    }
+    events = contract.rpcs["Scenarios.RunScenario"].grpc({"scenario": scenario})
+    outcome = of_events(events)
+    assert outcome.exit_code == 0, outcome.failed
+    assert ask("Chaos.ListRules")["rules"] == [] and ask("Mocks.ListMocks")["mocks"] == []
+    assert ask("State.ListState")["entries"] == [] and ask("Chaos.GetSeed") == seed
+    assert not [c for c in ask("Broker.ListClients")["clients"] if c["connected"]]
+
+
+def test_record_replay_and_http_are_steps(contract, server):
+    scenario = {
+        "scenario": "tools",
+        "clients": {"dev": {"count": 2}, "app": {}},
+        "steps": [
+            {"record": {"name": "of-a-scenario", "topics": ["r/#"]}},
+            {"dev.publish": {"topic": "r/{{i}}", "payload": "{{n}}", "qos": 1, "count": 3}},
+            {"mark": "half time"},
+            {"record.stop": None},
+            {"app.subscribe": "r/#"},
+            {"replay": {"recording": "of-a-scenario", "speed": 0}},
+            {"expect": {"client": "app", "topic": "r/+", "count": 6}},
+            {"http": {"url": f"http://127.0.0.1:{server.http}/__mockforge/recordings/of-a-scenario", "expect": {"body": {"$.marks": {"exists": False}, "$.state": "RECORDING_STATE_COMPLETE"}}}},
+            {"http": {"url": f"http://127.0.0.1:{server.http}/nothing", "expect": {"status": 404}}},
+            {"repeat": {"times": 3, "steps": [{"app.publish": {"topic": "r/{{pass}}", "payload": "{{pass}}"}}, {"expect": {"client": "app", "topic": "r/{{pass}}"}}]}},
+        ],
+    }
+    outcome = of_events(contract.rpcs["Scenarios.RunScenario"].grpc({"scenario": scenario}))
+    assert outcome.exit_code == 0, outcome.failed
+    assert [step["number"] for step in outcome.steps][-7:] == ["10.1", "10.2"] * 3 + ["10"]
+
+
+@pytest.mark.parametrize(
+    "text, code, printed",
+    [
+        ("scenario: x\nsteps:\n  - wait: 1ms\n", 4, "no step expects anything"),
+        ("scenario: x\nsteps:\n  - wiat: 1ms\n", 2, r"s\.yaml:3:11: steps\[0\]\.wiat: unknown step \"wiat\"; did you mean \"wait\"\?"),
+        ("scenario: x\nsteps: [", 2, r"s\.yaml:2:\d+: "),
+        ("scenario: x\ntarget: mqtt://127.0.0.1:PORT\nclients: {a: {}}\nsteps:\n  - a.connect:\n", 3, "no client could connect"),
+    ],
+)
+def test_exit_codes(tmp_path, text, code, printed):
+    (tmp_path / "s.yaml").write_text(text.replace("PORT", str(free_port())))
+    done = subprocess.run([binary(), "scenario", "run", "s.yaml"], cwd=tmp_path, capture_output=True, text=True, env=quiet(), timeout=60)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(printed, done.stdout + done.stderr), done.stdout + done.stderr
+
+
+def test_an_interrupted_run_ends_its_clients(server, contract, tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "scenario: long\nclients: {dev: {count: 20}}\nsteps:\n  - dev.connect:\n  - wait: 1h\n  - expect: {client: dev}\n"
+    )
+    with Process(binary(), "--server", f"127.0.0.1:{server.grpc}", "scenario", "run", tmp_path / "s.yaml") as process:
+        process.wait_for("20 clients connected")
+        assert process.end(signal.SIGINT) == 130
+        assert "was cancelled" in process.output
+    connected = lambda: [c for c in contract.rpcs["Broker.ListClients"].grpc({})["clients"] if c["connected"]]
+    wait_until(lambda: not connected(), "clients to leave")
+
+
+def test_a_driver_is_told_of_steps_that_cannot_be_understood_and_goes_on(contract):
+    drive = Drive(contract.rpcs["Scenarios.DriveScenario"])
+    drive.tell({"start": {"scenario": {"scenario": "driven", "clients": {"app": {}}}}})
+    refused = drive.tell({"step": {"app.subscrib": "a"}})["refused"]
+    assert refused["problems"][0]["reason"] == 'unknown step "app.subscrib"; did you mean "app.subscribe"?'
+    assert drive.tell({"step": {"app.subscribe": "a"}})["step_ended"]["status"].endswith("PASSED")
+    assert drive.tell({"step": {"expect": {"client": "app", "count": 0, "for": "10ms"}}})["step_ended"]["status"].endswith("PASSED")
+    assert drive.tell({"end": {}})["finished"]["verdict"] == "SCENARIO_VERDICT_PASSED"
+
+
+def test_runs_are_listed_shown_and_reported_by_the_cli(server, contract):
+    outcome = contract.rpcs["Scenarios.RunScenario"].grpc({"scenario": {"scenario": "listed", "steps": [{"wait": "1ms"}]}, "allow_empty": True})
+    id = outcome[0]["started"]["id"]
+    at = ["--server", f"127.0.0.1:{server.grpc}"]
+    code, out, errors = run(*at, "scenario", "ls")
+    assert code == 0 and re.search(rf"{id}  listed +passed", out), out + errors
+    code, out, _ = run(*at, "scenario", "show", id)
+    assert code == 0 and "1 wait" in out and "passed: 1 step passed" in out
+    code, out, _ = run(*at, "scenario", "report", id, "--format", "junit")
+    assert code == 0 and "<testsuites" in out
+    assert isinstance(contract.rpcs["Scenarios.GetRun"].grpc({"id": "nothing"}), Refusal)
