@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue, metrics::MeterProvider as _, trace::TracerProvider as _,
 };
@@ -161,25 +162,11 @@ impl Telemetry {
         let Some(running) = &self.0 else { return };
         let traces = running.traces.as_ref().map(|traces| traces.provider.clone());
         let metrics = running.metrics.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // They wait for threads of their own.
-        let close = |close: Box<dyn FnOnce() -> OTelSdkResult + Send>| spawn_blocking(close);
-        let traces = async {
-            match traces {
-                Some(provider) => {
-                    close(Box::new(move || provider.shutdown_with_timeout(CLOSE_WAIT))).await.is_ok()
-                }
-                None => true,
-            }
-        };
-        let metrics = async {
-            match metrics {
-                Some(provider) => {
-                    close(Box::new(move || provider.shutdown_with_timeout(CLOSE_WAIT))).await.is_ok()
-                }
-                None => true,
-            }
-        };
-        let all = async { tokio::join!(traces, metrics) };
+        // They wait for threads of their own. What was not taken is in the log.
+        let traces = traces.map(|traces| spawn_blocking(move || traces.shutdown_with_timeout(CLOSE_WAIT)));
+        let metrics =
+            metrics.map(|metrics| spawn_blocking(move || metrics.shutdown_with_timeout(CLOSE_WAIT)));
+        let all = join_all(traces.into_iter().chain(metrics));
         if timeout(CLOSE_WAIT + Duration::from_secs(1), all).await.is_err() {
             warn!("not all telemetry was taken in time");
         }
