@@ -152,7 +152,8 @@ impl Reader {
         let name: Option<String> = self.value(root, "scenario");
         match &name {
             None => {
-                if root.get("scenario").is_none() {
+                // What is no text was refused when it was read.
+                if root.get("scenario").is_none_or(|given| given.content == Content::Null) {
                     self.checks.refuse("scenario", "is required: what the scenario is called");
                 }
             }

@@ -186,6 +186,10 @@ fn what_is_no_scenario_is_told_so() {
     check("", expect!["1:1: a scenario is keys with values: scenario, clients, steps …"]);
     check("[1]", expect!["1:1: a scenario is keys with values: scenario, clients, steps …"]);
     check("scenario: a", expect!["1:1: steps: is required: what is done, a list"]);
+    check(
+        "scenario:\nsteps:\n  - wait: 1s",
+        expect!["1:9: scenario: is required: what the scenario is called"],
+    );
     check("scenario: a\nsteps: [", expect!["2:8: unclosed bracket '['"]);
     check(
         "scenario: \"\"\nsteps: []\non_failure: go on",
