@@ -233,6 +233,9 @@ async fn run_by(
                 id = run.id;
             }
             Some(Event::StepEnded(step)) if format == Format::Text => output::line(result(step).text())?,
+            Some(Event::Gap(gap)) if format == Format::Text => {
+                eprintln!("{} came too fast and are not shown", output::count(gap.missed, "event"));
+            }
             Some(Event::Finished(run)) => break run,
             _ => {}
         }

@@ -178,6 +178,55 @@ def test_what_a_scenario_sets_is_gone_when_it_has_ended(server, contract):
     assert not [c for c in ask("Broker.ListClients")["clients"] if c["connected"]]
 
 
+def test_what_a_scenario_removes_is_there_again_when_it_has_ended(server, contract):
+    ask = lambda name, request={}: contract.rpcs[name].grpc(request)
+    mock = {"id": "kept", "topic": "q/+", "responses": [{"topic": "a", "payload": "1"}]}
+    ask("Mocks.CreateMock", {"mock": mock})
+    rule = {"id": "kept", "match": {"client": ["nobody"]}, "actions": [{"drop": {}}]}
+    ask("Chaos.CreateRule", {"rule": rule})
+    ask("State.SetState", {"scope": "global", "key": "kept", "value": 1})
+    shown = lambda: (ask("Mocks.ListMocks")["mocks"], ask("Chaos.ListRules")["rules"], ask("State.ListState")["entries"])
+    before = shown()
+    assert [len(part) for part in before] == [1, 1, 1]
+    scenario = {
+        "scenario": "resets",
+        "steps": [
+            {"state.set": {"key": "new", "value": 1}},
+            {"mock.reset": {}},
+            {"state.reset": {}},
+            {"chaos.reset": {}},
+            {"state.set": {"key": "kept", "value": 2}},
+            {"state.expect": {"key": "new", "value": {"exists": False}}},
+        ],
+    }
+    outcome = of_events(ask("Scenarios.RunScenario", {"scenario": scenario}))
+    assert outcome.exit_code == 0, outcome.failed
+    assert shown() == before
+    ask("Mocks.DeleteMock", {"id": "kept"}), ask("Chaos.DeleteRule", {"id": "kept"}), ask("State.ResetState")
+
+
+def test_a_long_run_is_told_to_its_end(contract):
+    """However many steps: what a stream lacks, it says; and who drives misses nothing."""
+    steps = [{"repeat": {"times": 5000, "steps": [{"state.set": {"key": "k", "value": 1}}]}}]
+    events = contract.rpcs["Scenarios.RunScenario"].grpc({"scenario": {"scenario": "long", "steps": steps}, "allow_empty": True})
+    told = len([event for event in events if "step_started" in event or "step_ended" in event])
+    missed = sum(event["gap"]["missed"] for event in events if "gap" in event)
+    assert told + missed == 2 * 5001
+    assert events[-2]["step_ended"]["number"] == "1"
+    run = contract.rpcs["Scenarios.GetRun"].grpc({"id": events[0]["started"]["id"]})
+    assert (run["passed"], len(run["steps"]), run["left_out"]) == (5001, 2000, 3001)
+
+    drive = Drive(contract.rpcs["Scenarios.DriveScenario"])
+    drive.tell({"start": {"scenario": {"scenario": "long"}, "allow_empty": True}})
+    answer = drive.tell({"step": steps[0]})
+    passes = []
+    while answer["step_ended"]["number"] != "1":
+        passes.append(answer["step_ended"]["pass"])
+        answer = drive.hear()
+    assert passes == list(range(1, 5001))
+    assert drive.tell({"end": {}})["finished"]["passed"] == 5001
+
+
 def test_record_replay_and_http_are_steps(contract, server):
     scenario = {
         "scenario": "tools",

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
     clients::members,
-    run::{Run, Told, follow},
+    run::{Heard, Run, Told},
     runner::Runner,
 };
 use super::{
@@ -109,14 +109,16 @@ impl Control {
         let scenario = blocking(move || Scenario::read(&text).map_err(refused)).await?;
         let runner = self.runner(scenario, &request)?;
         let run = runner.run.clone();
+        let heard = run.listen();
         // A task of its own, so that a listener who leaves does not end it.
         watch_over(run.clone(), runner.do_all());
         let started = stream::once(std::future::ready(Event::Started(shown(&run))));
-        let told = follow(run.clone()).map(|told| match told {
-            Told::Started(step) => {
-                Event::StepStarted(pb::ScenarioStep { status: 0, took: None, ..shown_step(step) })
+        let told = heard.map(|heard| match heard {
+            Heard::Told(Told::Started(step)) => {
+                Event::StepStarted(pb::ScenarioStep { status: 0, took: None, ..shown_step(&step) })
             }
-            Told::Ended(step) => Event::StepEnded(shown_step(step)),
+            Heard::Told(Told::Ended(step)) => Event::StepEnded(shown_step(&step)),
+            Heard::Missed(missed) => Event::Gap(pb::Gap { missed }),
         });
         let finished = stream::once(async move { Event::Finished(shown(&run)) });
         // Not `until_stopped`: a run that the stop cancels is told to its end.
@@ -268,7 +270,7 @@ async fn drive<E>(
     answers: mpsc::Sender<Answered>,
 ) {
     let run = runner.run.clone();
-    let mut position = 0;
+    let mut heard = run.listen();
     let mut number = 0;
     let mut skipped = None;
     let mut is_heard = answers.send(Answered::Started(shown(&run))).await.is_ok();
@@ -293,24 +295,26 @@ async fn drive<E>(
                 let read = std::str::from_utf8(&step).map_err(|_| vec![problem("", "is no UTF-8")]);
                 match read.and_then(|text| runner.scenario().read_step(number, text)) {
                     Ok(step) => {
-                        tokio::select! {
-                            () = runner.do_one(&step, &mut skipped) => {}
-                            () = answers.closed() => {
-                                run.cancel.cancel();
-                                break;
+                        let mut doing = std::pin::pin!(runner.do_one(&step, &mut skipped));
+                        let mut is_done = false;
+                        while is_heard {
+                            // First what was told: a long `repeat` waits for whoever listens.
+                            let answer = tokio::select! {
+                                biased;
+                                Some(heard) = heard.next() => answer(heard),
+                                () = std::future::ready(()), if is_done => break,
+                                () = &mut doing, if !is_done => {
+                                    is_done = true;
+                                    continue;
+                                }
+                                () = answers.closed() => {
+                                    is_heard = false;
+                                    continue;
+                                }
+                            };
+                            if let Some(answer) = answer {
+                                is_heard = answers.send(answer).await.is_ok();
                             }
-                        }
-                        let mut is_told = false;
-                        for told in run.told(position) {
-                            position += 1;
-                            if let Told::Ended(step) = told {
-                                is_told = step.number == number.to_string();
-                                is_heard &= answers.send(Answered::StepEnded(shown_step(step))).await.is_ok();
-                            }
-                        }
-                        // One beyond those that are remembered is answered all the same.
-                        if let Some(step) = run.last_ended().filter(|_| !is_told) {
-                            is_heard &= answers.send(Answered::StepEnded(shown_step(step))).await.is_ok();
                         }
                         continue;
                     }
@@ -332,6 +336,15 @@ async fn drive<E>(
     runner.finish().await;
     // Nobody may be there.
     let _ = answers.send(Answered::Finished(shown(&run))).await;
+}
+
+/// What a driver is told of it.
+fn answer(heard: Heard) -> Option<Answered> {
+    match heard {
+        Heard::Told(Told::Started(_)) => None,
+        Heard::Told(Told::Ended(step)) => Some(Answered::StepEnded(shown_step(&step))),
+        Heard::Missed(missed) => Some(Answered::Gap(pb::Gap { missed })),
+    }
 }
 
 fn problem(path: &str, reason: &str) -> Problem {
@@ -404,14 +417,14 @@ fn shown(run: &Run) -> pb::ScenarioRun {
 fn shown_whole(run: &Run) -> pb::ScenarioRun {
     let shown = shown(run);
     let (steps, left_out) = run.steps();
-    pb::ScenarioRun { steps: steps.into_iter().map(shown_step).collect(), left_out, ..shown }
+    pb::ScenarioRun { steps: steps.iter().map(shown_step).collect(), left_out, ..shown }
 }
 
-fn shown_step(step: StepResult) -> pb::ScenarioStep {
+fn shown_step(step: &StepResult) -> pb::ScenarioStep {
     pb::ScenarioStep {
-        number: step.number,
-        kind: step.kind,
-        name: step.name,
+        number: step.number.clone(),
+        kind: step.kind.clone(),
+        name: step.name.clone(),
         line: step.line,
         pass: step.pass,
         status: match step.status {
@@ -422,8 +435,8 @@ fn shown_step(step: StepResult) -> pb::ScenarioStep {
         .into(),
         at: Some(time::duration(step.at)),
         took: Some(time::duration(step.took)),
-        text: step.text,
-        nearest: step.nearest.map(shown_message),
+        text: step.text.clone(),
+        nearest: step.nearest.clone().map(shown_message),
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
 
 use futures_util::{Stream, stream};
 use tokio::{
-    sync::watch,
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,14 +23,25 @@ use crate::{
 /// Steps that passed and are remembered, and others beside them.
 const STEPS_MAX: usize = 2_000;
 
+/// What is told and kept for those who are slower than the run.
+const TOLD_KEPT: usize = 16_384;
+
 /// For a client that is told to disconnect, and for what was set in the server to be undone.
 pub const ENDING_WAIT: Duration = Duration::from_secs(10);
 
 /// What a run tells.
 #[derive(Clone, Debug)]
 pub enum Told {
-    Started(StepResult),
-    Ended(StepResult),
+    Started(Arc<StepResult>),
+    Ended(Arc<StepResult>),
+}
+
+/// What somebody who listens hears of a run.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Told(Told),
+    /// So many things were told faster than they were taken.
+    Missed(u64),
 }
 
 /// A run, going on or ended.
@@ -40,23 +54,20 @@ pub struct Run {
     pub started_at: SystemTime,
     pub began: Instant,
     course: Mutex<Course>,
-    /// How many things were told, and whether the run has ended.
-    progress: watch::Sender<(usize, bool)>,
+    has_ended: watch::Sender<bool>,
     /// Cancelled when it is to end where it stands.
     pub cancel: CancellationToken,
     /// As long as it goes on: what they have received is not kept for good.
     crowd: Mutex<Option<Crowd>>,
 }
 
-#[derive(Default)]
 struct Course {
-    told: Vec<Told>,
-    /// Of those that ended.
-    kept: usize,
+    /// As long as the run goes on.
+    told: Option<broadcast::Sender<Told>>,
+    /// Steps that have ended.
+    kept: Vec<Arc<StepResult>>,
     left_out: u64,
     figures: RunFigures,
-    /// The step that ended last, remembered or not.
-    last: Option<StepResult>,
     ended: Option<(SystemTime, Arc<RunReport>)>,
 }
 
@@ -78,8 +89,14 @@ impl Run {
             clients: scenario.clients(),
             started_at: SystemTime::now(),
             began,
-            course: Mutex::default(),
-            progress: watch::Sender::new((0, false)),
+            course: Mutex::new(Course {
+                told: Some(broadcast::Sender::new(TOLD_KEPT)),
+                kept: Vec::new(),
+                left_out: 0,
+                figures: RunFigures::default(),
+                ended: None,
+            }),
+            has_ended: watch::Sender::new(false),
             cancel,
             crowd: Mutex::new(Some(crowd)),
         }
@@ -95,22 +112,26 @@ impl Run {
         self.course.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn progress(&self) -> watch::Receiver<(usize, bool)> {
-        self.progress.subscribe()
-    }
-
     pub fn has_ended(&self) -> bool {
-        self.course().ended.is_some()
+        *self.has_ended.borrow()
     }
 
     pub async fn until_ended(&self) {
         // Its sender lives as long as we do.
-        let _ = self.progress().wait_for(|(_, ended)| *ended).await;
+        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    /// What was told from the `position`-th thing on.
-    pub fn told(&self, position: usize) -> Vec<Told> {
-        self.course().told.get(position..).map(<[Told]>::to_vec).unwrap_or_default()
+    /// What is told from now on, to the end.
+    pub fn listen(&self) -> impl Stream<Item = Heard> + Send + Unpin + use<> {
+        let receiver = self.course().told.as_ref().map(broadcast::Sender::subscribe);
+        Box::pin(stream::unfold(receiver, |receiver| async move {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Ok(told) => Some((Heard::Told(told), Some(receiver))),
+                Err(RecvError::Lagged(missed)) => Some((Heard::Missed(missed), Some(receiver))),
+                Err(RecvError::Closed) => None,
+            }
+        }))
     }
 
     pub fn report(&self) -> Option<(SystemTime, Arc<RunReport>)> {
@@ -133,44 +154,34 @@ impl Run {
     /// Steps that have ended, as far as they are remembered, and how many more there are.
     pub fn steps(&self) -> (Vec<StepResult>, u64) {
         let course = self.course();
-        let ended = course.told.iter().filter_map(|told| match told {
-            Told::Ended(result) => Some(result.clone()),
-            Told::Started(_) => None,
-        });
-        (ended.collect(), course.left_out)
+        (course.kept.iter().map(|step| StepResult::clone(step)).collect(), course.left_out)
     }
 
-    pub fn last_ended(&self) -> Option<StepResult> {
-        self.course().last.clone()
+    pub fn begin_step(&self, step: StepResult) {
+        self.course().tell(Told::Started(Arc::new(step)));
     }
 
-    pub fn tell(&self, told: Told, expects: bool) {
-        let length = {
-            let mut course = self.course();
-            if let Told::Ended(result) = &told {
-                let figures = &mut course.figures;
-                match result.status {
-                    StepStatus::Passed => figures.passed += 1,
-                    StepStatus::Failed => figures.failed += 1,
-                    StepStatus::Skipped => figures.skipped += 1,
-                }
-                figures.expectations += u64::from(expects && result.status != StepStatus::Skipped);
-                course.last = Some(result.clone());
-            }
-            let limit = match &told {
-                Told::Ended(result) if result.status != StepStatus::Passed => 2 * STEPS_MAX,
-                _ => STEPS_MAX,
-            };
-            let is_end = matches!(told, Told::Ended(_));
-            if course.kept >= limit {
-                course.left_out += u64::from(is_end);
-                return;
-            }
-            course.kept += usize::from(is_end);
-            course.told.push(told);
-            course.told.len()
+    /// `expects`: it was an expectation.
+    pub fn end_step(&self, step: StepResult, expects: bool) {
+        let step = Arc::new(step);
+        let mut course = self.course();
+        let figures = &mut course.figures;
+        match step.status {
+            StepStatus::Passed => figures.passed += 1,
+            StepStatus::Failed => figures.failed += 1,
+            StepStatus::Skipped => figures.skipped += 1,
+        }
+        figures.expectations += u64::from(expects && step.status != StepStatus::Skipped);
+        let limit = match step.status {
+            StepStatus::Passed => STEPS_MAX,
+            StepStatus::Failed | StepStatus::Skipped => 2 * STEPS_MAX,
         };
-        self.progress.send_replace((length, false));
+        if course.kept.len() < limit {
+            course.kept.push(step.clone());
+        } else {
+            course.left_out += 1;
+        }
+        course.tell(Told::Ended(step));
     }
 
     /// Ends it because what does its steps has failed inside.
@@ -200,37 +211,20 @@ impl Run {
 
     pub fn end(&self, report: RunReport) {
         *self.crowd.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let length = {
+        {
             let mut course = self.course();
             course.ended = Some((SystemTime::now(), Arc::new(report)));
-            course.told.len()
-        };
-        self.progress.send_replace((length, true));
+            course.told = None;
+        }
+        self.has_ended.send_replace(true);
     }
 }
 
-/// What has been told of a run and what will be, to its end.
-pub fn follow(run: Arc<Run>) -> impl Stream<Item = Told> + Send {
-    let progress = run.progress();
-    stream::unfold(
-        (run, progress, 0, Vec::new().into_iter()),
-        |(run, mut progress, mut position, mut waiting)| async move {
-            loop {
-                if let Some(told) = waiting.next() {
-                    return Some((told, (run, progress, position, waiting)));
-                }
-                let (_, has_ended) = *progress.borrow_and_update();
-                let told = run.told(position);
-                position += told.len();
-                if told.is_empty() {
-                    if has_ended {
-                        return None;
-                    }
-                    // Its sender lives as long as the run.
-                    let _ = progress.changed().await;
-                }
-                waiting = told.into_iter();
-            }
-        },
-    )
+impl Course {
+    fn tell(&self, told: Told) {
+        if let Some(sender) = &self.told {
+            // Nobody may listen.
+            let _ = sender.send(told);
+        }
+    }
 }

@@ -12,13 +12,13 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    run::{ENDING_WAIT, Run, Told},
+    run::{ENDING_WAIT, Run},
     server::done,
     undo::Undo,
 };
 use crate::{
     amount::counted,
-    control::{Control, ControlError, pb},
+    control::{Control, ControlError},
     net::{Crowd, HttpClient},
     scenario::{
         Action, NearestMessage, OnFailure, Rendering, RunVerdict, Scenario, Step, StepResult, StepStatus,
@@ -169,7 +169,7 @@ impl Runner {
     fn skip(&self, step: &Step, passes: &Passes, why: &str) {
         let result =
             StepResult { text: why.to_owned(), status: StepStatus::Skipped, ..self.begun(step, passes) };
-        self.run.tell(Told::Ended(result), false);
+        self.run.end_step(result, false);
     }
 
     fn begun(&self, step: &Step, passes: &Passes) -> StepResult {
@@ -195,14 +195,14 @@ impl Runner {
     ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
         Box::pin(async move {
             let began = self.begun(step, passes);
-            self.run.tell(Told::Started(began.clone()), false);
+            self.run.begin_step(began.clone());
             let outcome = self.act(step, passes).await;
             let status = if outcome.has_passed { StepStatus::Passed } else { StepStatus::Failed };
             let took = self.run.began.elapsed() - began.at;
             let result = StepResult { status, took, text: outcome.text, nearest: outcome.nearest, ..began };
             // Those within it were counted themselves.
             let is_leaf = !matches!(step.action, Action::Parallel(_) | Action::Repeat { .. });
-            self.run.tell(Told::Ended(result), is_leaf && step.expects());
+            self.run.end_step(result, is_leaf && step.expects());
             outcome.has_passed
         })
     }
@@ -230,13 +230,9 @@ impl Runner {
             Action::Profile(name) => done(self.apply_profile(name)),
             Action::SetMock(spec) => done(self.set_mock(spec)),
             Action::RemoveMock(id) => done(self.remove_mock(id)),
-            Action::ResetMocks => {
-                done(self.control.reset_mocks(pb::ResetMocksRequest {}).await.map(|_| String::new()))
-            }
+            Action::ResetMocks => done(self.reset_mocks()),
             Action::SetState { scope, key, value } => done(self.set_state(scope, key, value).await),
-            Action::ResetState => {
-                done(self.control.reset_state(pb::ResetStateRequest {}).await.map(|()| String::new()))
-            }
+            Action::ResetState => done(self.reset_state()),
             Action::ExpectState { scope, test, within } => self.expect_state(scope, test, *within).await,
             Action::Expect(expectation) => self.expect(expectation, &key, passes).await,
             Action::Parallel(steps) => self.parallel(steps, passes).await,

@@ -116,6 +116,21 @@ impl Runner {
         Ok(String::new())
     }
 
+    pub fn reset_mocks(&self) -> Result<String, ControlError> {
+        let mocks = self.control.mocks()?;
+        let before = mocks.list();
+        mocks.reset();
+        let mut undo = self.undo_list();
+        for view in &before {
+            undo.note_mock(&view.mock.spec.id, Some(view.mock.spec.clone()));
+        }
+        // Of the settings, and removed since.
+        for view in mocks.list() {
+            undo.note_mock(&view.mock.spec.id, None);
+        }
+        Ok(String::new())
+    }
+
     pub async fn set_state(
         &self,
         scope: &StateScope,
@@ -126,10 +141,20 @@ impl Runner {
         let request =
             pb::SetStateRequest { scope: scope.to_string(), key: key.to_owned(), value: json_bytes(value) };
         self.control.set_state(request).await?;
-        let mut undo = self.undo_list();
-        if !undo.state.iter().any(|(of, known, _)| of == scope && known == key) {
-            undo.state.push((scope.clone(), key.to_owned(), before));
+        self.undo_list().note_state(scope, key, before);
+        Ok(String::new())
+    }
+
+    pub fn reset_state(&self) -> Result<String, ControlError> {
+        let mocks = self.control.mocks()?;
+        let mut state = mocks.state();
+        {
+            let mut undo = self.undo_list();
+            for (scope, key, value) in state.list() {
+                undo.note_state(&scope, key, Some(value.clone()));
+            }
         }
+        state.reset();
         Ok(String::new())
     }
 

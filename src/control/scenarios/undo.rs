@@ -32,4 +32,10 @@ impl Undo {
             self.mocks.push((id.to_owned(), before));
         }
     }
+
+    pub fn note_state(&mut self, scope: &StateScope, key: &str, before: Option<Value>) {
+        if !self.state.iter().any(|(of, known, _)| of == scope && known == key) {
+            self.state.push((scope.clone(), key.to_owned(), before));
+        }
+    }
 }
