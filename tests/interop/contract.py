@@ -54,7 +54,8 @@ class Contract:
 
 class Rpc:
     def __init__(self, channel, method):
-        self.name = f"{method.containing_service.name}.{method.name}"
+        self.service = method.containing_service
+        self.name = f"{self.service.name}.{method.name}"
         described = descriptor_pb2.MethodDescriptorProto()
         method.CopyToProto(described)
         self.takes_stream, self.gives_stream = described.client_streaming, described.server_streaming

@@ -39,6 +39,16 @@ def needs(command):
     return path
 
 
+def needs_npm(package):
+    """The path of node, which finds this package; likewise."""
+    node = needs("node")
+    if subprocess.run([node, "-e", f"require('{package}')"], capture_output=True).returncode != 0:
+        if REQUIRED:
+            pytest.fail(f"the npm package {package} is not installed")
+        pytest.skip(f"the npm package {package} is not installed")
+    return node
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -2,12 +2,16 @@
 
 import base64
 import http.client
+import json
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from contract import Contract
-from peers import DEADLINE, Mockforge
+from peers import DEADLINE, Mockforge, needs_npm
 
 import grpc
 
@@ -106,3 +110,34 @@ def test_foreign_pages_and_callers_without_a_token_are_refused(server, contract)
         assert answers == [] and trailers["grpc-status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
         _, [info], _ = call(guarded.http, rpc, {}, Authorization="Bearer a-token-that-is-long-enough")
         assert info.pid == guarded.child.pid
+
+
+def described(rpcs):
+    """What the server says that its services are, with all that they refer to, each file behind those it needs."""
+    files = {}
+
+    def add(file):
+        if file.name not in files:
+            for needed in file.dependencies:
+                add(needed)
+            files[file.name] = descriptor_pb2.FileDescriptorProto()
+            file.CopyToProto(files[file.name])
+
+    for rpc in rpcs.values():
+        add(rpc.service.file)
+    return descriptor_pb2.FileDescriptorSet(file=files.values())
+
+
+def test_a_client_that_others_wrote(server, contract, tmp_path):
+    node = needs_npm("@connectrpc/connect-web")
+    file = tmp_path / "services.binpb"
+    file.write_bytes(described(contract.rpcs).SerializeToString())
+    command = [node, Path(__file__).with_name("grpcweb.js"), f"http://127.0.0.1:{server.http}", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    heard = json.loads(done.stdout)
+    assert heard["version"] == contract.rpcs["Admin.GetServerInfo"].grpc({})["version"]
+    assert (heard["message"], heard["left"]) == (["page/1", "hello"], "Canceled")
+    assert heard["refused"] == ["NotFound", ["google.rpc.ErrorInfo"]]
+    step = ["stepStarted", "stepEnded"]
+    assert heard["events"] == ["started", *step, *step, "finished"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peers import REQUIRED, Mockforge, needs
+from peers import Mockforge, needs_npm
 
 IN_BOTH_VERSIONS = [
     "thousands",
@@ -40,12 +40,7 @@ IN_MQTT_5 = [
 
 @pytest.fixture(scope="module")
 def node():
-    found = needs("node")
-    if subprocess.run([found, "-e", "require('mqtt')"], capture_output=True).returncode != 0:
-        if REQUIRED:
-            pytest.fail("the npm package mqtt is not installed")
-        pytest.skip("the npm package mqtt is not installed")
-    return found
+    return needs_npm("mqtt")
 
 
 @pytest.fixture(scope="module")
