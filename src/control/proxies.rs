@@ -160,16 +160,33 @@ impl Proxies {
         Ok(held)
     }
 
-    async fn update(&self, id: &str, mut spec: ProxySpec, url: MqttUrl) -> Result<Held, ControlError> {
-        let _changing = self.changing().await?;
-        let before = self.find(id)?;
+    /// Makes it what `change` says, which sees it as it is then; to the end, even if whoever asked goes away meanwhile.
+    async fn update(
+        &self,
+        id: &str,
+        change: impl FnOnce(&Held) -> Result<(ProxySpec, MqttUrl), ControlError> + Send + 'static,
+    ) -> Result<Held, ControlError> {
+        let (proxies, id) = (self.clone(), id.to_owned());
+        let changed = tokio::spawn(async move {
+            let _changing = proxies.changing().await?;
+            let before = proxies.find(&id)?;
+            let (spec, url) = change(&before)?;
+            proxies.put_in_place(before, spec, url).await
+        });
+        changed.await.unwrap_or_else(|panic| Err(ControlError::Internal(panic.to_string())))
+    }
+
+    async fn put_in_place(
+        &self,
+        before: Held,
+        mut spec: ProxySpec,
+        url: MqttUrl,
+    ) -> Result<Held, ControlError> {
         let is_elsewhere = spec.listen != before.spec.listen || url != before.url;
         let running = match (before.running.clone(), spec.enabled) {
             (None, false) => None,
             (None, true) => Some(self.start(&before.id, &spec, &url).await?),
             (Some(running), false) => {
-                // Whoever asked may go away meanwhile.
-                self.put(Held { running: None, ..before.clone() });
                 running.handle.shut_down().await;
                 None
             }
@@ -309,12 +326,8 @@ impl Proxies {
         for (position, (spec, url)) in specs.iter().zip(urls).enumerate() {
             let outcome = match before.iter().find(|held| *held.id == *spec.id) {
                 Some(held) => {
-                    // A port that was taken for 0 is kept.
-                    let listen = match spec.listen_address() {
-                        Ok((_, 0)) => held.spec.listen.clone(),
-                        _ => spec.listen.clone(),
-                    };
-                    self.update(&held.id, ProxySpec { listen, ..spec.clone() }, url).await
+                    let spec = spec.clone();
+                    self.update(&held.id, move |before| Ok((keeping_port(spec, before), url))).await
                 }
                 None => self.create(spec.clone(), url, true).await,
             };
@@ -393,6 +406,14 @@ fn keep_port(spec: &mut ProxySpec, running: Option<&Running>) {
     }
 }
 
+/// Where it does not say which port, it stays.
+fn keeping_port(mut spec: ProxySpec, before: &Held) -> ProxySpec {
+    if matches!(spec.listen_address(), Ok((_, 0))) {
+        spec.listen.clone_from(&before.spec.listen);
+    }
+    spec
+}
+
 fn shown(spec: &ProxySpec, running: Option<(SocketAddr, &ProxyHandle)>, from_settings: bool) -> pb::Proxy {
     let stats = running.map(|(_, handle)| handle.stats()).unwrap_or_default();
     pb::Proxy {
@@ -459,25 +480,20 @@ impl Control {
     pub async fn update_proxy(&self, request: pb::UpdateProxyRequest) -> Result<pb::Proxy, ControlError> {
         Fields::require(&[("id", &request.id)])?;
         let proxies = self.changeable(&request.id)?;
-        let before = proxies.find(&request.id)?;
+        proxies.find(&request.id)?;
         let said = request.proxy.unwrap_or_default();
         if !said.id.is_empty() && said.id != request.id {
             let what = format!("is {:?}, the proxy's is {:?}", said.id, request.id);
             return Err(ControlError::bad_field("proxy.id", what));
         }
-        let paths = request.update_mask.map(|mask| mask.paths);
-        let all = || ["listen", "upstream", "enabled"].map(str::to_owned).to_vec();
-        let mut spec = before.spec.clone();
+        let named = request.update_mask.map(|mask| mask.paths).filter(|paths| !paths.contains(&"*".to_owned()));
+        let paths = named.unwrap_or_else(|| ["listen", "upstream", "enabled"].map(str::to_owned).to_vec());
         let mut url = None;
         let mut fields = Fields::new();
-        for (position, path) in paths.unwrap_or_else(all).into_iter().enumerate() {
-            match &*path {
-                "listen" => spec.listen.clone_from(&said.listen),
-                "enabled" => spec.enabled = said.enabled.unwrap_or(true),
-                "upstream" => {
-                    spec.upstream.clone_from(&said.upstream);
-                    url = self.broker_url(&mut fields, "proxy.upstream", &said.upstream);
-                }
+        for (position, path) in paths.iter().enumerate() {
+            match &**path {
+                "listen" | "enabled" => {}
+                "upstream" => url = self.broker_url(&mut fields, "proxy.upstream", &said.upstream),
                 other => fields.refuse(
                     format!("update_mask.paths[{position}]"),
                     format_args!("{other:?} cannot be changed; listen, upstream and enabled can"),
@@ -485,12 +501,19 @@ impl Control {
             }
         }
         fields.finish()?;
-        spec.check().map_err(of_proxy)?;
-        // Where it does not say which port, it stays.
-        if matches!(spec.listen_address(), Ok((_, 0))) {
-            spec.listen.clone_from(&before.spec.listen);
-        }
-        Ok(proxies.update(&request.id, spec, url.unwrap_or(before.url)).await?.shown())
+        let change = move |before: &Held| {
+            let mut spec = before.spec.clone();
+            for path in &paths {
+                match &**path {
+                    "listen" => spec.listen.clone_from(&said.listen),
+                    "enabled" => spec.enabled = said.enabled.unwrap_or(true),
+                    _ => spec.upstream.clone_from(&said.upstream),
+                }
+            }
+            spec.check().map_err(of_proxy)?;
+            Ok((keeping_port(spec, before), url.unwrap_or_else(|| before.url.clone())))
+        };
+        Ok(proxies.update(&request.id, change).await?.shown())
     }
 
     pub async fn delete_proxy(&self, request: pb::DeleteProxyRequest) -> Result<(), ControlError> {
