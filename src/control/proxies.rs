@@ -486,8 +486,9 @@ impl Control {
             let what = format!("is {:?}, the proxy's is {:?}", said.id, request.id);
             return Err(ControlError::bad_field("proxy.id", what));
         }
-        let named = request.update_mask.map(|mask| mask.paths).filter(|paths| !paths.contains(&"*".to_owned()));
-        let paths = named.unwrap_or_else(|| ["listen", "upstream", "enabled"].map(str::to_owned).to_vec());
+        let all = || ["listen", "upstream", "enabled"].map(str::to_owned).to_vec();
+        let mask = request.update_mask.filter(|mask| mask.paths.iter().all(|path| path != "*"));
+        let paths = mask.map_or_else(all, |mask| mask.paths);
         let mut url = None;
         let mut fields = Fields::new();
         for (position, path) in paths.iter().enumerate() {

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 from peers import DEADLINE, Mockforge, Mosquitto, Process, accepts, needs, wait_until
 
@@ -93,3 +94,13 @@ def test_switched_off_and_on_again_at_the_same_port():
             wait_for(server, "p", "a")
             publish(port, "t/x", "y")
             assert child.wait() == 0 and child.lines == ["t/x y"]
+
+
+def test_updates_of_parts_at_once_all_count():
+    with Mosquitto() as first, Mosquitto() as second, Mockforge() as server, ThreadPoolExecutor() as pool:
+        add(server, "one", first)
+        for enabled, broker in [(False, second), (True, first)] * 5:
+            parts = [{"enabled": enabled}, {"upstream": broker.url}]
+            list(pool.map(lambda part: server.rest("/proxies/one", part, "PATCH"), parts))
+            proxy = server.rest("/proxies/one")
+            assert (proxy["enabled"], proxy["upstream"]) == (enabled, broker.url)
