@@ -60,7 +60,7 @@ pub mod webhook;
 pub mod xml;
 
 pub use config::Config;
-pub use server::{RunningServer, Server, ServerBuilder, StartError};
+pub use server::{RunningServer, Server, ServerBuilder, StartError, WaitError};
 
 /// The guide's path to the figures of a server.
 pub mod mqtt {

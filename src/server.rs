@@ -51,7 +51,7 @@ use crate::{
 pub use self::{
     builder::{ServerBuilder, StartError},
     handles::{ActiveRecording, ChaosRules, Messages, MessagesError, Mocks, Recordings, Unexpected},
-    running::RunningServer,
+    running::{RunningServer, WaitError},
 };
 
 /// A server that listens: whoever connects after [`bind`](Self::bind) waits, and is served once it

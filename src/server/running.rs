@@ -1,8 +1,12 @@
 //! A server that runs inside another program.
 
-use std::{fmt, future::Future, io, net::SocketAddr, thread};
+use std::{fmt, future::Future, io, net::SocketAddr, thread, time::Duration};
 
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::handles::{ChaosRules, Messages, Mocks, Recordings};
@@ -10,6 +14,25 @@ use crate::{
     control::{Addresses, Control, ControlError, pb},
     metrics::BrokerStatsView,
 };
+
+/// How often the broker is asked for what is waited for.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Why somebody who was waited for is not there. Its `Debug` is its text, which is what a test that ends with it prints.
+#[derive(thiserror::Error)]
+pub enum WaitError {
+    /// For people, with who is there instead.
+    #[error("{0}")]
+    NotInTime(String),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+impl fmt::Debug for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// A server that [`Server::builder`](super::Server::builder) started.
 ///
@@ -125,6 +148,54 @@ impl RunningServer {
         }
     }
 
+    /// A client that is connected, or connects within `limit`, by its client identifier; `*` stands for any characters, `?`
+    /// for one.
+    ///
+    /// # Errors
+    /// [`WaitError::NotInTime`] with the clients that are connected instead.
+    pub async fn wait_for_client(&self, client: &str, limit: Duration) -> Result<pb::Client, WaitError> {
+        let listing =
+            pb::ListClientsRequest { connected_only: true, client: client.to_owned(), ..Default::default() };
+        let found = self.link.ask(move |control| {
+            found_within(limit, move || {
+                let (control, listing) = (control.clone(), listing.clone());
+                async move { Ok(control.list_clients(listing).await?.clients.into_iter().next()) }
+            })
+        });
+        if let Some(found) = found.await? {
+            return Ok(found);
+        }
+        let others = self.clients().await?;
+        let others = others.iter().filter(|client| client.connected).map(|client| client.client_id.as_str());
+        Err(not_in_time(format_args!("no client {client:?} connected within {limit:?}"), others))
+    }
+
+    /// A subscription that a message on this Topic Name is sent to, once there is one: before that, what is published there
+    /// reaches nobody.
+    ///
+    /// # Errors
+    /// [`WaitError::NotInTime`] after `limit`, with the Topic Filters that there are instead; a topic that is none.
+    pub async fn wait_for_subscriber(
+        &self,
+        topic: &str,
+        limit: Duration,
+    ) -> Result<pb::Subscription, WaitError> {
+        let listing = pb::ListSubscriptionsRequest { topic: topic.to_owned(), ..Default::default() };
+        let found = self.link.ask(move |control| {
+            found_within(limit, move || {
+                let (control, listing) = (control.clone(), listing.clone());
+                async move { Ok(control.list_subscriptions(listing).await?.subscriptions.into_iter().next()) }
+            })
+        });
+        if let Some(found) = found.await? {
+            return Ok(found);
+        }
+        let all = pb::ListSubscriptionsRequest::default();
+        let others = self.link.ask(|control| async move { control.list_subscriptions(all).await }).await?;
+        let others = others.subscriptions.iter().map(|subscription| subscription.filter.as_str());
+        Err(not_in_time(format_args!("nobody subscribed to {topic:?} within {limit:?}"), others))
+    }
+
     /// Figures of this server.
     pub async fn stats(&self) -> BrokerStatsView {
         self.link.control.metrics().broker_stats().await
@@ -174,6 +245,27 @@ impl fmt::Debug for RunningServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningServer").field("addresses", &self.addresses).finish_non_exhaustive()
     }
+}
+
+/// Asks until there is something, or `limit` has passed.
+async fn found_within<T, F: Future<Output = Result<Option<T>, ControlError>>>(
+    limit: Duration,
+    ask: impl Fn() -> F,
+) -> Result<Option<T>, ControlError> {
+    let began = Instant::now();
+    loop {
+        let is_late = began.elapsed() >= limit;
+        match ask().await? {
+            None if !is_late => sleep(PAUSE).await,
+            found => return Ok(found),
+        }
+    }
+}
+
+fn not_in_time<'o>(what: fmt::Arguments<'_>, others: impl Iterator<Item = &'o str>) -> WaitError {
+    let others: Vec<&str> = others.collect();
+    let others = if others.is_empty() { "nobody".to_owned() } else { others.join(", ") };
+    WaitError::NotInTime(format!("{what}; there is {others}"))
 }
 
 /// How handles reach a running server.

@@ -3,7 +3,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use mockforge::{
-    RunningServer, Server, StartError,
+    RunningServer, Server, StartError, WaitError,
     control::{ControlError, pb},
     journal::MatchSpec,
     mock::{MockSpec, ResponseSpec},
@@ -50,6 +50,30 @@ async fn what_the_program_publishes_reaches_its_device() {
     assert_eq!(server.clients().await.unwrap()[0].client_id, "device");
     assert_eq!(server.stats().await.active_connections, 1);
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_device_is_waited_for_and_who_is_there_instead_is_told() {
+    let server = start().await;
+    let device = async {
+        let (client, mut eventloop) = subscribed(&server, "device-7", "devices/+/set").await;
+        (next_message(&mut eventloop).await.payload, client)
+    };
+    let test = async {
+        let limit = Duration::from_secs(10);
+        assert_eq!(server.wait_for_client("device-*", limit).await.unwrap().client_id, "device-7");
+        let there = server.wait_for_subscriber("devices/d1/set", limit).await.unwrap();
+        assert_eq!((there.client_id, there.filter), ("device-7".to_owned(), "devices/+/set".to_owned()));
+        let late = server.wait_for_client("other", Duration::ZERO).await.unwrap_err().to_string();
+        assert_eq!(late, "no client \"other\" connected within 0ns; there is device-7");
+        let late = server.wait_for_subscriber("a", Duration::ZERO).await.unwrap_err().to_string();
+        assert_eq!(late, "nobody subscribed to \"a\" within 0ns; there is devices/+/set");
+        let wrong = server.wait_for_subscriber("a/#", limit).await.unwrap_err();
+        assert!(matches!(wrong, WaitError::Control(_)), "{wrong}");
+        server.publish("devices/d1/set", "on").await.unwrap();
+    };
+    let ((payload, _client), ()) = tokio::join!(device, test);
+    assert_eq!(payload, "on");
 }
 
 #[tokio::test]
