@@ -7,7 +7,6 @@ mod running;
 
 use std::{future::Future, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
@@ -17,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    auth::OwnLogin,
     broker::{self, BrokerEvent, DropReason, Durability},
     config::{
         Config, ConnectionLimits, ListenConfig, MqttConfig, RingConfig, UpstreamTlsConfig, WebSocketConfig,
@@ -185,9 +183,7 @@ impl Server {
         asking.interest.set(Party::Traces, telemetry.traces());
         let (chaos, chaos_watch) = make_chaos(&config, seed, &metrics, &events);
         count_blocked(&tap, &metrics);
-        let own_login = drawn_login();
         let parts = Parts {
-            own_login: &own_login,
             admission: &Admission::new(config.mqtt.connections),
             gate: &gate,
             tap: &tap,
@@ -214,15 +210,9 @@ impl Server {
         let stop = CancellationToken::new();
         let proxies = mqtt.as_ref().map(|mqtt| make_proxies(mqtt, addresses, &config, parts));
         let server = mqtt.as_ref().map(|mqtt| -> Arc<dyn MqttServer> {
-            match (mqtt, addresses.mqtt) {
-                (Mqtt::Broker(broker), Some(address)) => {
-                    let mut url = MqttUrl::of_listener(address);
-                    url.username = Some(own_login.username.clone());
-                    url.password = Some(own_login.password.clone());
-                    Arc::new(BrokerServer::new(broker.clone(), url, tap.clone()))
-                }
-                (Mqtt::Broker(_), None) => unreachable!("a broker was bound"),
-                (Mqtt::Proxy(proxy), _) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone(), None)),
+            match mqtt {
+                Mqtt::Broker(broker) => Arc::new(BrokerServer::new(broker.clone(), tap.clone())),
+                Mqtt::Proxy(proxy) => Arc::new(ProxyServer::new(proxy.clone(), asking.clone(), None)),
             }
         });
         metrics.make_latest();
@@ -397,7 +387,6 @@ impl Quiet {
 /// What whoever moves MQTT bytes is given.
 #[derive(Clone, Copy)]
 struct Parts<'a> {
-    own_login: &'a OwnLogin,
     admission: &'a Arc<Admission>,
     gate: &'a Gate,
     tap: &'a Tap,
@@ -421,14 +410,6 @@ fn flight_options(ring: &RingConfig) -> FlightOptions {
 fn drawn_seed() -> u64 {
     // The last 80 bits are random.
     ulid::Ulid::new().0 as u64 >> 11
-}
-
-/// How our own clients prove to be ours.
-fn drawn_login() -> OwnLogin {
-    let mut password = [0; 32];
-    let random = rustls::crypto::ring::default_provider().secure_random;
-    random.fill(&mut password).expect("the system has random bytes");
-    OwnLogin { username: "mockforge".to_owned(), password: BASE64_STANDARD.encode(password) }
 }
 
 /// Mocks and webhooks of the settings, the journal, and who is told of traces.
@@ -707,7 +688,6 @@ fn start_broker(
             sys_interval: config.sys_interval,
             scram_users: config.scram_users.clone(),
             access: config.access.clone(),
-            own_login: Some(parts.own_login.clone()),
             durability: config.durability,
         },
         admission: Arc::clone(parts.admission),

@@ -7,12 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use mockforge::{
-    auth::{Access, Accounts, Acl, AclRuleSpec, Actions, OwnLogin, UserList, UserSpec},
+    auth::{Access, Accounts, Acl, AclRuleSpec, Actions, UserList, UserSpec},
     broker::{Broker, Checked, Limits, Options, Output},
     interceptor::{Interception, Interceptor, Interest, Offered, Party, Verdict},
     packet::{
         ControlPacket, DecodeError, Frame, FrameReader, PlainAck, Properties, ProtocolVersion, PublishRef,
-        QoS, ReasonCode,
+        QoS, ReasonCode, TopicFilter,
     },
     session::{ApplicationMessage, ConnectionId, Origin, Peer, SHARED_PAYLOAD},
 };
@@ -111,7 +111,6 @@ impl Stage {
         let mut options = Options::from(limits);
         if more & 4 != 0 {
             options.access = access(more & 8 != 0);
-            options.own_login = Some(OwnLogin { username: "v".to_owned(), password: "p".to_owned() });
         }
         if flags & 16 != 0 {
             options.sys_interval = Duration::from_secs(5);
@@ -183,6 +182,16 @@ impl Stage {
             }
             _ => match source.byte() {
                 0xFF => self.broker.shut_down(self.now),
+                0xFE => {
+                    let filters = vec![TopicFilter::parse("a/#").expect("a filter")];
+                    let (key, mut before) = self.broker.observe(filters, Box::new(|_, _| {}));
+                    while !before.is_empty() {
+                        self.broker.next_retained(self.now, &mut before);
+                    }
+                    if source.flag() {
+                        self.broker.stop_observing(key);
+                    }
+                }
                 which @ 0xF0.. => self.broker.set_access(self.now, access(which & 1 != 0)),
                 which => {
                     let checked = [Checked::Right, Checked::Wrong, Checked::NotDone][usize::from(which) % 3];

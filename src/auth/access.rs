@@ -1,7 +1,6 @@
 //! Everything that says who is let in and who may do what.
 
 use bytes::Bytes;
-use subtle::ConstantTimeEq;
 
 use super::{Accounts, Acl, PasswordCheck};
 
@@ -44,26 +43,5 @@ impl Access {
             return if self.allow_anonymous { Login::Anonymous } else { Login::Wrong };
         }
         self.accounts.check(name, password).map_or(Login::Wrong, Login::Check)
-    }
-}
-
-/// How a server's own clients log in, past users and rules.
-#[derive(Clone, PartialEq)]
-pub struct OwnLogin {
-    pub username: String,
-    pub password: String,
-}
-
-impl OwnLogin {
-    pub fn is(&self, username: Option<&str>, password: Option<&Bytes>) -> bool {
-        let password = password.map_or(&[][..], |password| password);
-        username == Some(self.username.as_str()) && password.ct_eq(self.password.as_bytes()).into()
-    }
-}
-
-impl std::fmt::Debug for OwnLogin {
-    /// Without the password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OwnLogin").field(&self.username).finish()
     }
 }

@@ -18,7 +18,7 @@ mod scram;
 pub(crate) mod tests;
 mod users;
 
-pub use access::{Access, Login, OwnLogin};
+pub use access::{Access, Login};
 pub use account::{Accounts, BadAccounts, UserSpec};
 pub use acl::{Acl, AclRuleSpec, Action, Actions, Decision, Permissions, Subject};
 pub use api_token::{ApiToken, ApiTokenSpec, ApiTokens, Role, check_token};

@@ -110,9 +110,6 @@ impl Broker {
             };
         }
         let (name, password) = (connect.username.as_ref().map(Utf8String::as_str), connect.password.as_ref());
-        if self.own_login.as_ref().is_some_and(|own| own.is(name, password)) {
-            return self.accept(now, index, connect, Standing::Own, None);
-        }
         if let (Some(name), Some(password)) = (name, password)
             && self.remembered.knows(now, name, password)
         {
@@ -160,7 +157,6 @@ impl Broker {
         let user = connect.username.as_ref().map(Utf8String::as_str);
         let Access { accounts, acl, .. } = &self.access;
         let subject = match standing {
-            Standing::Own => return true,
             Standing::Proven => user,
             Standing::Claimed => None,
         };
@@ -207,9 +203,6 @@ impl Broker {
     fn rules_for(&mut self, session: u32) -> Option<(&Acl, &mut Permissions)> {
         let Self { sessions, access: Access { accounts, acl, .. }, permissions, .. } = self;
         let state = &sessions[session as usize];
-        if state.standing == Standing::Own {
-            return None;
-        }
         let permissions = permissions.entry(session).or_insert_with(|| {
             let user = state.proven_user();
             let groups = user.map_or(&[][..], |user| accounts.groups(user));

@@ -309,6 +309,7 @@ impl Broker {
             self.retain(now, message, publisher, &mut stored);
         }
         self.watch_pressure(now);
+        self.observers.show(now, message);
         let room = self.pressure.room();
         let Self {
             limits,

@@ -16,6 +16,7 @@ mod figures;
 mod held;
 mod journal;
 mod limits;
+mod observers;
 mod options;
 mod output;
 mod pressure;
@@ -43,7 +44,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
-    auth::{Access, OwnLogin, Permissions, Random, Remembered, Users},
+    auth::{Access, Permissions, Random, Remembered, Users},
     interceptor::Interception,
     packet::{ControlPacket, DecodeError, PacketType, ProtocolVersion, ReasonCode},
     session::{ApplicationMessage, Connection, ConnectionId, Outbox, Peer, Session, State},
@@ -53,6 +54,7 @@ use crate::{
 pub use access::Checked;
 pub use journal::{Batch, Deliveries, DeliveryChange, Durability};
 pub use limits::Limits;
+pub use observers::{Observe, ObserverKey, RetainedBefore};
 pub use options::Options;
 pub use output::{BrokerEvent, Closing, DropReason, Output};
 pub use records::{
@@ -69,6 +71,7 @@ use disconnect::{WillFate, reason_in};
 use figures::Figures;
 use held::HeldConnects;
 use journal::Journal;
+use observers::Observers;
 use pressure::Pressure;
 use retained::Retained;
 use subscriptions::Subscriptions;
@@ -104,7 +107,6 @@ pub struct Broker {
     authentications: HashMap<u32, Authentication, FixedState>,
     users: Users,
     access: Access,
-    own_login: Option<OwnLogin>,
     remembered: Remembered,
     /// Of connections whose password is being checked: which [`Access`] the check is of.
     checking: HashMap<u32, u64, FixedState>,
@@ -129,6 +131,7 @@ pub struct Broker {
     fan_out: FanOut,
     pressure: Pressure,
     interception: Interception,
+    observers: Observers,
     tracer: Option<Box<dyn Tracer>>,
     /// Only if what outlives the broker is kept.
     journal: Option<Box<Journal>>,
@@ -139,7 +142,7 @@ pub struct Broker {
 impl Broker {
     /// `seed` makes assigned client identifiers, and what authentication needs to be unforeseeable.
     pub fn new(now: Instant, options: impl Into<Options>, seed: u64) -> Self {
-        let Options { limits, sys_interval, scram_users, access, own_login, durability } = options.into();
+        let Options { limits, sys_interval, scram_users, access, durability } = options.into();
         let random = Random::new(seed);
         let mut broker = Self {
             pressure: Pressure::new(now, &limits),
@@ -148,7 +151,6 @@ impl Broker {
             authentications: HashMap::with_hasher(FixedState::with_seed(seed)),
             users: Users::new(&scram_users, seed),
             access,
-            own_login,
             remembered: Remembered::new(random.of("key of remembered passwords", &[])),
             checking: HashMap::with_hasher(FixedState::with_seed(seed)),
             held: HeldConnects::new(seed),
@@ -170,6 +172,7 @@ impl Broker {
             stats: BrokerStats::default(),
             fan_out: FanOut::default(),
             interception: Interception::default(),
+            observers: Observers::default(),
             tracer: None,
             journal: Journal::new(durability).map(Box::new),
             random,

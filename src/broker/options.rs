@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::auth::{Access, OwnLogin, UserList};
+use crate::auth::{Access, UserList};
 
 use super::{Limits, journal::Durability};
 
@@ -16,8 +16,6 @@ pub struct Options {
     pub scram_users: UserList,
     /// Who else is let in, and who may do what.
     pub access: Access,
-    /// How our own clients log in.
-    pub own_login: Option<OwnLogin>,
     /// Whether, and how soon, changes of what outlives the broker are told by
     /// [`Output::Persist`](super::Output::Persist).
     pub durability: Durability,

@@ -197,7 +197,7 @@ impl Broker {
 
     /// What is to be looked up for a new subscription: among the clients' retained messages, and
     /// among the broker's own.
-    fn look_up(
+    pub(super) fn look_up(
         &self,
         key: SubscriptionKey,
         filter: &TopicFilter,

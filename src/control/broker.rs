@@ -7,7 +7,7 @@ use tonic::Streaming;
 
 use super::{
     Control, ControlError, ControlStream, MqttServer, fields::Fields, lossy::Entry, page::PageRequest, pb,
-    properties, server, time,
+    properties, time,
 };
 use crate::{
     broker::{ClientView, SubscriptionView},
@@ -113,17 +113,17 @@ impl Control {
         let qos = fields.qos("qos", request.qos);
         fields.finish()?;
         let Some(qos) = qos else { return Err(unchecked()) };
-        let url = self.server()?.subscribe_url();
-        let messages = server::subscribe(url, filters, qos, request.skip_retained).await?;
+        let messages = self.server()?.subscribe(filters, qos, request.skip_retained).await?;
         let limit = if request.limit == 0 { u64::MAX } else { request.limit };
         let responses = messages.scan(limit, |left, entry| {
             let event = match entry {
                 _ if *left == 0 => return std::future::ready(None),
-                Entry::Item(message) => {
+                Ok(Entry::Item(message)) => {
                     *left -= 1;
                     pb::subscribe_response::Event::Message(message)
                 }
-                Entry::Gap(missed) => pb::subscribe_response::Event::Gap(pb::Gap { missed }),
+                Ok(Entry::Gap(missed)) => pb::subscribe_response::Event::Gap(pb::Gap { missed }),
+                Err(error) => return std::future::ready(Some((Err(error), true))),
             };
             std::future::ready(Some((Ok(pb::SubscribeResponse { event: Some(event) }), *left == 0)))
         });

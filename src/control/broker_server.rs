@@ -1,20 +1,25 @@
 //! The own broker, as the control plane sees it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use prost::Message;
 
 use super::{
-    ControlError, MqttServer, in_force, pb,
-    server::{AtThatMoment, Outcomes},
+    ControlError, MqttServer, in_force,
+    lossy::{self, Entry, LossyReceiver},
+    pb, properties,
+    server::{AtThatMoment, Messages, Outcomes, QUEUE_BYTES, QUEUE_MESSAGES},
+    time,
 };
 use crate::{
     auth::Access,
-    broker::{ClientView, ResetCounts, RetainedView, SubscriptionView},
-    net::{BrokerHandle, MqttUrl, Outgoing, Stopped},
-    packet::{Properties, QoS, ReasonCode, TopicName},
+    broker::{ClientView, Observe, ObserverKey, ResetCounts, RetainedBefore, RetainedView, SubscriptionView},
+    net::{BrokerHandle, Outgoing, Stopped, WeakBrokerHandle},
+    packet::{Properties, Property, QoS, ReasonCode, TopicFilter, TopicName},
     recording::RecordingSource,
-    session::{ApplicationMessage, Origin},
+    session::{ApplicationMessage, MessageRef, Origin},
     tap::Tap,
 };
 
@@ -25,15 +30,79 @@ const RESET_TURNS: usize = 10_000;
 /// The broker of this process.
 pub struct BrokerServer {
     broker: BrokerHandle,
-    /// Where it listens; `Subscribe` connects there like any other subscriber, but past users and rules.
-    url: MqttUrl,
     /// What is published here comes in no packet.
     tap: Tap,
 }
 
 impl BrokerServer {
-    pub fn new(broker: BrokerHandle, url: MqttUrl, tap: Tap) -> Self {
-        Self { broker, url, tap }
+    pub fn new(broker: BrokerHandle, tap: Tap) -> Self {
+        Self { broker, tap }
+    }
+}
+
+/// An observer of the broker's, which leaves when this is dropped.
+struct Observing {
+    broker: WeakBrokerHandle,
+    key: ObserverKey,
+}
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        let Some(broker) = self.broker.upgrade() else { return };
+        let key = self.key;
+        // Where there is no runtime any more, the broker goes as well.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { broker.run(move |broker, _| broker.stop_observing(key)).await });
+        }
+    }
+}
+
+/// What was retained before, looked up as it is read.
+fn retained(
+    broker: WeakBrokerHandle,
+    before: Option<RetainedBefore>,
+    qos: QoS,
+) -> impl Stream<Item = Result<Entry<pb::Message>, ControlError>> + Send {
+    let found = stream::unfold((broker, before), move |(broker, before)| async move {
+        let mut before = before.filter(|before| !before.is_empty())?;
+        // One that stops has nothing more to say.
+        let running = broker.upgrade()?;
+        let look_up = running.run(move |broker, now| {
+            let found = broker.next_retained(now, &mut before);
+            let shown = found.iter().map(|message| shown_message(&message.as_message(), now, qos, true));
+            (shown.collect::<Vec<_>>(), before)
+        });
+        let (found, before) = look_up.await.ok()?;
+        let found = found.into_iter().map(|message| Ok(Entry::Item(message)));
+        Some((stream::iter(found), (broker, Some(before))))
+    });
+    found.flatten()
+}
+
+fn live(
+    receiver: LossyReceiver<pb::Message>,
+    observing: Observing,
+) -> impl Stream<Item = Result<Entry<pb::Message>, ControlError>> + Send {
+    stream::unfold((receiver, observing), |(mut receiver, observing)| async move {
+        let entry = receiver.next().await?;
+        Some((Ok(entry), (receiver, observing)))
+    })
+}
+
+/// As a subscriber with this QoS would get it.
+fn shown_message(message: &MessageRef<'_>, now: Instant, qos: QoS, retain: bool) -> pb::Message {
+    let mut properties = Properties::of_publish(message.properties);
+    let left = message.expires_at.map(|at| at.saturating_duration_since(now).as_secs());
+    properties
+        .0
+        .extend(left.map(|left| Property::MessageExpiryInterval(u32::try_from(left).unwrap_or(u32::MAX))));
+    pb::Message {
+        topic: String::from_utf8_lossy(message.topic).into_owned(),
+        qos: message.qos.min(qos) as u32,
+        retain,
+        properties: properties::shown(&properties),
+        payload: Bytes::copy_from_slice(message.payload.as_bytes()),
+        received_at: Some(time::timestamp(SystemTime::now())),
     }
 }
 
@@ -96,8 +165,22 @@ impl MqttServer for BrokerServer {
         Box::pin(std::future::ready(outcomes))
     }
 
-    fn subscribe_url(&self) -> &MqttUrl {
-        &self.url
+    async fn subscribe(
+        &self,
+        filters: Vec<TopicFilter>,
+        qos: QoS,
+        skip_retained: bool,
+    ) -> Result<Messages, ControlError> {
+        let (sender, receiver) = lossy::channel(QUEUE_MESSAGES, QUEUE_BYTES);
+        let observe: Observe = Box::new(move |message, now| {
+            let shown = shown_message(message, now, qos, false);
+            let size = shown.encoded_len();
+            sender.offer(shown, size);
+        });
+        let (key, before) = self.broker.run(move |broker, _| broker.observe(filters, observe)).await?;
+        let observing = Observing { broker: self.broker.downgrade(), key };
+        let before = if skip_retained { None } else { Some(before) };
+        Ok(Box::pin(retained(self.broker.downgrade(), before, qos).chain(live(receiver, observing))))
     }
 
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError> {

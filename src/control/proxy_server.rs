@@ -9,14 +9,14 @@ use tokio::{
 
 use super::{
     ControlError, MqttServer, in_force, pb,
-    server::{AtThatMoment, Outcomes, next_client_identifier},
+    server::{AtThatMoment, Messages, Outcomes, next_client_identifier, subscribe_at},
 };
 use crate::{
     auth::Access,
     broker::{ClientView, ResetCounts, RetainedView, SubscriptionView},
     interceptor::Verdict,
-    net::{Asking, Client, ClientError, ClientOptions, MqttUrl, Outgoing, ProxyHandle, Publisher, Receipt},
-    packet::{Property, ProtocolVersion, Publish, ReasonCode, TopicName},
+    net::{Asking, Client, ClientError, ClientOptions, Outgoing, ProxyHandle, Publisher, Receipt},
+    packet::{Property, ProtocolVersion, Publish, QoS, ReasonCode, TopicFilter, TopicName},
     recording::RecordingSource,
     session::{ApplicationMessage, Peer},
 };
@@ -175,8 +175,13 @@ impl MqttServer for ProxyServer {
         })
     }
 
-    fn subscribe_url(&self) -> &MqttUrl {
-        self.proxy.upstream()
+    async fn subscribe(
+        &self,
+        filters: Vec<TopicFilter>,
+        qos: QoS,
+        skip_retained: bool,
+    ) -> Result<Messages, ControlError> {
+        subscribe_at(self.proxy.upstream(), filters, qos, skip_retained).await
     }
 
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError> {
@@ -259,7 +264,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::packet::{Properties, QoS};
+    use crate::{net::MqttUrl, packet::Properties};
 
     #[tokio::test]
     async fn an_acknowledgement_is_waited_for_so_long() {

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::SystemTime};
 
-use futures_util::{Stream, future::BoxFuture, stream};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,8 +25,8 @@ use crate::{
 /// What is done at the moment that what is in force is of.
 pub type AtThatMoment = Box<dyn FnOnce(Vec<InForce>) + Send>;
 
-/// Messages of a subscription, until the server stops.
-pub type Messages = Pin<Box<dyn Stream<Item = Entry<pb::Message>> + Send>>;
+/// Messages of a subscription, until the server stops; an error is the last element.
+pub type Messages = Pin<Box<dyn Stream<Item = Result<Entry<pb::Message>, ControlError>> + Send>>;
 
 /// What became of messages, in their order; the errors are for people.
 pub type Outcomes = BoxFuture<'static, Vec<Result<(), String>>>;
@@ -47,8 +47,13 @@ pub trait MqttServer: Send + Sync {
     /// Publishes what mocks answer. Returns once that is sent, with what comes of it: others need not wait for that.
     async fn publish_all(&self, messages: Vec<Outgoing>) -> Outcomes;
 
-    /// Where a subscriber of ours connects.
-    fn subscribe_url(&self) -> &MqttUrl;
+    /// The messages that match one of the filters, each once; answers once none is missed that comes from then on.
+    async fn subscribe(
+        &self,
+        filters: Vec<TopicFilter>,
+        qos: QoS,
+        skip_retained: bool,
+    ) -> Result<Messages, ControlError>;
 
     /// Sessions, connected or not.
     async fn clients(&self) -> Result<Vec<ClientView>, ControlError>;
@@ -90,12 +95,12 @@ pub fn next_client_identifier(purpose: &str) -> String {
 }
 
 /// Messages that a slow reader of a subscription may fall behind before it misses some.
-const QUEUE_MESSAGES: usize = 4096;
-const QUEUE_BYTES: usize = 16 << 20;
+pub const QUEUE_MESSAGES: usize = 4096;
+pub const QUEUE_BYTES: usize = 16 << 20;
 
-/// Subscribes at `url` with a connection of its own, which says DISCONNECT when the stream is dropped;
-/// answers once the subscription is in force.
-pub async fn subscribe(
+/// Subscribes at another broker, with a connection of its own, which says DISCONNECT when the stream is dropped; answers once
+/// the subscription is in force.
+pub async fn subscribe_at(
     url: &MqttUrl,
     filters: Vec<TopicFilter>,
     qos: QoS,
@@ -103,7 +108,7 @@ pub async fn subscribe(
 ) -> Result<Messages, ControlError> {
     let upstream = url.to_string();
     let options = ClientOptions::new(url.clone(), next_client_identifier("subscribe"));
-    let unavailable = |error: &dyn std::fmt::Display| ControlError::UpstreamUnavailable {
+    let unavailable = move |error: &dyn std::fmt::Display| ControlError::UpstreamUnavailable {
         upstream: upstream.clone(),
         what: error.to_string(),
     };
@@ -126,23 +131,36 @@ pub async fn subscribe(
     let (sender, receiver) = lossy::channel(QUEUE_MESSAGES, QUEUE_BYTES);
     let unread = CancellationToken::new();
     let until_unread = unread.clone();
-    tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         let reading = async {
-            while let Ok(publish) = client.next_message().await {
-                let size = publish.payload.len();
-                sender.offer(message(publish), size);
+            loop {
+                match client.next_message().await {
+                    Ok(publish) => {
+                        let size = publish.payload.len();
+                        sender.offer(message(publish), size);
+                    }
+                    Err(error) => return error,
+                }
             }
         };
-        if until_unread.run_until_cancelled(reading).await.is_none() {
+        let ended = until_unread.run_until_cancelled(reading).await;
+        if ended.is_none() {
             // For a bounded time; whether the broker heard it makes no difference any more.
             let _ = client.disconnect(ReasonCode::SUCCESS).await;
         }
+        ended
     });
     let unread = unread.drop_guard();
-    Ok(Box::pin(stream::unfold((receiver, unread), |(mut receiver, unread)| async move {
+    let entries = stream::unfold((receiver, unread), |(mut receiver, unread)| async move {
         let entry = receiver.next().await?;
-        Some((entry, (receiver, unread)))
-    })))
+        Some((Ok(entry), (receiver, unread)))
+    });
+    // That it is over is no end that anybody asked for.
+    let end = stream::once(reading).filter_map(move |ended| {
+        let error = ended.ok().flatten().map(|error| Err(unavailable(&error)));
+        std::future::ready(error)
+    });
+    Ok(Box::pin(entries.chain(end)))
 }
 
 fn message(publish: Publish) -> pb::Message {
@@ -153,5 +171,50 @@ fn message(publish: Publish) -> pb::Message {
         properties: properties::shown(&publish.properties),
         payload: publish.payload,
         received_at: Some(time::timestamp(SystemTime::now())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// A subscription, and the connection that it came over.
+    async fn subscribed() -> (Messages, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = MqttUrl::of_listener(listener.local_addr().expect("bound"));
+        let broker = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut packet = [0; 1_024];
+            assert!(stream.read(&mut packet).await.expect("a CONNECT") > 0);
+            stream.write_all(&[0x20, 3, 0, 0, 0]).await.expect("a CONNACK is sent");
+            assert!(stream.read(&mut packet).await.expect("a SUBSCRIBE") > 0);
+            let [_, _, high, low, ..] = packet;
+            stream.write_all(&[0x90, 4, high, low, 0, 0]).await.expect("a SUBACK is sent");
+            stream
+        };
+        let filters = vec![TopicFilter::parse("a").expect("a filter")];
+        let (messages, stream) = tokio::join!(subscribe_at(&url, filters, QoS::AtMostOnce, true), broker);
+        (messages.expect("it is in force"), stream)
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_no_more_says_goodbye() {
+        let (messages, mut stream) = subscribed().await;
+        drop(messages);
+        assert_eq!(stream.read_u8().await.expect("a DISCONNECT"), 0xE0);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_goes_away_is_the_last_element() {
+        let (mut messages, stream) = subscribed().await;
+        drop(stream);
+        let last = messages.next().await;
+        assert!(matches!(last, Some(Err(ControlError::UpstreamUnavailable { .. }))));
+        assert!(messages.next().await.is_none());
     }
 }

@@ -21,7 +21,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     auth::ApiTokens,
-    broker::{BrokerEvent, Limits},
+    broker::Limits,
     control::{Addresses, BrokerServer, ControlParts, fault_families},
     event::{EventBus, What},
     fault::{Chaos, ChaosHooks, ChaosOptions},
@@ -36,7 +36,7 @@ use crate::{
             soon,
         },
     },
-    packet::{PacketType, QoS, ReasonCode, Subscription, SubscriptionOptions, TopicFilter},
+    packet::{PacketType, QoS, Subscription, SubscriptionOptions, TopicFilter},
     recording::{FaultInjected, sample},
     session::ConnectionId,
     store::StoreOptions,
@@ -48,7 +48,6 @@ struct Server {
     control: Control,
     gateway: Gateway,
     mqtt: SocketAddr,
-    events: EventBus,
     tap: Tap,
     chaos: Chaos,
     _folder: TempDir,
@@ -107,14 +106,13 @@ impl Server {
         }));
         let asked = chaos.clone();
         metrics.attach_families(Box::new(move || fault_families(&asked)));
-        let url = format!("mqtt://{mqtt}").parse().unwrap();
         let control = Control::new(ControlParts {
             telemetry: Default::default(),
             certificates: Vec::new(),
-            server: Some(std::sync::Arc::new(BrokerServer::new(broker, url, tap.clone()))),
+            server: Some(std::sync::Arc::new(BrokerServer::new(broker, tap.clone()))),
             tap: tap.clone(),
             metrics,
-            events: events.clone(),
+            events,
             folder: None,
             store: StoreOptions::new(folder.path()),
             on_overload: crate::recording::OnOverload::Block,
@@ -133,7 +131,7 @@ impl Server {
             chaos: chaos.clone(),
         });
         let gateway = Gateway::new(control.clone(), access, limits).unwrap();
-        Self { control, gateway, mqtt, events, tap, chaos, _folder: folder }
+        Self { control, gateway, mqtt, tap, chaos, _folder: folder }
     }
 
     /// Parts of a process without a server.
@@ -141,10 +139,10 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let control = Control::new(ControlParts::alone(StoreOptions::new(folder.path())));
         let gateway = Gateway::new(control.clone(), Access::default(), ApiLimits::default()).unwrap();
-        let (events, tap) = (EventBus::new(), Tap::new());
+        let tap = Tap::new();
         let chaos = Chaos::new(ChaosOptions::default(), ChaosHooks::default());
         let mqtt = ([127, 0, 0, 1], 1).into();
-        Self { control, gateway, mqtt, events, tap, chaos, _folder: folder }
+        Self { control, gateway, mqtt, tap, chaos, _folder: folder }
     }
 
     async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Response {
@@ -247,20 +245,6 @@ async fn payloads_arrive_byte_for_byte_and_are_streamed_as_they_were() {
         let line = piece(&mut body).await;
         assert!(line.contains(seen), "{line}");
     }
-}
-
-#[tokio::test]
-async fn a_subscriber_of_ours_says_goodbye_when_its_reader_leaves() {
-    let server = Server::start();
-    let mut happenings = server.events.watch();
-    drop(server.send("GET", "/__mockforge/mqtt/messages/stream?filter=%23", "").await);
-    let reason = loop {
-        let What::Broker(event) = happenings.recv().await.unwrap().what else { continue };
-        if let BrokerEvent::ClientDisconnected { reason, .. } = event {
-            break reason;
-        }
-    };
-    assert_eq!(reason, Some(ReasonCode::SUCCESS));
 }
 
 #[tokio::test]

@@ -22,6 +22,11 @@ pub struct SubscriptionKey {
     pub share: Option<u32>,
 }
 
+impl SubscriptionKey {
+    /// Of what looks at messages without a subscription.
+    pub const NONE: Self = Self { node: u32::MAX, share: None };
+}
+
 /// One client's Session, with or without a Network Connection.
 #[derive(Debug)]
 pub struct Session {
@@ -68,8 +73,6 @@ pub enum Standing {
     Claimed,
     /// The client has proven to be that user.
     Proven,
-    /// It is a client of this server's own, which may do everything.
-    Own,
 }
 
 /// By where a subscription stands, its place there.
@@ -130,14 +133,9 @@ impl Session {
         self.username.as_deref().filter(|_| self.standing != Standing::Claimed)
     }
 
-    /// Whether nobody but its user may have it, or end it with a Session of its own. A client of this server's own
-    /// may be gone for good: what it left is in nobody's way.
+    /// Whether nobody but its user may have it, or end it with a Session of its own.
     pub fn is_reserved(&self) -> bool {
-        match self.standing {
-            Standing::Claimed => false,
-            Standing::Proven => true,
-            Standing::Own => self.connection.is_some(),
-        }
+        self.standing == Standing::Proven
     }
 
     /// Whether nothing waits to be sent when there is room.

@@ -158,6 +158,50 @@ def test_health_is_answered_for_the_server_and_each_service(scene):
         assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
 
 
+def test_whoever_subscribes_over_the_api_looks_at_messages_and_is_no_client(stubs, tmp_path):
+    """Also where clients have hardly a queue, chaos loses all that is sent, and no connection is left."""
+    settings = tmp_path / "mockforge.yaml"
+    settings.write_text("mqtt: {max_connections: 1, limits: {queue_messages: 5}, sys_interval_secs: 0}\n")
+    count, size = 3000, 8000
+    with Mockforge("--config", str(settings)) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+            broker = stubs.broker_pb2_grpc.BrokerStub(channel)
+            rule = {"id": "deaf", "match": {"direction": "s2c", "types": "PUBLISH"}, "actions": ["drop"]}
+            server.rest("/chaos/rules", rule, "POST")
+            server.rest("/mqtt/publish", {"topic": "t/kept", "payload": "kept", "retain": True}, "POST")
+            request = stubs.broker_pb2.SubscribeRequest(filter=["t/#"], qos=1)
+            streams = [broker.Subscribe(request, timeout=DEADLINE) for _ in range(4)]
+            for stream in streams:
+                first = next(stream).message
+                assert (first.topic, first.payload, first.retain) == ("t/kept", b"kept", True)
+            assert server.rest("/mqtt/clients")["clients"] == []
+            assert server.rest("/mqtt/subscriptions")["subscriptions"] == []
+
+            client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="device")
+            client.max_inflight_messages_set(200)
+            client.connect("127.0.0.1", server.port)
+            client.loop_start()
+            for number in range(count):
+                last = client.publish("t/x", f"{number:{size}}", qos=1)
+            last.wait_for_publish(DEADLINE)
+            client.publish("t/end", "end", qos=1).wait_for_publish(DEADLINE)
+            client.disconnect()
+            client.loop_stop()
+            for stream in streams:
+                # What was sent and not read yet is read first; nothing is missing that is not said to be.
+                got, missed = [], 0
+                while len(got) + missed < count + 1:
+                    event = next(stream)
+                    if event.HasField("gap"):
+                        missed += event.gap.missed
+                    else:
+                        got.append(event.message)
+                numbers = [int(message.payload) for message in got if message.topic == "t/x"]
+                assert numbers == sorted(numbers) and len(got) + missed == count + 1
+                assert {message.qos for message in got} == {1}
+                stream.cancel()
+
+
 def test_reflection_describes_the_contract(scene):
     _, _, channel = scene
     described = ProtoReflectionDescriptorDatabase(channel)

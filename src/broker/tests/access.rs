@@ -7,7 +7,7 @@ use super::{
     stage::Bare,
 };
 use crate::{
-    auth::{Access, Accounts, Acl, OwnLogin, UserSpec, tests::quick_hash},
+    auth::{Access, Accounts, Acl, UserSpec, tests::quick_hash},
     broker::{Broker, BrokerEvent, Checked, Closing, Options, Output},
     packet::{ControlPacket, FrameReader, Property, ProtocolVersion, ReasonCode, Utf8String},
     session::{ConnectionId, Peer},
@@ -39,8 +39,7 @@ struct Subject {
 impl Subject {
     fn new(access: Access) -> Self {
         let now = Instant::now();
-        let own_login = OwnLogin { username: "own".to_owned(), password: "draw".to_owned() };
-        let options = Options { access, own_login: Some(own_login), ..Options::from(generous()) };
+        let options = Options { access, ..Options::from(generous()) };
         Self { broker: Broker::new(now, options, 1), now }
     }
 
@@ -200,21 +199,6 @@ fn a_packet_that_is_not_held_back_while_the_password_is_checked_is_refused() {
     assert_eq!(subject.connack(1), ReasonCode::PROTOCOL_ERROR);
     subject.check(1, Checked::Right);
     assert_eq!(subject.broker.clients(), []);
-}
-
-#[test]
-fn our_own_clients_are_past_users_and_rules() {
-    let mut subject =
-        Subject::new(Access { acl: acl("[{deny: all, topics: ['#']}]"), ..closed(&[("alice", "secret")]) });
-    assert_eq!(subject.connect(1, "CONNECT c username=own password=draw will=w:x"), []);
-    subject.send(1, "SUBSCRIBE 1 #, $SYS/#");
-    subject.send(1, "PUBLISH a \"1\"");
-    assert_eq!(subject.heard(1)[1..], ["SUBACK 1 0x00 0x00", "PUBLISH a \"1\""]);
-    assert!(is_check(&subject.connect(2, "CONNECT d username=own password=guess")));
-    // Other rules do not concern them, either.
-    subject.broker.set_access(subject.now, closed(&[]));
-    subject.broker.handle_timeout(subject.now);
-    assert_eq!(subject.broker.subscriptions().len(), 2);
 }
 
 #[test]
@@ -382,18 +366,6 @@ fn what_waits_for_a_member_of_a_group_that_may_not_have_it_is_for_another() {
     subject.broker.handle_timeout(subject.now);
     assert_eq!(subject.heard(3), ["PUBLISH t qos=1 id=1 \"1\""]);
     assert_eq!(subject.broker.stats().dropped_not_authorized, 0);
-}
-
-#[test]
-fn a_session_that_our_own_client_left_is_in_nobodys_way() {
-    let mut subject = Subject::new(closed(&[("alice", "secret")]));
-    subject.connect(1, &format!("CONNECT c {KEPT} username=own password=draw"));
-    subject.connect(2, "CONNECT c username=alice password=secret");
-    subject.check(2, Checked::Right);
-    assert_eq!(subject.connack(2), ReasonCode::NOT_AUTHORIZED);
-    subject.broker.handle_close(subject.now, ConnectionId(1));
-    subject.connect(3, "CONNECT c username=alice password=secret");
-    assert_eq!(subject.connack(3), ReasonCode::SUCCESS);
 }
 
 #[test]

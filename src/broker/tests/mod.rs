@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod kept;
 mod limits;
+mod observers;
 mod persistence;
 mod properties;
 pub(crate) mod script;

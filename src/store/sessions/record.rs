@@ -236,8 +236,7 @@ struct WillJson {
     delay_s: u64,
 }
 
-const STANDINGS: [(Standing, &str); 3] =
-    [(Standing::Claimed, "claimed"), (Standing::Proven, "proven"), (Standing::Own, "own")];
+const STANDINGS: [(Standing, &str); 2] = [(Standing::Claimed, "claimed"), (Standing::Proven, "proven")];
 
 pub fn encode_session(record: &SessionRecord, anchor: Anchor) -> Vec<u8> {
     let standing = STANDINGS.iter().find(|(standing, _)| *standing == record.standing);

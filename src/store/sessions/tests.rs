@@ -813,9 +813,9 @@ fn sample(anchor: Anchor) -> [Batch; 2] {
         will: Some(will(&with_expiry("will"))),
         ..session("away")
     };
-    let own = SessionRecord { standing: Standing::Own, will: Some(will(&long)), ..session("its own") };
+    let long_will = SessionRecord { will: Some(will(&long)), ..session("long will") };
     let mut first = Batch {
-        sessions: vec![(1, session("ada's")), (2, away), (3, own), (4, session("gone"))],
+        sessions: vec![(1, session("ada's")), (2, away), (3, long_will), (4, session("gone"))],
         subscriptions: vec![
             (1, "sensors/+".into(), Some(subscription("sensors/+"))),
             (1, "$share/g/#".into(), Some(subscription("$share/g/#"))),
@@ -893,7 +893,7 @@ fn format_1_loads() {
           received 65535
           delivery 2 queued QoS 1 retain false [1, 268435455] share None: long QoS 2 retain true properties "&\0\u{1}a\0\u{1}b" expires None number Some(3) <5000 bytes 24d1251b>
           delivery 4 released 70001 order 5
-        session 3 its own V5 user Some("ada") Own clean start false keep alive 60 expiry 4294967295 connected true ends None will None long QoS 2 retain true properties "&\0\u{1}a\0\u{1}b" expires None number Some(3) <5000 bytes 24d1251b> expiry Some(30s) delay 10s
+        session 3 long will V5 user Some("ada") Proven clean start false keep alive 60 expiry 4294967295 connected true ends None will None long QoS 2 retain true properties "&\0\u{1}a\0\u{1}b" expires None number Some(3) <5000 bytes 24d1251b> expiry Some(30s) delay 10s
         session 4 gone V5 user Some("ada") Proven clean start false keep alive 60 expiry 4294967295 connected true ends None will None
         retained 1 of Some("ada's"): r QoS 2 retain true properties "&\0\u{1}a\0\u{1}b" expires None number None on
         retained 2 of None: long QoS 2 retain true properties "&\0\u{1}a\0\u{1}b" expires None number Some(3) <5000 bytes 24d1251b>
