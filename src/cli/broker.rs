@@ -1,4 +1,4 @@
-//! `mqtt status | stats | clients | publish | subscribe` against a running server.
+//! `mqtt status | stats | clients | disconnect | publish | subscribe` against a running server.
 
 use std::{io::Read, path::PathBuf, time::Duration};
 
@@ -9,6 +9,7 @@ use super::{
     duration,
     exit::{Exit, Failure},
     listing::{self, PAGE},
+    mocks::said,
     output::{self, Format, json, short},
     signal::Signals,
     transport::Transport,
@@ -61,6 +62,26 @@ pub struct SubscribeArgs {
     /// Leave out messages that were retained before
     #[arg(long)]
     skip_retained: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DisconnectArgs {
+    /// Its client identifier
+    client: String,
+    /// Reason Code of the DISCONNECT that it is sent (MQTT 5), 0x80 or above [default: 0x98, Administrative action]
+    #[arg(long, value_name = "CODE", value_parser = parse_reason)]
+    reason: Option<u32>,
+    /// Have its Will published
+    #[arg(long)]
+    with_will: bool,
+}
+
+fn parse_reason(text: &str) -> Result<u32, String> {
+    let code = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    code.map_err(|_| "expected a number such as 0x98".to_owned())
 }
 
 #[derive(Debug, clap::Args)]
@@ -380,6 +401,18 @@ pub async fn publish(transport: &Transport, args: PublishArgs, format: Format) -
     }
     // The upstream of a proxy may refuse a message.
     Ok(if answer.reason_code >= 0x80 { Exit::Failed } else { Exit::Passed })
+}
+
+pub async fn disconnect(
+    transport: &Transport,
+    args: DisconnectArgs,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let DisconnectArgs { client, reason, with_will } = args;
+    let request = pb::DisconnectClientRequest { client_id: client.clone(), reason_code: reason, with_will };
+    transport.broker().disconnect_client(request).await?;
+    said(format, &format!("disconnected {client}"))?;
+    Ok(Exit::Passed)
 }
 
 pub async fn subscribe(

@@ -10,6 +10,7 @@ mod config;
 mod duration;
 mod edits;
 mod event_filter;
+mod events;
 mod exit;
 mod file;
 mod host;
@@ -29,6 +30,7 @@ mod proxies;
 mod record;
 mod recordings;
 mod replay;
+mod replays;
 mod report;
 mod scenario;
 mod serve;
@@ -47,7 +49,7 @@ pub use self::exit::{Exit, Failure};
 use self::{output::Format, place::Place, signal::Signals, transport::Transport};
 use crate::{
     config::{Config, ConfigFile, Flag, Sources},
-    control::pb::ServerInfo,
+    control::pb::{self, ServerInfo},
 };
 
 /// Tests MQTT systems with real traffic: a test broker, a recording proxy and a replayer
@@ -120,11 +122,18 @@ enum Command {
     /// Networks, brokers and clients that misbehave, in the running server
     #[command(subcommand)]
     Chaos(chaos::Command),
+    /// Replays that the running server makes
+    #[command(subcommand)]
+    Replays(replays::Command),
+    /// Print what happens in the running server, as it happens
+    Events(events::EventsArgs),
     /// What goes into the running server's log, or has to from now on
     Log(log::LogArgs),
     /// What passed through the running server: wait for messages, verify, count and find them
     #[command(subcommand)]
     Messages(messages::Command),
+    /// Stop the running server, as SIGTERM does
+    Shutdown,
     /// Make a clean start in the running server; connections stay
     Reset(messages::ResetArgs),
     /// Many clients, what they do, and what they are expected to see
@@ -164,6 +173,8 @@ enum Mqtt {
     Stats,
     /// Clients of the running server
     Clients(broker::ClientsArgs),
+    /// Close the connection of a client of the running server
+    Disconnect(broker::DisconnectArgs),
     /// Topics of the last messages, and of those that are retained
     Topics {
         /// Only topics that match one of these Topic Filters [default: all]
@@ -259,6 +270,19 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let (transport, _) = Transport::connect(server, &config).await?;
             chaos::run(command, &transport, format, &signals).await
         }
+        Command::Replays(command) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            replays::run(command, &transport, format).await
+        }
+        Command::Events(args) => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            events::run(args, &transport, format, &signals).await
+        }
+        Command::Shutdown => {
+            let (transport, _) = Transport::connect(server, &config).await?;
+            transport.admin().shutdown(pb::ShutdownRequest {}).await?;
+            Ok(Exit::Passed)
+        }
         Command::Log(args) => {
             let (transport, _) = Transport::connect(server, &config).await?;
             log::run(args, &transport, format).await
@@ -306,6 +330,7 @@ async fn mqtt(
         Mqtt::Status => broker::status(&transport, &info, format).await,
         Mqtt::Stats => broker::stats(&transport, format).await,
         Mqtt::Clients(args) => broker::clients(&transport, &args, format).await,
+        Mqtt::Disconnect(args) => broker::disconnect(&transport, args, format).await,
         Mqtt::Topics { filters } => broker::topics(&transport, filters, format).await,
         Mqtt::Retained(command) => broker::retained(&transport, command, format).await,
         Mqtt::Publish(args) => broker::publish(&transport, args, format).await,
