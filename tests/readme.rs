@@ -1,8 +1,8 @@
-//! The test that the README shows, word for word; by itself, since a process has one latest server.
+//! The test that the README shows, word for word.
 
 use std::time::Duration;
 
-use mockforge::{Server, mqtt::metrics};
+use mockforge::Server;
 
 #[tokio::test]
 async fn a_device_says_hello() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,7 +14,8 @@ async fn a_device_says_hello() -> Result<(), Box<dyn std::error::Error>> {
 
     let hello = server.messages().wait_for("devices/+/hello", Duration::from_secs(5)).await?;
     assert_eq!(hello.payload, "hi");
-    assert_eq!(metrics::get_broker_stats().await.active_connections, 0); // of the server started last
+    // The same as mockforge::mqtt::metrics::get_broker_stats(), which is of the server started last.
+    assert_eq!(server.stats().await.active_connections, 0);
 
     server.stop().await?; // or drop it: clients are disconnected, recordings completed, the port is free
     Ok(())

@@ -184,7 +184,7 @@ impl Stage {
                 0xFF => self.broker.shut_down(self.now),
                 0xFE => {
                     let filters = vec![TopicFilter::parse("a/#").expect("a filter")];
-                    let (key, mut before) = self.broker.observe(filters, Box::new(|_, _| {}));
+                    let (key, mut before) = self.broker.observe(filters, Box::new(|_, _| true));
                     while !before.is_empty() {
                         self.broker.next_retained(self.now, &mut before);
                     }

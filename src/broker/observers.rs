@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 use slab::Slab;
 
 use crate::{
-    packet::{FilterTree, QoS, TopicFilter},
+    packet::{FilterTree, QoS, TopicFilter, TopicName},
     session::{Lookup, MessageRef, RetainedScan, StoredMessage, SubscriptionKey},
 };
 
@@ -14,14 +14,18 @@ use super::{Broker, retained::Step};
 /// Retained topics looked at in one go.
 const LOOK_UP_BUDGET: usize = 2_048;
 
-/// Told of each message, on the thread that routes it: must not block.
-pub type Observe = Box<dyn FnMut(&MessageRef<'_>, Instant) + Send>;
+/// Told of each message, on the thread that routes it: must not block. Whether it is to be told of more.
+pub type Observe = Box<dyn FnMut(&MessageRef<'_>, Instant) -> bool + Send>;
 
 /// Which observer.
 pub type ObserverKey = usize;
 
 /// What was retained when an observer came, as far as it was not looked up yet.
-pub struct RetainedBefore(VecDeque<RetainedScan>);
+pub struct RetainedBefore {
+    filters: Vec<TopicFilter>,
+    /// Each with the place of its filter.
+    scans: VecDeque<(usize, RetainedScan)>,
+}
 
 struct Observer {
     filters: Vec<TopicFilter>,
@@ -44,6 +48,13 @@ impl Observers {
         }
     }
 
+    fn remove(&mut self, key: ObserverKey) {
+        let Some(gone) = self.observers.try_remove(key) else { return };
+        for filter in &gone.filters {
+            self.by_topic.remove(filter, |&other| other == key);
+        }
+    }
+
     #[cold]
     fn show_all(&mut self, now: Instant, message: &MessageRef<'_>) {
         let Self { observers, by_topic, found } = self;
@@ -52,8 +63,9 @@ impl Observers {
         // One copy, however many of its filters match.
         found.sort_unstable();
         found.dedup();
-        for &key in &*found {
-            (observers[key].observe)(message, now);
+        found.retain(|&key| !(observers[key].observe)(message, now));
+        for key in std::mem::take(found) {
+            self.remove(key);
         }
     }
 }
@@ -63,8 +75,11 @@ impl Broker {
     /// not shown, either. Returns what is retained now, apart.
     pub fn observe(&mut self, filters: Vec<TopicFilter>, observe: Observe) -> (ObserverKey, RetainedBefore) {
         let lookup = || Lookup { qos: QoS::ExactlyOnce, ..Lookup::default() };
-        let scans = filters.iter().flat_map(|filter| self.look_up(SubscriptionKey::NONE, filter, lookup()));
-        let before = RetainedBefore(scans.collect());
+        let scans = filters.iter().enumerate().flat_map(|(place, filter)| {
+            let scans = self.look_up(SubscriptionKey::NONE, filter, lookup());
+            scans.into_iter().map(move |scan| (place, scan))
+        });
+        let before = RetainedBefore { scans: scans.collect(), filters: filters.clone() };
         let observers = &mut self.observers;
         let place = observers.observers.vacant_entry();
         let key = place.key();
@@ -76,31 +91,40 @@ impl Broker {
     }
 
     pub fn stop_observing(&mut self, key: ObserverKey) {
-        let Observers { observers, by_topic, .. } = &mut self.observers;
-        let Some(gone) = observers.try_remove(key) else { return };
-        for filter in &gone.filters {
-            by_topic.remove(filter, |&other| other == key);
-        }
+        self.observers.remove(key);
     }
 
-    /// The next of them, until there are no more; of a filter none twice.
+    /// The next of them, until there are no more; none twice.
     pub fn next_retained(&self, now: Instant, before: &mut RetainedBefore) -> Vec<Arc<StoredMessage>> {
+        let RetainedBefore { filters, scans } = before;
         let mut found = Vec::new();
         let mut budget = LOOK_UP_BUDGET;
-        while let Some(scan) = before.0.front_mut() {
+        while let Some((place, scan)) = scans.front_mut() {
             let retained = if scan.is_of_figures { &self.figures.retained } else { &self.retained };
             match retained.next(scan, now, &mut budget) {
-                Step::Found(message) => found.push(message),
+                Step::Found(message) => {
+                    let topic = message.as_message().topic;
+                    let is_known = filters[..*place].iter().any(|filter| matches(filter, topic));
+                    if !is_known {
+                        found.push(message);
+                    }
+                }
                 Step::Pause => break,
-                Step::Done => drop(before.0.pop_front()),
+                Step::Done => drop(scans.pop_front()),
             }
         }
         found
     }
 }
 
+/// Whether what was retained on `topic` was found by this filter already.
+fn matches(filter: &TopicFilter, topic: &[u8]) -> bool {
+    let topic = std::str::from_utf8(topic).ok().and_then(|topic| TopicName::parse(topic).ok());
+    topic.is_some_and(|topic| filter.matches(&topic))
+}
+
 impl RetainedBefore {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.scans.is_empty()
     }
 }

@@ -1,6 +1,6 @@
 //! `config check | show | apply | schema`.
 
-use std::path::PathBuf;
+use std::{fmt::Write, path::PathBuf};
 
 use serde_json::{Value as Json, json};
 
@@ -129,7 +129,10 @@ async fn show_running(transport: &Transport, format: Format) -> Result<(), Failu
     output::line(output::table(&rows))?;
     for setting in &answer.settings {
         if let Some(next) = &setting.next_value {
-            output::line(format!("{} is {} from the next start on", setting.key, sent_text(next)))?;
+            let (key, next) = (&setting.key, sent_text(next));
+            output::line(format!(
+                "{key}: {next} was read since, and takes a start with a settings file that says so"
+            ))?;
         }
     }
     Ok(())
@@ -150,7 +153,9 @@ async fn apply(
     }
     for change in &answer.changes {
         let when = match change.effect() {
-            pb::ConfigEffect::AtNextStart => " (of no effect before the next start)",
+            pb::ConfigEffect::AtNextStart => {
+                " (of no effect: it takes a start with a settings file that says so)"
+            }
             _ => "",
         };
         let (before, after) = (sent_text(&change.before), sent_text(&change.after));
@@ -160,12 +165,19 @@ async fn apply(
         };
         output::line(format!("{}: {what}{when}", change.key))?;
     }
-    let changes = output::count(answer.changes.len() as u64, "setting");
-    output::line(match (is_dry, answer.changes.is_empty()) {
-        (true, _) => format!("{name} is good; {changes} would change"),
-        (false, true) => format!("{name} is in force, and says nothing new"),
-        (false, false) => format!("{name} is in force; {changes} changed"),
-    })?;
+    let followed = answer.changes.iter().filter(|change| change.effect() != pb::ConfigEffect::AtNextStart);
+    let followed = followed.count();
+    let changes = output::count(followed as u64, "setting");
+    let mut text = match is_dry {
+        true => format!("{name} is good; {changes} would change"),
+        false if answer.changes.is_empty() => format!("{name} is in force, and says nothing new"),
+        false => format!("{name} is in force; {changes} changed"),
+    };
+    match answer.changes.len() - followed {
+        0 => {}
+        others => _ = write!(text, ", and {others} cannot while the server runs"),
+    }
+    output::line(text)?;
     Ok(())
 }
 

@@ -67,7 +67,6 @@ pub async fn run(
             (Format::Json, _) => output::json_line(&json("ServerEvent", &event))?,
             (Format::Text, Some(Event::Gap(gap))) => {
                 output::line(format!("({} missed)", output::count(gap.missed, "event")))?;
-                continue;
             }
             (Format::Text, Some(what)) => {
                 let (kind, text) = told(what);
@@ -75,7 +74,9 @@ pub async fn run(
             }
             (Format::Text, None) => {}
         }
-        left = left.map(|left| left - 1);
+        if !matches!(event.event, Some(Event::Gap(_))) {
+            left = left.map(|left| left - 1);
+        }
     }
     Ok(Exit::Passed)
 }

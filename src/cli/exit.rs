@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{config::ConfigError, gateway::status_json};
 
@@ -43,6 +43,18 @@ impl Exit {
             Self::Command(code) => code,
         }
     }
+
+    /// What a failure that no server has put into words is for programs.
+    fn status(self) -> Code {
+        match self {
+            Self::Usage => Code::InvalidArgument,
+            Self::Unreachable => Code::Unavailable,
+            Self::Nothing => Code::FailedPrecondition,
+            Self::Damaged => Code::DataLoss,
+            Self::Interrupted => Code::Cancelled,
+            Self::Passed | Self::Failed | Self::Late | Self::Command(_) => Code::Unknown,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -67,12 +79,20 @@ impl Failure {
         Self::new(Exit::Usage, anyhow::Error::msg(message.into()))
     }
 
-    /// What to say of it on standard error: for people, or for programs (`-o json`) a line with the `google.rpc.Status`, where
-    /// there is one.
+    /// Wrong input, with what is wrong with which part of it.
+    pub fn bad_fields(text: String, fields: impl Iterator<Item = (String, String)>) -> Self {
+        let violations = fields.map(|(path, what)| FieldViolation::new(path, what)).collect::<Vec<_>>();
+        let details = ErrorDetails::with_bad_request(violations);
+        let status = Status::with_error_details(Code::InvalidArgument, text.clone(), details);
+        Self::new(Exit::Usage, Refused { text, json: status_json(&status) })
+    }
+
+    /// What to say of it on standard error: for people, or for programs (`-o json`) a line with a `google.rpc.Status`.
     pub fn told(&self, json: bool) -> String {
-        match self.error.downcast_ref::<Refused>().filter(|_| json) {
+        match self.error.downcast_ref::<Refused>() {
+            _ if !json => format!("mockforge: {:#}", self.error),
             Some(refused) => refused.json.clone(),
-            None => format!("mockforge: {:#}", self.error),
+            None => status_json(&Status::new(self.exit.status(), format!("{:#}", self.error))),
         }
     }
 
@@ -92,7 +112,8 @@ impl From<anyhow::Error> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Usage, error)
+        let fields = error.problems().into_iter().map(|problem| (problem.path, problem.text));
+        Self::bad_fields(error.to_string(), fields)
     }
 }
 
@@ -172,8 +193,6 @@ fn status_text(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::ErrorDetails;
-
     use super::*;
 
     #[test]
@@ -225,6 +244,14 @@ mod tests {
             let status = Status::with_error_details(Code::FailedPrecondition, "x", details);
             assert_eq!(Failure::from(status).exit, exit, "{reason}");
         }
+    }
+
+    #[test]
+    fn programs_are_told_every_failure_as_a_status() {
+        let failure = Failure::new(Exit::Unreachable, anyhow::anyhow!("no server")).context("asked");
+        assert_eq!(failure.told(false), "mockforge: asked: no server");
+        let status: serde_json::Value = serde_json::from_str(&failure.told(true)).expect("JSON");
+        assert_eq!((&status["code"], &status["message"]), (&14.into(), &"asked: no server".into()));
     }
 
     #[test]

@@ -355,7 +355,7 @@ pub async fn run(
 }
 
 pub async fn reset(args: ResetArgs, transport: &Transport, format: Format) -> Result<Exit, Failure> {
-    let has = |part| args.parts.contains(&part);
+    let has = |part| args.parts.contains(&part).then_some(true);
     let request = pb::ResetRequest {
         mocks: has(Part::Mocks),
         chaos: has(Part::Chaos),

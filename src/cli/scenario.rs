@@ -3,7 +3,12 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
 };
+
+use futures_util::future::{LocalBoxFuture, OptionFuture};
+use tonic::{Code, Status};
 
 use super::{
     duration,
@@ -14,14 +19,14 @@ use super::{
     mocks::read_text,
     output::{self, Format, json},
     record,
-    signal::Signals,
+    signal::{HangUp, Signals},
     target::{Target, TrustArgs, parse_target},
     transport::Transport,
 };
 use crate::{
     config::Config,
     control::pb::{self, scenario_event::Event},
-    scenario::{NearestMessage, StepResult, StepStatus},
+    scenario::{NearestMessage, Remembered, RunFigures, RunReport, RunVerdict, StepResult, StepStatus},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -157,12 +162,16 @@ async fn run_file(
     if let Some(transport) = found {
         return run_by(&transport, &args, &name, text, format, signals).await;
     }
+    let alone_here = Transport::alone(host::alone(&config));
     if args.target.is_some() {
-        let transport = Transport::alone(host::alone(&config));
-        let exit = run_by(&transport, &args, &name, text, format, signals).await;
-        transport.close().await;
+        let exit = run_by(&alone_here, &args, &name, text, format, signals).await;
+        alone_here.close().await;
         return exit;
     }
+    // Before anything is started for it.
+    let checked = checked(&alone_here, &name, &text).await;
+    alone_here.close().await;
+    checked?;
     let (host, ()) = Host::start(alone(config), async |_| Ok(())).await?;
     eprintln!("no server runs here: the scenario has a broker of its own, on {}", host.info().mqtt_address);
     let exit = run_by(host.transport(), &args, &name, text, format, signals).await;
@@ -179,6 +188,24 @@ fn alone(config: Config) -> Config {
     config
 }
 
+async fn checked(transport: &Transport, name: &str, text: &str) -> Result<(), Failure> {
+    let request = pb::ValidateScenarioRequest { scenario: text.to_owned().into() };
+    let checked = transport.scenarios().validate_scenario(request).await?.into_inner();
+    match checked.valid {
+        true => Ok(()),
+        false => Err(bad_file(name, &checked.problems)),
+    }
+}
+
+/// A line for each thing that is wrong.
+fn bad_file(name: &str, problems: &[pb::ScenarioProblem]) -> Failure {
+    let violation = |problem: &pb::ScenarioProblem| {
+        let pb::ScenarioProblem { path, line, column, reason } = problem;
+        (path.clone(), format!("{name}:{line}:{column}: {reason}"))
+    };
+    Failure::bad_fields(listed(name, problems), problems.iter().map(violation))
+}
+
 async fn run_by(
     transport: &Transport,
     args: &RunArgs,
@@ -187,37 +214,48 @@ async fn run_by(
     format: Format,
     signals: &Signals,
 ) -> Result<Exit, Failure> {
-    let mut scenarios = transport.scenarios();
-    let scenario = bytes::Bytes::from(text);
-    let checked = scenarios.validate_scenario(pb::ValidateScenarioRequest { scenario: scenario.clone() });
-    let checked = checked.await?.into_inner();
-    if !checked.valid {
-        return Err(Failure::usage(listed(name, &checked.problems)));
-    }
+    checked(transport, name, &text).await?;
+    let mut hang_up = HangUp::new()?;
     let target = args.target.clone().map(|target| args.trust.apply(target).text);
     let request = pb::RunScenarioRequest {
-        scenario,
+        scenario: text.into(),
         seed: args.seed,
         target: target.unwrap_or_default(),
         allow_empty: args.allow_empty,
     };
-    let mut events = scenarios.run_scenario(request).await?.into_inner();
-    let mut id = String::new();
+    let mut events = transport.scenarios().run_scenario(request).await?.into_inner();
+    let mut watched = Watched::new();
+    let mut cancelling: Option<LocalBoxFuture<'_, Result<(), Status>>> = None;
     let mut is_cancelled = false;
-    let finished = loop {
+    let lost = loop {
         let event = tokio::select! {
-            event = events.message() => event?,
-            () = signals.asked(), if !is_cancelled && !id.is_empty() => {
+            event = events.message() => event,
+            () = asked(signals, &mut hang_up), if !is_cancelled && watched.begun.is_some() => {
                 is_cancelled = true;
-                scenarios.cancel_run(pb::CancelRunRequest { id: id.clone() }).await?;
+                let id = watched.begun.as_ref().map(|run| run.id.clone()).unwrap_or_default();
+                let mut scenarios = transport.scenarios();
+                cancelling = Some(Box::pin(async move {
+                    scenarios.cancel_run(pb::CancelRunRequest { id }).await.map(drop)
+                }));
+                continue;
+            }
+            Some(cancelled) = OptionFuture::from(cancelling.as_mut()) => {
+                cancelling = None;
+                // A server that goes away cancels it by itself, and may tell its end all the same.
+                if let Err(status) = cancelled
+                    && !is_broken(&status)
+                {
+                    eprintln!("mockforge: the run cannot be cancelled: {}", status.message());
+                }
                 continue;
             }
         };
-        let Some(message) = event else {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                anyhow::anyhow!("the server ended before the run did"),
-            ));
+        let message = match event {
+            Ok(Some(message)) => message,
+            Ok(None) => break Some(gone()),
+            // What the broken connection says of itself is of no use to anybody.
+            Err(status) if is_broken(&status) => break Some(gone()),
+            Err(status) => break Some(Failure::from(status)),
         };
         if format == Format::Json {
             output::json_line(&json("ScenarioEvent", &message))?;
@@ -230,33 +268,136 @@ async fn run_by(
                         run.scenario, run.target, run.seed, run.id
                     );
                 }
-                id = run.id;
+                watched.begun = Some(run);
             }
-            Some(Event::StepEnded(step)) if format == Format::Text => output::line(result(step).text())?,
+            Some(Event::StepEnded(step)) => {
+                let step = result(step);
+                if format == Format::Text {
+                    output::line(step.text())?;
+                }
+                watched.add(step);
+            }
             Some(Event::Gap(gap)) if format == Format::Text => {
                 eprintln!("{} came too fast and are not shown", output::count(gap.missed, "event"));
             }
-            Some(Event::Finished(run)) => break run,
+            Some(Event::Finished(run)) => {
+                watched.finished = Some(run);
+                break None;
+            }
             _ => {}
         }
     };
+    let Some(report) = watched.report() else { return Err(lost.unwrap_or_else(gone)) };
     if format == Format::Text {
-        output::line(&finished.summary)?;
+        output::line(report.summary())?;
     }
-    for (path, format) in [(&args.junit, pb::RunReportFormat::Junit), (&args.json, pb::RunReportFormat::Json)]
-    {
-        if let Some(path) = path {
-            let request = pb::GetRunReportRequest { id: finished.id.clone(), format: format.into() };
-            write(path, &scenarios.get_run_report(request).await?.into_inner().report)?;
+    if let Some(path) = &args.junit {
+        write(path, &report.junit())?;
+    }
+    if let Some(path) = &args.json {
+        write(path, &report.json().to_string())?;
+    }
+    match (lost, &watched.finished) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(run)) => Ok(exit(run)),
+        (None, None) => Err(gone()),
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(Exit::Unreachable, anyhow::anyhow!("the server went away before the run had ended"))
+}
+
+/// Whether it is the connection's end, and no word of the server's.
+fn is_broken(status: &Status) -> bool {
+    std::error::Error::source(status).is_some() || status.code() == Code::Unavailable
+}
+
+/// Ctrl-C, SIGTERM, or the end of the terminal.
+async fn asked(signals: &Signals, hang_up: &mut HangUp) {
+    tokio::select! {
+        () = signals.asked() => {}
+        () = hang_up.recv() => {}
+    }
+}
+
+/// What is heard of a run, which is all that reports need: whoever ran it may be gone when it has ended.
+struct Watched {
+    since: Instant,
+    begun: Option<pb::ScenarioRun>,
+    steps: Remembered,
+    figures: RunFigures,
+    finished: Option<pb::ScenarioRun>,
+}
+
+impl Watched {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            begun: None,
+            steps: Remembered::default(),
+            figures: RunFigures::default(),
+            finished: None,
         }
     }
-    Ok(exit(&finished))
+
+    fn add(&mut self, step: StepResult) {
+        self.figures.count(&step);
+        self.steps.add(Arc::new(step));
+    }
+
+    /// `None` if it never began.
+    fn report(&self) -> Option<RunReport> {
+        let begun = self.begun.as_ref()?;
+        let steps = self.steps.steps();
+        let (verdict, figures, took) = match &self.finished {
+            None => {
+                let figures = RunFigures { clients: begun.clients, ..self.figures };
+                (RunVerdict::Lost, figures, self.since.elapsed())
+            }
+            Some(run) => (verdict_of(run), figures_of(run), duration::from_proto(run.took.as_ref())),
+        };
+        let ended = figures.passed + figures.failed + figures.skipped;
+        Some(RunReport {
+            id: begun.id.clone(),
+            scenario: begun.scenario.clone(),
+            seed: begun.seed,
+            verdict,
+            // Those that were missed, too.
+            left_out: ended.saturating_sub(steps.len() as u64),
+            steps,
+            figures,
+            took,
+        })
+    }
 }
 
 fn write(path: &Path, report: &str) -> Result<(), Failure> {
     let mut file = NewFile::create(path)?;
     file.write_all(report.as_bytes())?;
     Ok(file.finish()?)
+}
+
+fn verdict_of(run: &pb::ScenarioRun) -> RunVerdict {
+    match run.verdict() {
+        pb::ScenarioVerdict::Passed => RunVerdict::Passed,
+        pb::ScenarioVerdict::Failed | pb::ScenarioVerdict::Unspecified => RunVerdict::Failed,
+        pb::ScenarioVerdict::Unreachable => RunVerdict::Unreachable,
+        pb::ScenarioVerdict::Nothing => RunVerdict::Nothing,
+        pb::ScenarioVerdict::Cancelled => RunVerdict::Cancelled,
+    }
+}
+
+fn figures_of(run: &pb::ScenarioRun) -> RunFigures {
+    RunFigures {
+        passed: run.passed,
+        failed: run.failed,
+        skipped: run.skipped,
+        expectations: run.expectations,
+        clients: run.clients,
+        sent: run.sent,
+        received: run.received,
+    }
 }
 
 fn exit(run: &pb::ScenarioRun) -> Exit {
@@ -374,6 +515,7 @@ fn result(step: pb::ScenarioStep) -> StepResult {
         name: step.name,
         line: step.line,
         pass: step.pass,
+        expects: step.expects,
         text: step.text,
         nearest: step.nearest.map(|nearest| NearestMessage {
             client: nearest.client,

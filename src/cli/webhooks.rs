@@ -204,9 +204,13 @@ async fn switch(
 
 async fn deliveries(transport: &Transport, id: String, failed: bool, format: Format) -> Result<(), Failure> {
     let states: Vec<i32> = failed.then_some(pb::DeliveryState::Failed.into()).into_iter().collect();
-    // All that are kept fit on one page.
-    let request = pb::ListDeliveriesRequest { id, states, page_size: PAGE, page_token: String::new() };
-    let deliveries = transport.webhooks().list_deliveries(request).await?.into_inner().deliveries;
+    let deliveries = listing::every(async |page_token| {
+        let (id, states) = (id.clone(), states.clone());
+        let request = pb::ListDeliveriesRequest { id, states, page_size: PAGE, page_token };
+        let page = transport.webhooks().list_deliveries(request).await?.into_inner();
+        Ok((page.deliveries, page.next_page_token))
+    })
+    .await?;
     let heading = ["ID", "QUEUED", "TOPIC", "STATE", "ATTEMPTS", "STATUS", "ERROR"];
     let shown = |delivery: &pb::WebhookDelivery| json("WebhookDelivery", delivery);
     listing::print(format, ("deliveries", "no deliveries"), &deliveries, shown, heading, |delivery| {

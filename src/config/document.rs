@@ -120,11 +120,9 @@ impl Document {
         Self { content, ..*self }
     }
 
-    /// Reads each entry of the list.
-    ///
-    /// # Errors
-    /// Of each that is not as it has to be, the first thing.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, Vec<BadEntry>> {
+    /// Reads each entry of the list: those that are as they have to be, with their positions, and of each other the first
+    /// thing that is wrong.
+    pub fn read<T: DeserializeOwned>(&self) -> (Vec<(usize, T)>, Vec<BadEntry>) {
         let read = |(position, entry): (usize, &Self)| {
             if !matches!(entry.content, Content::Map(_)) {
                 return Err(self.bad(format!("[{position}]"), "expected keys with values".to_owned()));
@@ -137,13 +135,13 @@ impl Document {
             })
         };
         let (mut things, mut bad) = (Vec::new(), Vec::new());
-        for entry in self.entries().iter().enumerate() {
-            match read(entry) {
-                Ok(thing) => things.push(thing),
+        for (position, entry) in self.entries().iter().enumerate() {
+            match read((position, entry)) {
+                Ok(thing) => things.push((position, thing)),
                 Err(entry) => bad.push(entry),
             }
         }
-        if bad.is_empty() { Ok(things) } else { Err(bad) }
+        (things, bad)
     }
 
     /// An error about what is at `path`, or what is nearest above it.

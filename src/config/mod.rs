@@ -1100,6 +1100,13 @@ impl Checked {
             delay_ms: milliseconds(SLOW_SUBSCRIBER_DELAY),
             affected_topics: self.texts(AFFECTED_TOPICS)?,
         };
+        let mut errors = Vec::new();
+        let (mut positions, mut rules): (Vec<usize>, Vec<RuleSpec>) = Default::default();
+        if let (Value::List(list), origin) = &self.values[CHAOS_RULES] {
+            let (read, bad) = list.read();
+            errors.extend(bad.into_iter().map(|bad| in_list(origin, CHAOS_RULES, bad)));
+            (positions, rules) = read.into_iter().unzip();
+        }
         let spec = ChaosSpec {
             enabled: self.switch("mqtt.chaos.enabled"),
             packet_loss: self.fraction("mqtt.chaos.packet_loss"),
@@ -1108,12 +1115,20 @@ impl Checked {
                 .then_some(LatencySpec::Drawn(latency)),
             disconnect_probability: self.fraction("mqtt.chaos.disconnect_probability"),
             profile: self.optional_text("mqtt.chaos.profile"),
-            rules: self.list(CHAOS_RULES, |_: &[RuleSpec]| Ok(()))?,
+            rules,
         };
-        match settings_rules(&spec) {
-            Ok(_) => Ok(spec),
-            Err(fields) => Err(together(fields.into_iter().map(|field| self.bad_chaos(field)))),
-        }
+        // By their places in the file, where others between them were not read.
+        let in_file = |field: BadField| {
+            let rest = field.path.strip_prefix("rules[").and_then(|rest| rest.split_once(']'));
+            let moved = rest.and_then(|(position, rest)| {
+                let position = positions.get(position.parse::<usize>().ok()?)?;
+                Some(format!("rules[{position}]{rest}"))
+            });
+            BadField { path: moved.unwrap_or(field.path), ..field }
+        };
+        let wrong = settings_rules(&spec).err().unwrap_or_default();
+        errors.extend(wrong.into_iter().map(|field| self.bad_chaos(in_file(field))));
+        if errors.is_empty() { Ok(spec) } else { Err(together(errors.into_iter())) }
     }
 
     /// What is wrong with `mqtt.chaos`, at the setting that says it.
@@ -1348,14 +1363,16 @@ fn read_list<T: DeserializeOwned + Clone>(
     key: &str,
     mut check: impl FnMut(&[T]) -> Result<(), (usize, Vec<BadField>)>,
 ) -> Result<Vec<T>, ConfigError> {
-    let read = list.read();
-    let things: Vec<T> =
-        read.map_err(|bad| together(bad.into_iter().map(|bad| in_list(origin, key, bad))))?;
-    let Err(mut wrong) = check(&things) else { return Ok(things) };
-    let mut errors = Vec::new();
+    let (read, bad) = list.read();
+    let mut errors: Vec<ConfigError> = bad.into_iter().map(|bad| in_list(origin, key, bad)).collect();
+    let (mut positions, things): (Vec<usize>, Vec<T>) = read.into_iter().unzip();
+    let mut wrong = match check(&things) {
+        Ok(()) if errors.is_empty() => return Ok(things),
+        Ok(()) => return Err(together(errors.into_iter())),
+        Err(wrong) => wrong,
+    };
     // Those behind it are looked at without it.
     let mut others = things;
-    let mut positions: Vec<usize> = (0..others.len()).collect();
     for _ in 0..WRONG_MAX {
         let (position, fields) = wrong;
         others.remove(position);

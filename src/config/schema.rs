@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     auth::{AclRuleSpec, ApiTokenSpec, UserSpec},
-    fault::RuleSpec,
+    fault::{PROFILES, RuleSpec},
+    log::LEVELS,
     mock::MockSpec,
     recorder::TriggerSpec,
     webhook::WebhookSpec,
@@ -66,6 +67,13 @@ fn value(setting: &Setting, generator: &mut SchemaGenerator) -> Json {
         Kind::Integer { min, max } => json!({"type": ["integer", "null"], "minimum": min, "maximum": max}),
         Kind::Fraction { min, max } => json!({"type": ["number", "null"], "minimum": min, "maximum": max}),
         Kind::Number => json!({"anyOf": [{"type": ["integer", "null"], "minimum": 0}, {"const": ""}]}),
+        Kind::Text(_) if setting.key == "mqtt.chaos.profile" => {
+            json!({"enum": PROFILES.iter().copied().map(Json::from).chain(["".into(), Json::Null]).collect::<Vec<_>>()})
+        }
+        // Filters are for validators, the names for editors.
+        Kind::Text(_) if setting.key == "log.level" => {
+            json!({"anyOf": [{"enum": LEVELS}, {"type": ["string", "null"]}]})
+        }
         Kind::Text(_) | Kind::Secret(_) => json!({"type": ["string", "null"]}),
         Kind::Choice(names) => {
             let names: Vec<Json> = names.iter().map(|name| json!(name)).chain([Json::Null]).collect();

@@ -359,7 +359,7 @@ pub const SETTINGS: &[Setting] = &[
     full("grpc.tls.ca_path", ANY_TEXT, "", "PEM file of the CA that callers' certificates are checked against"),
     full("grpc.tls.client_auth", Kind::Switch, "false", "require certificates of callers"),
     full("grpc.limits.message_bytes", Kind::Integer { min: 1024, max: 512 << 20 }, "16777216", "longest message of a caller"),
-    full("grpc.limits.streams", Kind::Integer { min: 1, max: 10_000 }, "100", "calls under way on one HTTP/2 connection"),
+    full("grpc.limits.streams", Kind::Integer { min: 1, max: 10_000 }, "1000", "calls under way on one HTTP/2 connection"),
     full("scenarios.runs", COUNT, "16", "scenarios that may run at a time"),
     full("scenarios.clients", Kind::Integer { min: 1, max: 10_000 }, "10000", "clients of one scenario"),
     full("scenarios.inbox_bytes", BYTES, "67108864", "messages that a scenario's clients have received and no step has read; beyond that its expectations fail"),

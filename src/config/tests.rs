@@ -902,7 +902,7 @@ fn limits_of_the_control_plane_have_their_defaults() {
             body_timeout: 60s,
             idle_timeout: 120s,
             message_bytes: 16777216,
-            streams: 100,
+            streams: 1000,
         }
     "#]]
     .assert_debug_eq(&load("", &[], &[]).unwrap().api.limits);
@@ -1046,6 +1046,31 @@ fn everything_that_is_wrong_is_told_in_the_order_of_the_file() {
     assert_eq!(
         error.problems().iter().map(|problem| &*problem.path).collect::<Vec<_>>(),
         ["mqtt.port", "", "http.port"]
+    );
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_hides_nothing_of_the_others() {
+    check_error(
+        "mqtt:
+  mocks:
+    - {topic: a, qos: 7}
+    - {topic: e, responce: x}
+    - {topic: 'c/#/d'}
+  chaos:
+    rules:
+      - {id: a, actions: [bogus]}
+      - {id: b, actions: [drop]}
+      - {id: b, actions: [drop]}
+      - {id: c, when: {probability: 7}, actions: [drop]}
+",
+        expect![[r#"
+            mockforge.yaml:3:23: mqtt.mocks[0].qos: QoS 7 is none of 0, 1 and 2
+            mockforge.yaml:4:28: mqtt.mocks[1].responce: unknown key "responce"; did you mean "response"?
+            mockforge.yaml:5:15: mqtt.mocks[2].topic: level 1: '#' stands alone and last
+            mockforge.yaml:8:27: mqtt.chaos.rules[0].actions[0]: unknown value "bogus"; known are latency, drop, duplicate, reorder, corrupt, truncate, withhold_ack, delay_ack, duplicate_ack, reason_code, disconnect, refuse_connect, blackhole, bandwidth, slice, lose_session, takeover, capabilities, slow_subscriber
+            mockforge.yaml:10:14: mqtt.chaos.rules[2].id: "b" is the id of another rule
+            mockforge.yaml:11:37: mqtt.chaos.rules[3].when.probability: is 0 to 1, not 7"#]],
     );
 }
 

@@ -134,7 +134,7 @@ impl Control {
         &self,
         request: pb::ListSubscriptionsRequest,
     ) -> Result<pb::ListSubscriptionsResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("subscriptions", request.page_size, &request.page_token)?;
         let mut subscriptions = self.server()?.subscriptions().await?;
         if let Some(client) = &request.client_id {
             subscriptions.retain(|subscription| subscription.client_identifier == *client);
@@ -147,9 +147,10 @@ impl Control {
             });
         }
         // U+0000 is in neither, and sorts before everything that may follow a client identifier.
-        let page = page.cut(subscriptions, |one| format!("{}\0{}", one.client_identifier, one.filter));
+        let page =
+            page.cut(subscriptions, |one| format!("{}\0{}", one.client_identifier, one.filter), subscription);
         Ok(pb::ListSubscriptionsResponse {
-            subscriptions: page.items.into_iter().map(subscription).collect(),
+            subscriptions: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -191,7 +192,7 @@ impl Control {
         &self,
         request: pb::ListClientsRequest,
     ) -> Result<pb::ListClientsResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("clients", request.page_size, &request.page_token)?;
         let mut clients = self.server()?.clients().await?;
         if request.connected_only {
             clients.retain(|client| client.connection.is_some());
@@ -200,9 +201,9 @@ impl Control {
             let wanted = NamePattern::new(request.client);
             clients.retain(|client| wanted.matches(&client.client_identifier));
         }
-        let page = page.cut(clients, |client| client.client_identifier.clone());
+        let page = page.cut(clients, |client| client.client_identifier.clone(), client);
         Ok(pb::ListClientsResponse {
-            clients: page.items.into_iter().map(client).collect(),
+            clients: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })

@@ -1,6 +1,9 @@
 //! The own broker, as the control plane sees it.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -19,7 +22,7 @@ use crate::{
     net::{BrokerHandle, Outgoing, Stopped, WeakBrokerHandle},
     packet::{Properties, Property, QoS, ReasonCode, TopicFilter, TopicName},
     recording::RecordingSource,
-    session::{ApplicationMessage, MessageRef, Origin},
+    session::{ApplicationMessage, MessageRef, Origin, StoredMessage},
     tap::Tap,
 };
 
@@ -50,7 +53,7 @@ impl Drop for Observing {
     fn drop(&mut self) {
         let Some(broker) = self.broker.upgrade() else { return };
         let key = self.key;
-        // Where there is no runtime any more, the broker goes as well.
+        // Else it ends with the next message, as nobody reads any more.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { broker.run(move |broker, _| broker.stop_observing(key)).await });
         }
@@ -69,11 +72,11 @@ fn retained(
         let running = broker.upgrade()?;
         let look_up = running.run(move |broker, now| {
             let found = broker.next_retained(now, &mut before);
-            let shown = found.iter().map(|message| shown_message(&message.as_message(), now, qos, true));
-            (shown.collect::<Vec<_>>(), before)
+            (found, before, now)
         });
-        let (found, before) = look_up.await.ok()?;
-        let found = found.into_iter().map(|message| Ok(Entry::Item(message)));
+        let (found, before, now) = look_up.await.ok()?;
+        let shown = move |message: Arc<StoredMessage>| shown_message(&message.as_message(), now, qos, true);
+        let found = found.into_iter().map(move |message| Ok(Entry::Item(shown(message))));
         Some((stream::iter(found), (broker, Some(before))))
     });
     found.flatten()
@@ -176,6 +179,7 @@ impl MqttServer for BrokerServer {
             let shown = shown_message(message, now, qos, false);
             let size = shown.encoded_len();
             sender.offer(shown, size);
+            sender.is_read()
         });
         let (key, before) = self.broker.run(move |broker, _| broker.observe(filters, observe)).await?;
         let observing = Observing { broker: self.broker.downgrade(), key };

@@ -12,8 +12,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Control, ControlError, ControlStream, ReplaySource, blocking,
     fields::Fields,
-    mask::masked,
-    page::PageRequest,
+    mask::{self, masked},
+    page::{NO_TOKEN, PageRequest},
     pb,
     recorded_event::{direction, type_of},
     time,
@@ -65,13 +65,32 @@ impl Control {
     }
 
     pub async fn reset_chaos(&self, _: pb::ResetChaosRequest) -> Result<pb::ChaosStatus, ControlError> {
-        self.chaos()?.reset();
+        {
+            let mut changes = self.scenario_changes();
+            self.chaos()?.reset();
+            changes.rules.clear();
+        }
         self.let_go().await?;
         self.get_chaos(pb::GetChaosRequest {}).await
     }
 
+    /// ResetChaos, and chaos as the server began with it but for its rules.
+    pub(super) async fn restart_chaos(&self) -> Result<(), ControlError> {
+        let chaos = self.chaos()?;
+        {
+            let mut changes = self.scenario_changes();
+            chaos.restart();
+            changes.rules.clear();
+            if chaos.seed() != chaos.first_seed() {
+                self.put_seed(chaos.first_seed())?;
+            }
+            changes.seed.clear();
+        }
+        self.let_go().await
+    }
+
     /// Waits for connections to have let go what they held back; not for long, as there may be chaos again.
-    async fn let_go(&self) -> Result<(), ControlError> {
+    pub(super) async fn let_go(&self) -> Result<(), ControlError> {
         let chaos = self.chaos()?;
         let patience_ends = tokio::time::Instant::now() + LET_GO_WAIT;
         while chaos.held().packets > 0 && tokio::time::Instant::now() < patience_ends {
@@ -85,6 +104,7 @@ impl Control {
         request: pb::ApplyProfileRequest,
     ) -> Result<pb::ListRulesResponse, ControlError> {
         Fields::require(&[("name", &request.name)])?;
+        let mut changes = self.scenario_changes();
         let rules = self.chaos()?.apply_profile(&request.name).map_err(|error| match error {
             ChaosError::Bad(fields) => {
                 let of_name = |field: BadField| BadField { path: "name".to_owned(), ..field };
@@ -92,6 +112,9 @@ impl Control {
             }
             other => refused(other),
         })?;
+        // Those that are as the profile says already, too.
+        changes.rules.retain(|id, _| !rules.iter().any(|view| **view.rule.id() == **id));
+        drop(changes);
         Ok(pb::ListRulesResponse {
             total_size: rules.len() as u64,
             rules: rules.into_iter().map(shown).collect(),
@@ -103,14 +126,14 @@ impl Control {
         &self,
         request: pb::ListProfilesRequest,
     ) -> Result<pb::ListProfilesResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("profiles", request.page_size, &request.page_token)?;
         self.chaos()?;
         let profiles = PROFILES.into_iter().flat_map(profile).map(|profile| pb::ChaosProfile {
             name: profile.name.to_owned(),
             description: profile.about.to_owned(),
             rules: profile.rules.into_iter().map(rule_message).collect(),
         });
-        let page = page.cut_in_order(profiles.collect());
+        let page = page.cut_in_order(profiles.collect(), |profile| profile);
         Ok(pb::ListProfilesResponse {
             profiles: page.items,
             next_page_token: page.next,
@@ -139,16 +162,12 @@ impl Control {
         &self,
         request: pb::ListRulesRequest,
     ) -> Result<pb::ListRulesResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("rules", request.page_size, &request.page_token)?;
         // In the order they are asked, which a token cannot know of ids: so it counts.
         let mut rules: Vec<(usize, RuleView)> = self.chaos()?.rules().into_iter().enumerate().collect();
         rules.retain(|(_, rule)| request.enabled.is_none_or(|wanted| rule.rule.spec().enabled == wanted));
-        let page = page.cut(rules, |(position, _)| format!("{position:010}"));
-        Ok(pb::ListRulesResponse {
-            rules: page.items.into_iter().map(|(_, rule)| shown(rule)).collect(),
-            next_page_token: page.next,
-            total_size: page.total,
-        })
+        let page = page.cut(rules, |(position, _)| format!("{position:010}"), |(_, rule)| shown(rule));
+        Ok(pb::ListRulesResponse { rules: page.items, next_page_token: page.next, total_size: page.total })
     }
 
     pub async fn update_rule(&self, request: pb::UpdateRuleRequest) -> Result<pb::ChaosRule, ControlError> {
@@ -156,7 +175,8 @@ impl Control {
         let chaos = self.chaos()?;
         let given = request.rule.ok_or_else(|| ControlError::bad_field("rule", "is required"))?;
         let _turn = self.updating();
-        let mask = request.update_mask.as_ref();
+        let _changes = self.scenario_changes();
+        let mask = mask::said(request.update_mask.as_ref());
         let rule = match mask {
             Some(_) => {
                 masked("ChaosRule", chaos.rule(&request.id).map(shown).map_err(refused)?, given, mask)?
@@ -168,7 +188,10 @@ impl Control {
 
     pub async fn delete_rule(&self, request: pb::DeleteRuleRequest) -> Result<(), ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        self.chaos()?.delete(&request.id).map_err(refused)
+        let mut changes = self.scenario_changes();
+        self.chaos()?.delete(&request.id).map_err(refused)?;
+        changes.rules.remove(&request.id);
+        Ok(())
     }
 
     pub async fn get_seed(&self, _: pb::GetSeedRequest) -> Result<pb::ChaosSeed, ControlError> {
@@ -182,7 +205,9 @@ impl Control {
 
     pub async fn set_seed(&self, request: pb::SetSeedRequest) -> Result<pb::ChaosSeed, ControlError> {
         let Some(seed) = request.seed else { return Err(ControlError::bad_field("seed", "is required")) };
+        let mut changes = self.scenario_changes();
         self.put_seed(seed)?;
+        changes.seed.clear();
         Ok(pb::ChaosSeed { seed })
     }
 
@@ -202,14 +227,16 @@ impl Control {
     ) -> Result<pb::ListFaultsResponse, ControlError> {
         let mut fields = Fields::new();
         let filter = fault_filter(&mut fields, request.filter);
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
-        let read = |token: &str| token.parse::<u64>().map_err(|_| "is no token of this list");
+        // From the newest backwards, or from one on.
+        let list = if request.from == 0 { "newest faults" } else { "faults" };
+        let page = PageRequest::new(list, request.page_size, &request.page_token)?;
+        let read = |token: &str| token.parse::<u64>().map_err(|_| NO_TOKEN);
         let last = page.after().and_then(|token| fields.keep("page_token", read(token)));
         fields.finish()?;
         let chaos = self.chaos()?;
         let size = page.size();
         // One more, which tells whether there is another page.
-        let mut faults = match request.from {
+        let found: Vec<_> = match request.from {
             0 => {
                 let before = last.unwrap_or(u64::MAX);
                 let newest = chaos.faults(0, usize::MAX, &filter).into_iter().rev();
@@ -217,15 +244,15 @@ impl Control {
             }
             from => chaos.faults(last.unwrap_or(from - 1), size + 1, &filter),
         };
-        let more = faults.len() > size;
-        faults.truncate(size);
-        let next = faults.last().filter(|_| more);
-        Ok(pb::ListFaultsResponse {
-            next_page_token: next
-                .map(|last| PageRequest::token(&last.number.to_string()))
-                .unwrap_or_default(),
-            faults: faults.iter().map(|fault| shown_fault(fault)).collect(),
-        })
+        let (mut faults, mut last) = (page.begin(), None);
+        for fault in found {
+            if !faults.take(shown_fault(&fault)) {
+                let next_page_token = last.map(|last: u64| page.token(&last.to_string())).unwrap_or_default();
+                return Ok(pb::ListFaultsResponse { faults: faults.into_items(), next_page_token });
+            }
+            last = Some(fault.number);
+        }
+        Ok(pb::ListFaultsResponse { faults: faults.into_items(), next_page_token: String::new() })
     }
 
     pub async fn watch_faults(

@@ -105,6 +105,7 @@ fn heading(names: [&str; 2], comparison: &Comparison, may_be_empty: bool) -> Hea
         sides: names.map(str::to_owned),
         failure: lacks.collect::<Vec<_>>().join(", "),
         may_be_empty,
+        case: "comparison",
         notes: Vec::new(),
     }
 }

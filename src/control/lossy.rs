@@ -36,11 +36,13 @@ struct State<T> {
     entries: VecDeque<(Entry<T>, usize)>,
     bytes: usize,
     closed: bool,
+    /// Nobody reads any more.
+    is_unread: bool,
 }
 
 /// A queue of at most so many entries and bytes.
 pub fn channel<T>(items_max: usize, bytes_max: usize) -> (LossySender<T>, LossyReceiver<T>) {
-    let state = State { entries: VecDeque::new(), bytes: 0, closed: false };
+    let state = State { entries: VecDeque::new(), bytes: 0, closed: false, is_unread: false };
     let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), items_max, bytes_max });
     (LossySender { shared: shared.clone() }, LossyReceiver { shared })
 }
@@ -53,6 +55,11 @@ impl<T> Shared<T> {
 }
 
 impl<T> LossySender<T> {
+    /// Whether somebody may still read what is offered.
+    pub fn is_read(&self) -> bool {
+        !self.shared.state().is_unread
+    }
+
     /// Queues an item of `bytes`, or counts it as missed. Never waits.
     pub fn offer(&self, item: T, bytes: usize) {
         let mut state = self.shared.state();
@@ -75,6 +82,14 @@ impl<T> Drop for LossySender<T> {
     fn drop(&mut self) {
         self.shared.state().closed = true;
         self.shared.changed.notify_one();
+    }
+}
+
+impl<T> Drop for LossyReceiver<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.is_unread = true;
+        state.entries.clear();
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use prost::Message;
+
 use super::{
     Control, ControlError,
     broker::unchecked,
     fields::Fields,
     mocks::{condition, shown_condition},
-    page::PageRequest,
+    page::{Filling, NO_TOKEN, PageRequest},
     pb, properties, time,
 };
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
         Nearness, OneOrMoreTopics, Origins,
     },
     mock::WhenSpec,
-    net::{JournalHandle, Seen, Verified, Waited},
+    net::{ENTRIES_MAX, JournalHandle, Seen, Verified, Waited},
 };
 
 /// Of a wait that says nothing else.
@@ -27,6 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
 const EXPECTATIONS_MAX: usize = 1_000;
+
+/// Encoded bytes of all that came near, in one answer.
+const NEAREST_BYTES: usize = 512 << 10;
 
 impl Control {
     /// What passed through the server.
@@ -57,11 +62,13 @@ impl Control {
             () = self.stop().cancelled() => return Err(ControlError::Stopping),
         };
         let Waited { is_satisfied, found, entries, nearest, seen: Seen { cursor, missed } } = waited;
+        let (mut messages, mut nearest_bytes) = (Filling::new(ENTRIES_MAX), NEAREST_BYTES);
+        entries.into_iter().all(|entry| messages.take(shown_entry(journal, entry)));
         Ok(pb::WaitForMessagesResponse {
             satisfied: is_satisfied,
             found,
-            messages: entries.into_iter().map(|entry| shown_entry(journal, entry)).collect(),
-            nearest: nearest.into_iter().map(|near| shown_near(journal, near)).collect(),
+            messages: messages.into_items(),
+            nearest: shown_nearest(journal, nearest, &mut nearest_bytes),
             cursor,
             missed,
             text: format!("expected {count}, found {found}"),
@@ -87,12 +94,13 @@ impl Control {
         let journal = self.journal()?;
         let (verified, Seen { cursor, missed }) =
             journal.verify(expectations, request.ordered, request.since).await;
+        let mut nearest_bytes = NEAREST_BYTES;
         let shown = |Verified { judgement, entries, nearest }: Verified| pb::MessageVerdict {
             passed: judgement.has_passed,
             found: judgement.found,
             text: judgement.text,
             messages: entries.into_iter().map(|entry| shown_entry(journal, entry)).collect(),
-            nearest: nearest.into_iter().map(|near| shown_near(journal, near)).collect(),
+            nearest: shown_nearest(journal, nearest, &mut nearest_bytes),
         };
         let verdicts: Vec<_> = verified.into_iter().map(shown).collect();
         let passed = verdicts.iter().all(|verdict| verdict.passed);
@@ -109,7 +117,8 @@ impl Control {
     }
 
     pub async fn find(&self, request: pb::FindRequest) -> Result<pb::FindResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let list = if request.newest_first { "newest messages" } else { "messages" };
+        let page = PageRequest::new(list, request.page_size, &request.page_token)?;
         let mut fields = Fields::new();
         let meant = meant(&mut fields, "match", request.r#match);
         let place = page.after().map(|token| fields.keep("page_token", token.parse().map_err(|_| NO_TOKEN)));
@@ -122,16 +131,22 @@ impl Control {
             false => (place.or(request.since), None),
         };
         let found = journal.find(meant, since, until, page.size(), request.newest_first).await;
+        let (mut messages, mut next) = (page.begin(), found.next);
+        for entry in found.entries {
+            let behind = if request.newest_first { entry.sequence + 1 } else { entry.sequence };
+            if !messages.take(shown_entry(journal, entry)) {
+                next = Some(behind);
+                break;
+            }
+        }
         Ok(pb::FindResponse {
-            messages: found.entries.into_iter().map(|entry| shown_entry(journal, entry)).collect(),
-            next_page_token: found.next.map(|next| PageRequest::token(&next.to_string())).unwrap_or_default(),
+            messages: messages.into_items(),
+            next_page_token: next.map(|next| page.token(&next.to_string())).unwrap_or_default(),
             cursor: found.seen.cursor,
             missed: found.seen.missed,
         })
     }
 }
-
-const NO_TOKEN: &str = "is no token of this list";
 
 /// Checks which messages are meant; absent: all.
 pub fn meant(fields: &mut Fields, path: &str, from: Option<pb::MessageMatch>) -> Option<MessageMatch> {
@@ -262,9 +277,25 @@ fn shown_entry(journal: &JournalHandle, entry: JournalEntry) -> pb::JournalMessa
     }
 }
 
-fn shown_near(
+/// As many as the answer has bytes left for.
+fn shown_nearest(
     journal: &JournalHandle,
-    (Nearness { score, differences }, entry): (Nearness, JournalEntry),
-) -> pb::NearMiss {
-    pb::NearMiss { message: Some(shown_entry(journal, entry)), differences, score }
+    nearest: Vec<(Nearness, JournalEntry)>,
+    bytes_left: &mut usize,
+) -> Vec<pb::NearMiss> {
+    let shown = nearest.into_iter().map(|(Nearness { score, differences }, entry)| pb::NearMiss {
+        payload_size: entry.payload_len as u64,
+        message: Some(shown_entry(journal, entry)),
+        differences,
+        score,
+    });
+    shown
+        .take_while(|near| match bytes_left.checked_sub(near.encoded_len()) {
+            Some(left) => {
+                *bytes_left = left;
+                true
+            }
+            None => false,
+        })
+        .collect()
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     Control, ControlError, blocking,
     fields::Fields,
-    mask::masked,
+    mask::{self, masked},
     page::PageRequest,
     pb, properties,
     state::{json_bytes, json_or_text},
@@ -48,16 +48,12 @@ impl Control {
         &self,
         request: pb::ListMocksRequest,
     ) -> Result<pb::ListMocksResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("mocks", request.page_size, &request.page_token)?;
         // In the order they were made, which a token cannot know of ids: so it counts.
         let mut mocks: Vec<(usize, MockView)> = self.mocks()?.list().into_iter().enumerate().collect();
         mocks.retain(|(_, mock)| request.enabled.is_none_or(|wanted| mock.mock.spec.enabled == wanted));
-        let page = page.cut(mocks, |(position, _)| format!("{position:010}"));
-        Ok(pb::ListMocksResponse {
-            mocks: page.items.into_iter().map(|(_, mock)| shown(mock)).collect(),
-            next_page_token: page.next,
-            total_size: page.total,
-        })
+        let page = page.cut(mocks, |(position, _)| format!("{position:010}"), |(_, mock)| shown(mock));
+        Ok(pb::ListMocksResponse { mocks: page.items, next_page_token: page.next, total_size: page.total })
     }
 
     pub async fn update_mock(&self, request: pb::UpdateMockRequest) -> Result<pb::Mock, ControlError> {
@@ -65,7 +61,8 @@ impl Control {
         let mocks = self.mocks()?;
         let given = request.mock.ok_or_else(|| ControlError::bad_field("mock", "is required"))?;
         let _turn = self.updating();
-        let mask = request.update_mask.as_ref();
+        let _changes = self.scenario_changes();
+        let mask = mask::said(request.update_mask.as_ref());
         let mock = match mask {
             Some(_) => masked("Mock", mocks.get(&request.id).map(shown).map_err(refused)?, given, mask)?,
             None => given,
@@ -75,12 +72,23 @@ impl Control {
 
     pub async fn delete_mock(&self, request: pb::DeleteMockRequest) -> Result<(), ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        self.mocks()?.delete(&request.id).map_err(refused)
+        let mut changes = self.scenario_changes();
+        self.mocks()?.delete(&request.id).map_err(refused)?;
+        changes.mocks.remove(&request.id);
+        Ok(())
     }
 
     pub async fn reset_mocks(&self, _: pb::ResetMocksRequest) -> Result<pb::ListMocksResponse, ControlError> {
-        self.mocks()?.reset();
+        self.start_mocks_anew()?;
         self.list_mocks(pb::ListMocksRequest::default()).await
+    }
+
+    /// Those of the settings, whatever scenarios have changed.
+    pub(super) fn start_mocks_anew(&self) -> Result<(), ControlError> {
+        let mut changes = self.scenario_changes();
+        self.mocks()?.reset();
+        changes.mocks.clear();
+        Ok(())
     }
 
     pub async fn fire_mock(
@@ -116,12 +124,12 @@ impl Control {
             "" => None,
             text => Some(TopicFilter::parse(text).map_err(|error| ControlError::bad_field("topic", error))?),
         };
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("unmatched", request.page_size, &request.page_token)?;
         let mocks = self.mocks()?.clone();
         let unmatched = blocking(move || Ok(mocks.unmatched(filter.as_ref()))).await?;
-        let page = page.cut_in_order(unmatched);
+        let page = page.cut_in_order(unmatched, shown_unmatched);
         Ok(pb::ListUnmatchedResponse {
-            messages: page.items.into_iter().map(shown_unmatched).collect(),
+            messages: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -288,8 +296,8 @@ fn value_test(fields: &mut Fields, path: &str, test: pb::ValueTest) -> Value {
 }
 
 fn text_or_json(fields: &mut Fields, path: &str, bytes: &[u8]) -> Value {
-    json_or_text(bytes).unwrap_or_else(|| {
-        fields.refuse(path, "is neither JSON nor UTF-8 text");
+    json_or_text(bytes).unwrap_or_else(|error| {
+        fields.refuse(path, error);
         Value::Null
     })
 }

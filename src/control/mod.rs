@@ -69,7 +69,11 @@ pub use settings::{ReadAgain, SettingsInForce};
 pub use tokens_in_force::TokensInForce;
 pub use webhooks::webhook_message;
 
-use self::{recordings::Recorders, replays::ReplayList, scenarios::RunList};
+use self::{
+    recordings::Recorders,
+    replays::ReplayList,
+    scenarios::{Changes, RunList},
+};
 use crate::{
     broker::Durability,
     config::ScenarioLimits,
@@ -202,6 +206,8 @@ struct Inner {
     recorders: Recorders,
     replays: ReplayList,
     runs: RunList,
+    /// By scenarios. Locked before anything that it is about.
+    changes: Mutex<Changes>,
     /// Bytes of files that are being imported.
     spooled: Arc<AtomicU64>,
     /// Name of the recording whose faults are injected again.
@@ -222,6 +228,7 @@ impl Control {
                 recorders: Recorders::default(),
                 replays: ReplayList::default(),
                 runs: RunList::default(),
+                changes: Mutex::default(),
                 spooled: Arc::default(),
                 script: Mutex::default(),
                 updates: Mutex::default(),

@@ -7,9 +7,10 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tracing::Instrument;
 
 use super::{
-    Control, ControlError, MqttServer, ProxyServer, blocking, fields::Fields, page::PageRequest, pb,
+    Control, ControlError, MqttServer, ProxyServer, blocking, fields::Fields, mask, page::PageRequest, pb,
     server::Outcomes, time,
 };
 use crate::{
@@ -167,13 +168,15 @@ impl Proxies {
         change: impl FnOnce(&Held) -> Result<(ProxySpec, MqttUrl), ControlError> + Send + 'static,
     ) -> Result<Held, ControlError> {
         let (proxies, id) = (self.clone(), id.to_owned());
-        let changed = tokio::spawn(async move {
+        let changed = async move {
             let _changing = proxies.changing().await?;
             let before = proxies.find(&id)?;
             let (spec, url) = change(&before)?;
             proxies.put_in_place(before, spec, url).await
-        });
-        changed.await.unwrap_or_else(|panic| Err(ControlError::Internal(panic.to_string())))
+        };
+        tokio::spawn(changed.in_current_span())
+            .await
+            .unwrap_or_else(|panic| Err(ControlError::Internal(panic.to_string())))
     }
 
     async fn put_in_place(
@@ -466,12 +469,11 @@ impl Control {
         &self,
         request: pb::ListProxiesRequest,
     ) -> Result<pb::ListProxiesResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("proxies", request.page_size, &request.page_token)?;
         // In the order they were made, which a token cannot know of ids: so it counts.
-        let proxies: Vec<(usize, pb::Proxy)> = self.proxies()?.list().into_iter().enumerate().collect();
-        let page = page.cut(proxies, |(position, _)| format!("{position:010}"));
+        let page = page.cut_in_order(self.proxies()?.list(), |proxy| proxy);
         Ok(pb::ListProxiesResponse {
-            proxies: page.items.into_iter().map(|(_, proxy)| proxy).collect(),
+            proxies: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -487,8 +489,9 @@ impl Control {
             return Err(ControlError::bad_field("proxy.id", what));
         }
         let all = || ["listen", "upstream", "enabled"].map(str::to_owned).to_vec();
-        let mask = request.update_mask.filter(|mask| mask.paths.iter().all(|path| path != "*"));
-        let paths = mask.map_or_else(all, |mask| mask.paths);
+        let mask = mask::said(request.update_mask.as_ref());
+        let mask = mask.filter(|mask| mask.paths.iter().all(|path| path != "*"));
+        let paths = mask.map_or_else(all, |mask| mask.paths.clone());
         let mut url = None;
         let mut fields = Fields::new();
         for (position, path) in paths.iter().enumerate() {
@@ -527,12 +530,12 @@ impl Control {
         request: pb::ListConnectionsRequest,
     ) -> Result<pb::ListConnectionsResponse, ControlError> {
         Fields::require(&[("id", &request.id)])?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("connections", request.page_size, &request.page_token)?;
         let handle = self.proxies()?.handle(&request.id)?;
         let clients = handle.map(|handle| handle.clients()).unwrap_or_default();
-        let page = page.cut(clients, |client| format!("{:020}", client.connection.0));
+        let page = page.cut(clients, |client| format!("{:020}", client.connection.0), shown_connection);
         Ok(pb::ListConnectionsResponse {
-            connections: page.items.into_iter().map(shown_connection).collect(),
+            connections: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })

@@ -20,7 +20,7 @@ use super::{
     edits::{redaction as redaction_of, report_lines},
     event_filter::event_filter,
     fields::Fields,
-    page::PageRequest,
+    page::{NO_TOKEN, PageRequest},
     pb,
     recorded_event::Shower,
     server::next_client_identifier,
@@ -47,10 +47,6 @@ const PIECE: usize = 64 << 10;
 const EVENTS_MAX: usize = 64;
 /// Pieces that wait for a slow reader of an export.
 const PIECES_MAX: usize = 4;
-/// Encoded bytes of a page of events: below the 4 MiB that gRPC clients take unless told otherwise, with room to spare.
-const PAGE_BYTES_MAX: usize = 3 << 20;
-/// Encoded bytes of a page without its events: the token, a number in base64, and its field.
-const PAGE_OVERHEAD: usize = 32;
 const NAME_MAX: usize = 200;
 const LABEL_MAX: usize = 1000;
 
@@ -359,13 +355,14 @@ impl Control {
         let mut fields = Fields::new();
         let states: Vec<pb::RecordingState> = fields.choices("states", &request.states);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("recordings", request.page_size, &request.page_token)?;
         let mut infos = self.with_store(|store| Ok(store.list()?)).await?;
         infos.retain(|info| states.is_empty() || states.contains(&state(info.state)));
         // Ids sort by time, but an import keeps the time it was recorded.
-        let page = page.cut(infos, |info| format!("{:>30} {}", info.started_at.as_nanosecond(), info.id));
+        let page =
+            page.cut(infos, |info| format!("{:>30} {}", info.started_at.as_nanosecond(), info.id), recording);
         Ok(pb::ListRecordingsResponse {
-            recordings: page.items.into_iter().map(recording).collect(),
+            recordings: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -386,17 +383,15 @@ impl Control {
     ) -> Result<pb::ListEventsResponse, ControlError> {
         let mut fields = Fields::new();
         let filter = event_filter(&mut fields, "filter", request.filter.as_ref());
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("events", request.page_size, &request.page_token)?;
         let after = match page.after() {
             None => Some(0),
-            Some(after) => fields.keep("page_token", after.parse().map_err(|_| "is no token of this list")),
+            Some(after) => fields.keep("page_token", after.parse().map_err(|_| NO_TOKEN)),
         };
         fields.finish()?;
         let info = self.find_recording(&request.id).await?;
-        self.with_store(move |store| {
-            list_events(store, &info, filter, after.unwrap_or_default(), page.size())
-        })
-        .await
+        self.with_store(move |store| list_events(store, &info, filter, after.unwrap_or_default(), &page))
+            .await
     }
 
     pub async fn read_events(
@@ -629,29 +624,24 @@ fn list_events(
     info: &RecordingInfo,
     filter: EventFilter,
     after: u64,
-    size: usize,
+    page: &PageRequest,
 ) -> Result<pb::ListEventsResponse, ControlError> {
     // What a packet means depends on those before it (protocol version, topic aliases), so all are read.
     let mut shower = Shower::new(filter);
     shower.learn(store.events(&info.id, 1)?)?;
-    let mut events: Vec<pb::RecordedEvent> = Vec::new();
-    let mut bytes = PAGE_OVERHEAD;
+    let mut events = page.begin();
     for event in store.events(&info.id, 1)? {
         let event = event?;
         let is_new = event.seq > after;
         for shown in shower.show(event).filter(|_| is_new) {
-            let len = shown.encoded_len();
-            // The field's number and the length stand before it.
-            bytes += 1 + prost::length_delimiter_len(len) + len;
-            if events.len() == size || (bytes > PAGE_BYTES_MAX && !events.is_empty()) {
-                let last = events.last().map_or(after, |event| event.seq);
-                let next_page_token = PageRequest::token(&last.to_string());
-                return Ok(pb::ListEventsResponse { events, next_page_token });
+            if !events.take(shown) {
+                let last = events.last().map_or(after, |event: &pb::RecordedEvent| event.seq);
+                let next_page_token = page.token(&last.to_string());
+                return Ok(pb::ListEventsResponse { events: events.into_items(), next_page_token });
             }
-            events.push(shown);
         }
     }
-    Ok(pb::ListEventsResponse { events, next_page_token: String::new() })
+    Ok(pb::ListEventsResponse { events: events.into_items(), next_page_token: String::new() })
 }
 
 /// The format of a file, if one is said.
@@ -889,7 +879,7 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::*;
+    use super::{super::page::BYTES_MAX, *};
     use crate::{
         control::{ControlParts, MESSAGE_MAX, pb::recorded_event::Kind},
         packet::ProtocolVersion,
@@ -946,9 +936,9 @@ mod tests {
 
         let pages = pages(&control, 1000).await;
         let lens: Vec<_> = pages.iter().map(Message::encoded_len).collect();
-        assert!(lens.iter().all(|&len| len <= PAGE_BYTES_MAX), "{lens:?}");
+        assert!(lens.iter().all(|&len| len <= BYTES_MAX + 32), "{lens:?}");
         // Not smaller than need be either: one event more is 120 KB.
-        assert!(lens.iter().rev().skip(1).all(|&len| len > PAGE_BYTES_MAX - 130_000), "{lens:?}");
+        assert!(lens.iter().rev().skip(1).all(|&len| len > BYTES_MAX - 130_000), "{lens:?}");
         let seqs: Vec<_> = pages.iter().flat_map(|page| &page.events).map(|event| event.seq).collect();
         assert_eq!(seqs, (1..=402).collect::<Vec<_>>());
         control.close().await;

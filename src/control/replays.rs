@@ -176,10 +176,10 @@ impl Control {
         let mut fields = Fields::new();
         let states: Vec<pb::ReplayState> = fields.choices("states", &request.states);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("replays", request.page_size, &request.page_token)?;
         let mut replays: Vec<_> = self.inner.replays.lock().values().map(|replay| replay.shown()).collect();
         replays.retain(|replay| states.is_empty() || states.contains(&replay.state()));
-        let page = page.cut(replays, |replay| replay.id.clone());
+        let page = page.cut(replays, |replay| replay.id.clone(), |replay| replay);
         Ok(pb::ListReplaysResponse {
             replays: page.items,
             next_page_token: page.next,

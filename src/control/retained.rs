@@ -6,9 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::{Control, ControlError, fields::Fields, page::PageRequest, pb, properties, time};
+use super::{
+    Control, ControlError,
+    fields::Fields,
+    page::{Filling, PageRequest},
+    pb, properties, time,
+};
 use crate::{
     broker::RetainedView,
     net::TopicFigures,
@@ -17,8 +21,6 @@ use crate::{
 
 /// Topics that the broker hands over between two packets, some ten microseconds.
 const LOOKS: usize = 1000;
-/// Bytes of a page, as of events: many clients take messages of 4 MiB.
-const PAGE_BYTES: usize = 3 << 20;
 
 impl Control {
     pub async fn list_retained(
@@ -28,30 +30,31 @@ impl Control {
         let mut fields = Fields::new();
         let filters = fields.filters("filter", &request.filter);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("retained", request.page_size, &request.page_token)?;
         let mut after = page.after().map(str::to_owned);
-        let mut response = pb::ListRetainedResponse::default();
-        let mut bytes = 0;
+        let mut messages = page.begin::<pb::RetainedMessage>();
+        let answer = |messages: Filling<_>, next_page_token| pb::ListRetainedResponse {
+            messages: messages.into_items(),
+            next_page_token,
+        };
         loop {
             let (views, more) = self.server()?.retained_after(after.clone(), LOOKS).await?;
             let now = Instant::now();
-            let Some(last) = views.last().and_then(topic) else { return Ok(response) };
+            let Some(last) = views.last().and_then(topic) else {
+                return Ok(answer(messages, String::new()));
+            };
             after = Some(last.as_str().to_owned());
             let meant = views.iter().filter(|view| {
                 !view.message.is_expired(now) && topic(view).is_some_and(|topic| is_meant(&filters, &topic))
             });
             for view in meant {
-                let message = shown(view, request.skip_payloads, now);
-                bytes += message.encoded_len();
-                let is_full = response.messages.len() == page.size() || bytes > PAGE_BYTES;
-                if let Some(last) = response.messages.last().filter(|_| is_full) {
-                    response.next_page_token = PageRequest::token(&last.topic);
-                    return Ok(response);
+                if !messages.take(shown(view, request.skip_payloads, now)) {
+                    let next = messages.last().map(|last| page.token(&last.topic)).unwrap_or_default();
+                    return Ok(answer(messages, next));
                 }
-                response.messages.push(message);
             }
             if !more {
-                return Ok(response);
+                return Ok(answer(messages, String::new()));
             }
         }
     }
@@ -63,7 +66,7 @@ impl Control {
         let mut fields = Fields::new();
         let filters = fields.filters("filter", &request.filter);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("topics", request.page_size, &request.page_token)?;
         let after = page.after().map(by_level);
         self.server()?;
         let (passed, missed) = match self.journal() {
@@ -90,10 +93,11 @@ impl Control {
             });
             entry.retained = true;
         }
-        let more = topics.len() > page.size();
-        let topics: Vec<_> = topics.into_values().take(page.size()).collect();
-        let next = topics.last().filter(|_| more).map(|last| PageRequest::token(&last.topic));
-        Ok(pb::ListTopicsResponse { topics, next_page_token: next.unwrap_or_default(), missed })
+        let mut listed = page.begin::<pb::Topic>();
+        let more = !topics.into_values().all(|topic| listed.take(topic));
+        let next = listed.last().filter(|_| more).map(|last| page.token(&last.topic));
+        let next_page_token = next.unwrap_or_default();
+        Ok(pb::ListTopicsResponse { topics: listed.into_items(), next_page_token, missed })
     }
 
     /// The first topics of a page that have something retained, one more than it holds, with the sizes of payloads.

@@ -151,7 +151,11 @@ impl Control {
         let changed = async {
             self.proxies()?.set(&config.mqtt.proxies).await?;
             webhooks.replace_all(config.mqtt.webhooks.clone()).map_err(bad_webhooks)?;
-            chaos.set(&config.mqtt.chaos).map_err(bad_chaos)
+            let mut changes = self.scenario_changes();
+            chaos.set(&config.mqtt.chaos).map_err(bad_chaos)?;
+            // What the settings say holds, though a scenario that goes on has changed it before.
+            changes.rules.retain(|_, change| !change.before().is_some_and(|rule| rule.from_settings));
+            Ok(())
         };
         if let Err(error) = changed.await {
             if let Err(error) = self.proxies()?.set(&before.mqtt.proxies).await {
@@ -162,7 +166,11 @@ impl Control {
             }
             return Err(error);
         }
-        mocks.put(prepared);
+        {
+            let mut changes = self.scenario_changes();
+            mocks.put(prepared);
+            changes.mocks.clear();
+        }
         if let Err(error) = log::follow_settings(&config.log.level) {
             tracing::error!(%error, "the log's level stays, though it was checked");
         }

@@ -141,7 +141,8 @@ fn heading(recording: &str, report: &ReplayReport, format: pb::ReportFormat) -> 
         title: recording.to_owned(),
         sides: report.sides.clone(),
         failure: if has_failed { report.outcome.to_string() } else { String::new() },
-        may_be_empty: report.verdict.is_some() && report.outcome == ReplayOutcome::Passed,
+        may_be_empty: report.outcome == ReplayOutcome::Passed,
+        case: if report.verdict.is_some() { "verification" } else { "replay" },
         notes,
     }
 }

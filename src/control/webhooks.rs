@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     Control, ControlError,
     fields::Fields,
-    mask::masked,
+    mask::{self, masked},
     mocks::{condition, shown_condition},
     page::PageRequest,
     pb, time,
@@ -37,14 +37,15 @@ impl Control {
         &self,
         request: pb::ListWebhooksRequest,
     ) -> Result<pb::ListWebhooksResponse, ControlError> {
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("webhooks", request.page_size, &request.page_token)?;
         // In the order they were made, which a token cannot know of ids: so it counts.
         let mut webhooks: Vec<(usize, WebhookView)> =
             self.webhooks()?.list().into_iter().enumerate().collect();
         webhooks.retain(|(_, webhook)| request.enabled.is_none_or(|wanted| webhook.spec.enabled == wanted));
-        let page = page.cut(webhooks, |(position, _)| format!("{position:010}"));
+        let page =
+            page.cut(webhooks, |(position, _)| format!("{position:010}"), |(_, webhook)| shown(webhook));
         Ok(pb::ListWebhooksResponse {
-            webhooks: page.items.into_iter().map(|(_, webhook)| shown(webhook)).collect(),
+            webhooks: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -58,7 +59,7 @@ impl Control {
         let webhooks = self.webhooks()?;
         let given = request.webhook.ok_or_else(|| ControlError::bad_field("webhook", "is required"))?;
         let _turn = self.updating();
-        let mask = request.update_mask.as_ref();
+        let mask = mask::said(request.update_mask.as_ref());
         let webhook = match mask {
             Some(_) => {
                 masked("Webhook", webhooks.get(&request.id).map(shown).map_err(refused)?, given, mask)?
@@ -81,13 +82,14 @@ impl Control {
         fields.required("id", &request.id);
         let states: Vec<pb::DeliveryState> = fields.choices("states", &request.states);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("deliveries", request.page_size, &request.page_token)?;
         let mut deliveries = self.webhooks()?.deliveries(&request.id).map_err(refused)?;
         deliveries.retain(|delivery| states.is_empty() || states.contains(&shown_state(delivery.state)));
         // Newest first.
-        let page = page.cut(deliveries, |delivery| format!("{:032x}", u128::MAX - delivery.id.0));
+        let page =
+            page.cut(deliveries, |delivery| format!("{:032x}", u128::MAX - delivery.id.0), shown_delivery);
         Ok(pb::ListDeliveriesResponse {
-            deliveries: page.items.into_iter().map(shown_delivery).collect(),
+            deliveries: page.items,
             next_page_token: page.next,
             total_size: page.total,
         })

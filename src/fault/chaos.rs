@@ -32,6 +32,7 @@ pub struct Chaos {
 
 struct Shared {
     limits: ChaosLimits,
+    first_seed: u64,
     hooks: ChaosHooks,
     is_on: AtomicBool,
     /// How often it went off.
@@ -56,6 +57,7 @@ struct State {
     script: Option<Arc<Script>>,
     /// The key of the last rule.
     last_key: RuleKey,
+    last_place: u64,
     plan: Arc<Plan>,
 }
 
@@ -63,6 +65,8 @@ struct State {
 struct Entry {
     rule: Arc<Rule>,
     key: RuleKey,
+    /// Those from the settings first, entries stand in the order of their places.
+    place: u64,
     from_settings: bool,
 }
 
@@ -141,6 +145,8 @@ pub struct RuleView {
     pub from_settings: bool,
     /// Faults that were noted, of all its actions.
     pub faults: u64,
+    /// Where it stands among those that come from the settings, or among those that do not.
+    place: u64,
 }
 
 /// What lines hold back.
@@ -170,10 +176,12 @@ impl Chaos {
             entries: Vec::new(),
             script: None,
             last_key: 0,
+            last_place: 0,
             plan: Arc::new(plan),
         };
         let shared = Shared {
             limits,
+            first_seed: seed,
             hooks,
             is_on: AtomicBool::new(false),
             ends: AtomicU64::new(0),
@@ -248,6 +256,23 @@ impl Chaos {
             Ok(Counts::BeginAnew)
         })
         .expect("nothing is refused");
+    }
+
+    /// [`reset`](Self::reset), with the journal emptied, and switched on or off as the settings said last.
+    pub fn restart(&self) {
+        self.change(|state| {
+            state.entries.clear();
+            state.script = None;
+            state.is_enabled = state.setting.unwrap_or(true);
+            Ok(Counts::BeginAnew)
+        })
+        .expect("nothing is refused");
+        locked(&self.shared.journal).clear();
+    }
+
+    /// What it began with.
+    pub fn first_seed(&self) -> u64 {
+        self.shared.first_seed
     }
 
     pub fn seed(&self) -> u64 {
@@ -333,6 +358,27 @@ impl Chaos {
         })
     }
 
+    /// Makes a rule what it was when it was seen, in the place it had then, whether or not there is one of that id. Its counts
+    /// begin anew.
+    ///
+    /// # Errors
+    /// [`ChaosError::TooMany`]; then nothing has changed.
+    pub fn restore(&self, seen: &RuleView) -> Result<(), ChaosError> {
+        self.change(|state| {
+            match state.position(seen.rule.id()) {
+                Ok(position) => _ = state.entries.remove(position),
+                Err(_) if state.entries.len() < self.shared.limits.rules => {}
+                Err(_) => return Err(ChaosError::TooMany(self.shared.limits.rules)),
+            }
+            state.last_key += 1;
+            let (key, place, from_settings) = (state.last_key, seen.place, seen.from_settings);
+            let entry = Entry { rule: Arc::clone(&seen.rule), key, place, from_settings };
+            let position = state.entries.partition_point(|other| other.order() <= entry.order());
+            state.entries.insert(position, entry);
+            Ok(Counts::GoOn)
+        })
+    }
+
     /// Takes over what the settings say: their rules replace those that came from settings before, and the rest stays
     /// behind them. A rule that is as it was goes on counting.
     ///
@@ -352,7 +398,8 @@ impl Chaos {
                 .into_iter()
                 .map(|rule| {
                     let same = before.iter().find(|entry| entry.rule.spec() == rule.spec());
-                    same.cloned().unwrap_or_else(|| state.entry(rule, true))
+                    let entry = state.entry(rule, true);
+                    same.map_or(entry.clone(), |same| Entry { place: entry.place, ..same.clone() })
                 })
                 .collect();
             state.entries.extend(others);
@@ -525,7 +572,8 @@ impl State {
 
     fn entry(&mut self, rule: Rule, from_settings: bool) -> Entry {
         self.last_key += 1;
-        Entry { rule: Arc::new(rule), key: self.last_key, from_settings }
+        self.last_place += 1;
+        Entry { rule: Arc::new(rule), key: self.last_key, place: self.last_place, from_settings }
     }
 
     fn add(&mut self, rule: Rule, limit: usize) -> Result<(), ChaosError> {
@@ -538,8 +586,8 @@ impl State {
     }
 
     fn replace(&mut self, position: usize, rule: Rule) {
-        let from_settings = self.entries[position].from_settings;
-        self.entries[position] = self.entry(rule, from_settings);
+        let Entry { place, from_settings, .. } = self.entries[position];
+        self.entries[position] = Entry { place, ..self.entry(rule, from_settings) };
     }
 
     fn plan(&self, counts: Counts) -> Plan {
@@ -560,9 +608,13 @@ impl State {
 }
 
 impl Entry {
+    fn order(&self) -> (bool, u64) {
+        (!self.from_settings, self.place)
+    }
+
     fn view(self, journal: &Journal) -> RuleView {
         let faults = journal.of_rule(self.rule.id());
-        RuleView { rule: self.rule, from_settings: self.from_settings, faults }
+        RuleView { rule: self.rule, from_settings: self.from_settings, faults, place: self.place }
     }
 }
 

@@ -112,6 +112,12 @@ impl Journal {
         faults.take(limit).cloned().collect()
     }
 
+    /// Forgets the faults; numbers and figures go on.
+    pub fn clear(&mut self) {
+        self.faults.clear();
+        self.bytes = 0;
+    }
+
     /// The number of the last fault; 0 before the first.
     pub fn last(&self) -> u64 {
         self.noted

@@ -11,8 +11,10 @@ use serde::{
     de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor},
     ser::SerializeMap,
 };
+use serde_json::json;
 
 use super::{Capabilities, DisconnectMode};
+use crate::packet::PacketType;
 
 /// `mqtt.chaos` of the settings. All but the last two are short for rules, which go before those in `rules`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +115,7 @@ impl Default for RuleSpec {
 pub struct MatchSpec {
     /// `c2s` or `s2c`, also `client_to_server` and `server_to_client`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["c2s", "s2c", "client_to_server", "server_to_client", null]))]
     pub direction: Option<String>,
     /// Client Identifiers, one of which it has to be; `*` stands for any characters.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
@@ -129,7 +132,7 @@ pub struct MatchSpec {
     pub topic: Vec<String>,
     /// Names of packet types, in any case; none: all that every action can be done to.
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "texts::Texts")]
+    #[schemars(schema_with = "packet_types")]
     pub types: Vec<String>,
     /// Only PUBLISH packets have one.
     #[serde(with = "numbers", skip_serializing_if = "Vec::is_empty")]
@@ -646,6 +649,18 @@ mod texts {
             more => more.serialize(serializer),
         }
     }
+}
+
+/// One name, or a list of them.
+fn packet_types(_: &mut SchemaGenerator) -> Schema {
+    let names = PacketType::ALL.map(PacketType::name);
+    // For editors the names, and for validators what they may look like otherwise.
+    let in_any_case = |name: &str| -> String {
+        name.chars().map(|letter| format!("[{letter}{}]", letter.to_ascii_lowercase())).collect()
+    };
+    let pattern = format!("^({})$", names.map(in_any_case).join("|"));
+    let name = json!({"anyOf": [{"enum": names}, {"type": "string", "pattern": pattern}]});
+    json_schema!({"anyOf": [name, {"type": "array", "items": name}]})
 }
 
 /// One number, or a list of them.

@@ -11,7 +11,7 @@ use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::seats::Seat;
+use super::{seats::Seat, status::with_reason};
 use crate::{
     auth::Role,
     control::{ERROR_DOMAIN, TokensInForce},
@@ -164,7 +164,7 @@ impl Permissions {
     /// # Errors
     /// PERMISSION_DENIED for a lesser role, UNIMPLEMENTED for an unknown path.
     pub fn check(&self, path: &str, role: Role) -> Result<bool, Status> {
-        let needs = self.0.get(path).ok_or_else(|| Status::unimplemented("there is no such rpc"))?;
+        let needs = self.0.get(path).ok_or_else(rpc_unknown)?;
         check_role(role, needs.role).map(|()| needs.streams)
     }
 }
@@ -203,14 +203,16 @@ pub fn check_role(role: Role, needed: Role) -> Result<(), Status> {
     Err(Status::with_error_details(Code::PermissionDenied, text, details))
 }
 
+pub fn rpc_unknown() -> Status {
+    with_reason(Code::Unimplemented, "RPC_UNKNOWN", "there is no such rpc")
+}
+
 fn denied(reason: &str, text: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
-    Status::with_error_details(Code::PermissionDenied, text, details)
+    with_reason(Code::PermissionDenied, reason, text)
 }
 
 fn unauthenticated(reason: &str, text: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
-    Status::with_error_details(Code::Unauthenticated, text, details)
+    with_reason(Code::Unauthenticated, reason, text)
 }
 
 fn bearer(value: &HeaderValue) -> Option<&str> {

@@ -2,11 +2,11 @@
 
 use std::pin::Pin;
 
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::pb::health_server::HealthServer;
 
-use super::traced::traced;
+use super::{health::Health, traced::traced};
 use crate::control::{
     Control, ControlError, ControlStream, MESSAGE_MAX,
     pb::{
@@ -28,7 +28,7 @@ pub fn routes(control: Control, message_max: usize) -> Routes {
                 .max_encoding_message_size(message_max.max(MESSAGE_MAX))
         };
     }
-    let health = health(&control);
+    let health = HealthServer::new(Health(control.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
@@ -91,31 +91,7 @@ pub fn is_serving(control: &Control, service: &str) -> bool {
     !stopping && (control.has_server() || !OF_A_SERVER.contains(&service))
 }
 
-fn health(
-    control: &Control,
-) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
-    let (reporter, server) = tonic_health::server::health_reporter();
-    report(control, &reporter).now_or_never().expect("nobody else has the reporter yet");
-    let control = control.clone();
-    // Without a runtime there is nobody to ask either.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            control.stop().cancelled().await;
-            report(&control, &reporter).await;
-        });
-    }
-    server
-}
-
-async fn report(control: &Control, reporter: &HealthReporter) {
-    let status = |serving| if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    reporter.set_service_status("", status(!control.stop().is_cancelled())).await;
-    for service in SERVICES {
-        reporter.set_service_status(service, status(is_serving(control, service))).await;
-    }
-}
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 async fn unary<T>(answer: impl Future<Output = Result<T, ControlError>>) -> Result<Response<T>, Status> {
     Ok(Response::new(answer.await?))

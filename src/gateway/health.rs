@@ -1,12 +1,19 @@
-//! `GET /__mockforge/health`: whether the process and each of its services can work.
+//! Whether the process and each of its services can work: `GET /__mockforge/health`, and `grpc.health.v1`.
 
 use axum::response::Response;
+use futures_util::{FutureExt, StreamExt, stream};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_server::Health as HealthService,
+};
 
 use super::{
-    grpc::{SERVICES, is_serving},
+    grpc::{Answers, SERVICES, is_serving},
     rest::json_response,
+    status::with_reason,
 };
 use crate::control::Control;
 
@@ -23,4 +30,59 @@ pub fn health(control: &Control) -> Response {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response
+}
+
+/// `grpc.health.v1` of our services, and of all together as the empty name. Nothing changes before the server stops, which
+/// ends what watches: a stream that went on would keep the server from ending.
+pub struct Health(pub Control);
+
+impl Health {
+    /// `None` for a service that there is not.
+    fn status(&self, service: &str) -> Option<ServingStatus> {
+        let is_known = service.is_empty() || SERVICES.contains(&service);
+        is_known.then(|| match is_serving(&self.0, service) {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl HealthService for Health {
+    async fn check(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        match self.status(&service) {
+            Some(status) => Ok(tonic::Response::new(answer(status))),
+            None => Err(with_reason(
+                Code::NotFound,
+                "SERVICE_NOT_FOUND",
+                format!("there is no service {service:?}"),
+            )),
+        }
+    }
+
+    type WatchStream = Answers<HealthCheckResponse>;
+
+    async fn watch(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let service = request.into_inner().service;
+        let first = self.status(&service).unwrap_or(ServingStatus::ServiceUnknown);
+        let last = match first {
+            ServingStatus::Serving => Some(Ok(answer(ServingStatus::NotServing))),
+            _ => None,
+        };
+        let stopped = self.0.stop().clone().cancelled_owned();
+        let at_the_end = stopped.map(move |()| stream::iter(last)).flatten_stream();
+        let answers = stream::iter([Ok(answer(first))]).chain(at_the_end);
+        Ok(tonic::Response::new(Box::pin(answers)))
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
 }

@@ -1,8 +1,8 @@
 //! JSON to messages and back: proto3's mapping, with exact payloads.
 //!
 //! Field names go out as in the proto; camelCase is taken too. 64-bit integers are numbers. Fields that carry the
-//! `json_payload` option hold any JSON value, and those that carry `json_short` are taken in short forms, as `options.proto`
-//! says.
+//! `json_payload` option hold a payload that any JSON value may stand for, those that carry `json_value` a JSON value, and
+//! those that carry `json_short` are taken in short forms, as `options.proto` says.
 
 use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
@@ -55,21 +55,64 @@ pub fn read(message: &mut DynamicMessage, text: &str, path: &str) -> Result<(), 
     let entries: Entries<'_> = serde_json::from_str(text)
         .map_err(|error| FieldError::new(path, format!("expected a JSON object: {error}")))?;
     for (name, value) in entries.0 {
-        let (field, encoding) = field_named(&message.descriptor(), &name)
-            .ok_or_else(|| FieldError::new(join(path, &name), "no such field"))?;
-        let path = join(path, field.name());
-        if value.get() == "null" {
-            continue;
+        if has_members(&message.descriptor(), &name) {
+            if value.get() == "null" {
+                continue;
+            }
+            let members: Entries<'_> = serde_json::from_str(value.get()).map_err(|error| {
+                FieldError::new(join(path, &name), format!("expected an object: {error}"))
+            })?;
+            for (member, value) in members.0 {
+                read_member(message, &format!("{name}.{member}"), value, path)?;
+            }
+        } else {
+            read_member(message, &name, value, path)?;
         }
-        if message.has_field(&field) || other_of_oneof(message, &field).is_some() {
-            return Err(FieldError::new(path, "is set twice"));
-        }
-        let value = match encoding {
-            Encoding::Base64 => Value::Bytes(bytes_of_base64(value.get(), &path)?),
-            Encoding::Plain => field_value(&field, value, &path)?,
-        };
-        message.set_field(&field, value);
     }
+    Ok(())
+}
+
+fn read_member(
+    message: &mut DynamicMessage,
+    name: &str,
+    value: &RawValue,
+    path: &str,
+) -> Result<(), FieldError> {
+    let (field, encoding) = field_named(&message.descriptor(), name)
+        .ok_or_else(|| FieldError::new(join(path, name), "no such field"))?;
+    let path = join(path, field.name());
+    if value.get() == "null" && !(is_value(&field) && field.kind() == Kind::Bytes) {
+        return Ok(());
+    }
+    let (value, of_whole) = match field_of_whole(&field) {
+        Some(whole) => {
+            let (by_path, rest) = split_tests(&whole, value.get());
+            (Cow::Owned(by_path), rest.map(|rest| (whole, rest)))
+        }
+        None => (Cow::Borrowed(value.get()), None),
+    };
+    if let Some((whole, test)) = of_whole {
+        let test = scalar(&whole, &whole.kind(), &test, &path)?;
+        set(message, &whole, test, &path)?;
+    }
+    let value = match encoding {
+        Encoding::Base64 => Value::Bytes(bytes_of_base64(&value, &path)?),
+        Encoding::Alias if field.is_list() => Value::List(entries_of_alias(&field, &value, &path)?),
+        Encoding::Plain | Encoding::Alias => field_value(&field, &value, &path)?,
+    };
+    set(message, &field, value, &path)
+}
+
+fn set(
+    message: &mut DynamicMessage,
+    field: &FieldDescriptor,
+    value: Value,
+    path: &str,
+) -> Result<(), FieldError> {
+    if message.has_field(field) || other_of_oneof(message, field).is_some() {
+        return Err(FieldError::new(path, "is set twice"));
+    }
+    message.set_field(field, value);
     Ok(())
 }
 
@@ -149,6 +192,11 @@ fn collect_paths(
     for (name, value) in entries.0 {
         let (field, _) =
             field_named(message, &name).ok_or_else(|| FieldError::new(join(path, &name), "no such field"))?;
+        if let Some(whole) = field_of_whole(&field).filter(|_| value.get() != "null")
+            && let (_, Some(_)) = split_tests(&whole, value.get())
+        {
+            found.push(join(path, whole.name()));
+        }
         let path = join(path, field.name());
         let before = found.len();
         if let Kind::Message(inner) = field.kind()
@@ -181,12 +229,19 @@ enum Encoding {
     Plain,
     /// `x_base64` for the payload `x`.
     Base64,
+    /// As the settings file has it.
+    Alias,
 }
 
 fn field_named(message: &MessageDescriptor, name: &str) -> Option<(FieldDescriptor, Encoding)> {
     let plain = |name: &str| message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name));
     if let Some(field) = plain(name) {
         return Some((field, Encoding::Plain));
+    }
+    let spelled = snake_case(name);
+    let by_alias = message.fields().find(|field| alias(field).is_some_and(|alias| alias == spelled));
+    if let Some(field) = by_alias {
+        return Some((field, Encoding::Alias));
     }
     let stem = name.strip_suffix("_base64").or_else(|| name.strip_suffix("Base64"))?;
     plain(stem).filter(is_payload).map(|field| (field, Encoding::Base64))
@@ -197,9 +252,33 @@ pub fn is_payload(field: &FieldDescriptor) -> bool {
     carries(field, "mockforge.mqtt.v1.json_payload")
 }
 
+/// Whether the field carries the `json_value` option.
+pub fn is_value(field: &FieldDescriptor) -> bool {
+    carries(field, "mockforge.mqtt.v1.json_value")
+}
+
 /// Whether the field carries the `json_short` option.
 pub fn takes_short_forms(field: &FieldDescriptor) -> bool {
     carries(field, "mockforge.mqtt.v1.json_short")
+}
+
+/// What the settings file calls the field.
+pub fn alias(field: &FieldDescriptor) -> Option<String> {
+    named_by(field, "mockforge.mqtt.v1.json_alias")
+}
+
+/// The field beside a map of tests that tests the whole.
+pub fn field_of_whole(field: &FieldDescriptor) -> Option<FieldDescriptor> {
+    let name = named_by(field, "mockforge.mqtt.v1.json_whole")?;
+    field.parent_message().get_field_by_name(&name)
+}
+
+/// Whether `name` is an object of the settings file that stands for several fields.
+fn has_members(message: &MessageDescriptor, name: &str) -> bool {
+    message.get_field_by_name(name).is_none()
+        && message.fields().any(|field| {
+            alias(&field).is_some_and(|alias| alias.split_once('.').is_some_and(|(of, _)| of == name))
+        })
 }
 
 fn carries(field: &FieldDescriptor, option: &str) -> bool {
@@ -207,6 +286,15 @@ fn carries(field: &FieldDescriptor, option: &str) -> bool {
         .parent_pool()
         .get_extension_by_name(option)
         .is_some_and(|option| field.options().get_extension(&option).as_bool() == Some(true))
+}
+
+fn named_by(field: &FieldDescriptor, option: &str) -> Option<String> {
+    let option = field.parent_pool().get_extension_by_name(option)?;
+    let options = field.options();
+    options
+        .has_extension(&option)
+        .then(|| options.get_extension(&option).as_str().map(str::to_owned))
+        .flatten()
 }
 
 fn other_of_oneof(message: &DynamicMessage, field: &FieldDescriptor) -> Option<FieldDescriptor> {
@@ -247,11 +335,55 @@ impl<'de> Deserialize<'de> for Entries<'de> {
     }
 }
 
-fn field_value(field: &FieldDescriptor, raw: &RawValue, path: &str) -> Result<Value, FieldError> {
+/// Tests by JSONPath, and those of the whole that stand beside or instead of them, as JSON.
+fn split_tests(whole: &FieldDescriptor, text: &str) -> (String, Option<String>) {
+    let Some(entries) = from_json::<Entries<'_>>(text) else {
+        return ("{}".to_owned(), Some(text.to_owned()));
+    };
+    let is_of_whole = |name: &str| match whole.kind() {
+        Kind::Message(tests) => field_named(&tests, name).is_some(),
+        _ => false,
+    };
+    let (of_whole, by_path): (Vec<_>, Vec<_>) =
+        entries.0.into_iter().partition(|(name, _)| is_of_whole(name));
+    let rest = (!of_whole.is_empty()).then(|| object(&of_whole));
+    (object(&by_path), rest)
+}
+
+fn object(members: &[(Cow<'_, str>, &RawValue)]) -> String {
+    let members: Vec<String> = members
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", serde_json::Value::from(name.as_ref())))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// The one entry that an alias stands for, or the names and values of an object.
+fn entries_of_alias(field: &FieldDescriptor, text: &str, path: &str) -> Result<Vec<Value>, FieldError> {
+    let Kind::Message(kind) = field.kind() else {
+        return Ok(vec![scalar(field, &field.kind(), text, path)?]);
+    };
+    if !is_pair(&kind) {
+        return Ok(vec![scalar(field, &field.kind(), text, path)?]);
+    }
+    let pairs: Entries<'_> = serde_json::from_str(text)
+        .map_err(|error| FieldError::new(path, format!("expected an object: {error}")))?;
+    let pair = |(name, value): (Cow<'_, str>, &RawValue)| {
+        let text = format!("{{\"name\":{},\"value\":{value}}}", serde_json::Value::from(name.as_ref()));
+        scalar(field, &field.kind(), &text, &format!("{path}[{name:?}]"))
+    };
+    pairs.0.into_iter().map(pair).collect()
+}
+
+/// Whether a list of such messages is an object in the settings file.
+pub fn is_pair(message: &MessageDescriptor) -> bool {
+    message.fields().map(|field| field.name().to_owned()).eq(["name", "value"])
+}
+
+fn field_value(field: &FieldDescriptor, text: &str, path: &str) -> Result<Value, FieldError> {
     let parsed = |error: serde_json::Error, what| FieldError::new(path, format!("expected {what}: {error}"));
     if field.is_map() {
-        let entries: Entries<'_> =
-            serde_json::from_str(raw.get()).map_err(|error| parsed(error, "an object"))?;
+        let entries: Entries<'_> = serde_json::from_str(text).map_err(|error| parsed(error, "an object"))?;
         let Kind::Message(entry) = field.kind() else { unreachable!("a map's kind is its entry") };
         let (key, value) = (entry.map_entry_key_field(), entry.map_entry_value_field());
         let mut map = HashMap::new();
@@ -262,23 +394,22 @@ fn field_value(field: &FieldDescriptor, raw: &RawValue, path: &str) -> Result<Va
             let key: MapKey = scalar(&key, &key.kind(), &quoted, &path)?
                 .into_map_key()
                 .ok_or_else(|| FieldError::new(&*path, "is no key"))?;
-            map.insert(key, scalar(&value, &value.kind(), raw.get(), &path)?);
+            map.insert(key, scalar(field, &value.kind(), raw.get(), &path)?);
         }
         return Ok(Value::Map(map));
     }
     if field.is_list() {
-        if takes_short_forms(field) && !raw.get().starts_with('[') {
-            return Ok(Value::List(vec![scalar(field, &field.kind(), raw.get(), path)?]));
+        if takes_short_forms(field) && !text.starts_with('[') {
+            return Ok(Value::List(vec![scalar(field, &field.kind(), text, path)?]));
         }
-        let items: Vec<&RawValue> =
-            serde_json::from_str(raw.get()).map_err(|error| parsed(error, "an array"))?;
+        let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| parsed(error, "an array"))?;
         let items = items
             .into_iter()
             .enumerate()
             .map(|(index, raw)| scalar(field, &field.kind(), raw.get(), &format!("{path}[{index}]")));
         return Ok(Value::List(items.collect::<Result<_, _>>()?));
     }
-    scalar(field, &field.kind(), raw.get(), path)
+    scalar(field, &field.kind(), text, path)
 }
 
 fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Result<Value, FieldError> {
@@ -287,10 +418,12 @@ fn scalar(field: &FieldDescriptor, kind: &Kind, text: &str, path: &str) -> Resul
     let expected = |what: &str| FieldError::new(path, format!("expected {what}, got {}", excerpt(text)));
     Ok(match kind {
         Kind::Bool => Value::Bool(from_json(text).ok_or_else(|| expected("true or false"))?),
+        Kind::String if is_value(field) && !text.starts_with('"') => Value::String(compact(text)),
         Kind::String => Value::String(from_json(text).ok_or_else(|| expected("a string"))?),
         Kind::Bytes if is_payload(field) => {
             Value::Bytes(payload_of_json(text).ok_or_else(|| expected("a JSON value"))?)
         }
+        Kind::Bytes if is_value(field) => Value::Bytes(Bytes::from(compact(text))),
         Kind::Bytes => Value::Bytes(bytes_of_base64(text, path)?),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(
             integer(text).and_then(|n| n.try_into().ok()).ok_or_else(|| expected("a 32-bit integer"))?,
@@ -368,18 +501,45 @@ fn long_form(kind: &Kind, text: &str) -> Option<String> {
             };
             Some(format!("\"{}.{:09}s\"", duration.as_secs(), duration.subsec_nanos()))
         }
+        Kind::Message(kind) if kind.get_field(1).is_some_and(|first| is_value(&first)) => {
+            let first = kind.get_field(1)?;
+            let is_alone = kind.fields().len() == 1;
+            let is_long = from_json::<Entries<'_>>(text).is_some_and(|members| match &members.0[..] {
+                [(name, _)] if is_alone => name == first.name(),
+                _ => !is_alone,
+            });
+            (!is_long).then(|| format!("{{\"{}\":{text}}}", first.name()))
+        }
         Kind::Message(kind) if !is_well_known(kind) && is_number => {
             Some(format!("{{\"{}\":{text}}}", kind.get_field(1)?.name()))
         }
         Kind::Message(kind) if !is_well_known(kind) && is_text => Some(format!("{{{text}:{{}}}}")),
         Kind::Message(kind) if !is_well_known(kind) => match &from_json::<Entries<'_>>(text)?.0[..] {
-            [(name, nothing)] if nothing.get() == "null" => {
+            [(name, nothing)]
+                if nothing.get() == "null" && kind.get_field_by_name(name).is_none_or(is_message) =>
+            {
                 Some(format!("{{{}:{{}}}}", serde_json::to_string(name).ok()?))
+            }
+            members if !members.is_empty() => {
+                let knows = |kind: &MessageDescriptor| {
+                    members.iter().all(|(name, _)| field_named(kind, name).is_some())
+                };
+                if members.iter().any(|(name, _)| field_named(kind, name).is_some()) {
+                    return None;
+                }
+                let meant = kind
+                    .fields()
+                    .find(|field| matches!(field.kind(), Kind::Message(inner) if knows(&inner)))?;
+                Some(format!("{{\"{}\":{text}}}", meant.name()))
             }
             _ => None,
         },
         _ => None,
     }
+}
+
+fn is_message(field: FieldDescriptor) -> bool {
+    matches!(field.kind(), Kind::Message(_))
 }
 
 const FIELD_MASK: &str = "google.protobuf.FieldMask";
@@ -523,9 +683,10 @@ impl Serialize for Json<'_> {
                 continue;
             }
             let value = message.get_field(&field);
-            match value.as_bytes().filter(|_| is_payload(&field)) {
-                Some(payload) => write_payload(&mut map, field.name(), payload)?,
-                None => map.serialize_entry(field.name(), &JsonField(&field, &value))?,
+            match value.as_bytes() {
+                Some(payload) if is_payload(&field) => write_payload(&mut map, field.name(), payload)?,
+                Some(value) if is_value(&field) => write_value(&mut map, field.name(), value)?,
+                _ => map.serialize_entry(field.name(), &JsonField(&field, &value))?,
             }
         }
         map.end()
@@ -539,6 +700,14 @@ fn write_payload<M: SerializeMap>(map: &mut M, name: &str, payload: &[u8]) -> Re
         map.serialize_entry(name, text)
     } else {
         map.serialize_entry(&format!("{name}_base64"), &STANDARD.encode(payload))
+    }
+}
+
+fn write_value<M: SerializeMap>(map: &mut M, name: &str, value: &[u8]) -> Result<(), M::Error> {
+    let text = String::from_utf8_lossy(value);
+    match from_json::<&RawValue>(&text) {
+        Some(raw) => map.serialize_entry(name, raw),
+        None => map.serialize_entry(name, &text),
     }
 }
 
@@ -695,6 +864,32 @@ mod tests {
         }
     }
 
+    /// The bytes of a value that REST says so, and that it is answered as it came.
+    #[track_caller]
+    fn check_value(json: &str, bytes: &str) {
+        let mut dynamic = message("SetStateRequest");
+        read(&mut dynamic, &format!(r#"{{"value": {json}}}"#), "").unwrap();
+        let request: pb::SetStateRequest = dynamic.transcode_to().unwrap();
+        assert_eq!(request.value, bytes.as_bytes());
+        assert!(write(&dynamic).contains(&format!(r#""value":{}"#, compact(json))), "{}", write(&dynamic));
+    }
+
+    #[test]
+    fn a_value_is_json_text_and_a_string_stays_one() {
+        check_value("42", "42");
+        check_value(r#""42""#, r#""42""#);
+        check_value(r#""on""#, r#""on""#);
+        check_value(r#""""#, r#""""#);
+        check_value("null", "null");
+        check_value(r#""null""#, r#""null""#);
+        check_value(r#"{"b": 9007199254740993, "a": "{}"}"#, r#"{"b":9007199254740993,"a":"{}"}"#);
+        let mut entry = message("StateEntry");
+        entry.transcode_from(&pb::StateEntry { value: "on {".into(), ..Default::default() }).unwrap();
+        assert!(write(&entry).contains(r#""value":"on {""#), "{}", write(&entry));
+        let refused = read(&mut entry, r#"{"value_base64": "AP8="}"#, "").unwrap_err();
+        assert_eq!(refused.to_string(), "value_base64: no such field");
+    }
+
     #[test]
     fn names_are_taken_in_both_spellings() {
         let expected = Ok(Some("text/plain".to_owned()));
@@ -819,6 +1014,83 @@ mod tests {
                 &format!(r#"{{"actions": [{{"blackhole": {{"duration": "{long}"}}}}]}}"#),
             );
         }
+    }
+
+    /// A message as the settings file writes it, and as its proto's form reads.
+    #[track_caller]
+    fn check_settings(name: &str, of_settings: &str, long: &str) {
+        let answered = |json| -> serde_json::Value {
+            let mut dynamic = message(name);
+            read(&mut dynamic, json, "").unwrap_or_else(|error| panic!("{error}: {json}"));
+            serde_json::from_str(&write(&dynamic)).unwrap()
+        };
+        assert_eq!(answered(of_settings), answered(long), "{of_settings}");
+    }
+
+    #[test]
+    fn mocks_are_taken_as_the_settings_write_them() {
+        let check = |of_settings, long| check_settings("Mock", of_settings, long);
+        check(
+            r#"{"topic": "a", "on": "subscribe", "response": {"topic": "b", "payload": {"on": true}, "delay_ms": 5}}"#,
+            r#"{"topic": "a", "on": 2, "responses": [{"topic": "b", "payload": {"on": true}, "delay": {"fixed_ms": 5}}]}"#,
+        );
+        check(
+            r#"{"responses": [{"delay_ms": {"min": 1, "max": 2}}, {"delay_ms": {"mean": 3, "sd": 1}}, {"delay_ms": {"median": 4, "sigma": 0.5}}]}"#,
+            r#"{"responses": [{"delay": {"uniform": {"min_ms": 1, "max_ms": 2}}}, {"delay": {"normal": {"mean_ms": 3, "sd_ms": 1}}},
+                {"delay": {"lognormal": {"median_ms": 4, "sigma": 0.5}}}]}"#,
+        );
+        check(
+            r#"{"response": {"payload_base64": "AP8=", "repeat": {"count": 3, "interval_ms": 10}, "properties": {"user": {"a": "1", "name": "2"}}}}"#,
+            r#"{"responses": [{"payload_bytes": "AP8=", "repeat_count": 3, "repeat_interval_ms": 10,
+                "properties": {"user_properties": [{"name": "a", "value": "1"}, {"name": "name", "value": "2"}]}}]}"#,
+        );
+        check(
+            r#"{"when": {"qos": 1, "nth": 3, "user": {"a": "1", "b": {"exists": false}}, "state": {"k": null},
+                "payload": {"$.a": 5, "$.b": {"gt": 1}, "regex": "x"}}}"#,
+            r#"{"when": {"qos": [1], "nth": {"is": 3}, "user": {"a": {"equals": "1"}, "b": {"exists": false}},
+                "state": {"k": {"equals": null}}, "payload": {"$.a": {"equals": 5}, "$.b": {"gt": 1}}, "payload_text": {"regex": "x"}}}"#,
+        );
+        check(r#"{"when": {"payload": "on"}}"#, r#"{"when": {"payload_text": {"equals": "on"}}}"#);
+        check(
+            r#"{"when": {"payload": {"equals": {"a": 1}}}}"#,
+            r#"{"when": {"payload_text": {"equals": {"a": 1}}}}"#,
+        );
+        check(
+            r#"{"set_state": {"a": 1, "b": "x", "c": {"d": 1}, "e": {}, "f": {"value": "y"}}}"#,
+            r#"{"set_state": {"a": {"value": 1}, "b": {"value": "x"}, "c": {"value": {"d": 1}}, "e": {"value": {}}, "f": {"value": "y"}}}"#,
+        );
+        check_settings(
+            "Webhook",
+            r#"{"timeout_ms": 250, "backoff_ms": 1, "body": {"a": "{{topic}}", "n": 1.0}, "when": {"payload": {"$.a": 5}}}"#,
+            r#"{"timeout": "0.250s", "backoff": "0.001s", "body": "{\"a\":\"{{topic}}\",\"n\":1.0}",
+                "when": {"payload": {"$.a": {"equals": 5}}}}"#,
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_mock_of_the_settings_is_told_with_its_place() {
+        let error = |json| read(&mut message("Mock"), json, "mock").unwrap_err().to_string();
+        assert_eq!(error(r#"{"response": {"paylod": 1}}"#), "mock.responses.paylod: no such field");
+        assert!(error(r#"{"response": [{}]}"#).starts_with("mock.responses: expected a JSON object"));
+        assert_eq!(error(r#"{"response": {}, "responses": [{}]}"#), "mock.responses: is set twice");
+        assert_eq!(
+            error(r#"{"when": {"payload": {"$.v": {"gtt": 1}}}}"#),
+            "mock.when.payload[\"$.v\"].gtt: no such field"
+        );
+        assert_eq!(
+            error(r#"{"response": {"delay_ms": {"min": 1, "sd": 2}}}"#),
+            "mock.responses.delay.min: no such field"
+        );
+        assert_eq!(
+            error(r#"{"response": {"repeat": {"often": 1}}}"#),
+            "mock.responses.repeat.often: no such field"
+        );
+        let replaced = |json| paths(&message("Mock").descriptor(), json).unwrap();
+        assert_eq!(
+            replaced(r#"{"response": {}, "when": {"payload": "on"}}"#),
+            ["responses", "when.payload_text", "when.payload"]
+        );
+        assert_eq!(replaced(r#"{"when": {"payload": {"$.a": 1}}}"#), ["when.payload"]);
     }
 
     #[test]

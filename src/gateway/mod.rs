@@ -27,9 +27,9 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio_util::task::TaskTracker;
-use tonic::{Status, service::Routes};
+use tonic::{Code, Status, service::Routes};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, ServiceExt};
 
@@ -40,12 +40,12 @@ pub use port::Port;
 pub use status::status_json;
 
 use self::{
-    access::{Connected, Permissions},
+    access::{Connected, HEALTH_PATH, Permissions, rpc_unknown},
     openapi::OpenApi,
     port::{Admission, held},
     refusals::Refusals,
-    rest::Rest,
-    status::Refusal,
+    rest::{Rest, method_not_allowed},
+    status::{Refusal, with_reason},
     turns::Turns,
 };
 use crate::{
@@ -111,9 +111,10 @@ impl Gateway {
         let routes = self.routes.clone();
         let response = match is_grpc_web(request.headers()) {
             true => {
+                let routes = ServiceExt::<http::Request<tonic::body::Body>>::map_response(routes, explained);
                 GrpcWebLayer::new().layer(routes).oneshot(request).await.map(|answer| answer.map(Body::new))
             }
-            false => routes.oneshot(request).await.map(|answer| answer.map(Body::new)),
+            false => routes.oneshot(request).await.map(|answer| explained(answer).map(Body::new)),
         };
         match response {
             Ok(response) => response,
@@ -186,20 +187,27 @@ async fn http(State(gateway): State<Gateway>, mut request: Request) -> Response 
         gateway.turns.begin(role, streams).map(Some).ok_or_else(too_busy)
     });
     let turn = match begun {
-        Ok(Some(turn)) => turn,
-        Ok(None) => return safe(health::health(&gateway.control)),
+        Ok(turn) => turn,
         Err(status) => return gateway.refuse(status, &by, false),
     };
-    let answer = safe(match (request.method(), request.uri().path()) {
-        (&Method::GET, index::PATH | index::PATH_AS_FOLDER) => index::index(gateway.rest.bindings()),
-        (&Method::GET, openapi::PATH) => gateway.openapi.answer(gateway.rest.bindings()),
-        (&Method::GET, METRICS_PATH) => metrics(&gateway.control).await,
+    let answer = match (request.uri().path(), request.method()) {
+        (HEALTH_PATH, &Method::GET) => health::health(&gateway.control),
+        (index::PATH | index::PATH_AS_FOLDER, &Method::GET) => index::index(gateway.rest.bindings()),
+        (openapi::PATH, &Method::GET) => gateway.openapi.answer(gateway.rest.bindings()),
+        (METRICS_PATH, &Method::GET) => metrics(&gateway.control).await,
+        (
+            path @ (HEALTH_PATH | index::PATH | index::PATH_AS_FOLDER | openapi::PATH | METRICS_PATH),
+            method,
+        ) => method_not_allowed(path, method, &[Method::GET]),
         _ => gateway.rest.handle(request).await,
-    });
-    answer.map(|body| held(body, turn))
+    };
+    safe(answer).map(|body| held(body, turn))
 }
 
 async fn grpc(State(gateway): State<Gateway>, request: Request) -> Response {
+    if !is_grpc(request.headers()) {
+        return no_grpc();
+    }
     let by = request.extensions().get::<Connected>().cloned().unwrap_or_default();
     let begun = gateway.let_in(&request).and_then(|role| {
         let Some(role) = role else { return Ok(None) };
@@ -214,7 +222,29 @@ async fn grpc(State(gateway): State<Gateway>, request: Request) -> Response {
 }
 
 fn too_busy() -> Status {
-    Status::resource_exhausted("too many calls are under way")
+    with_reason(Code::ResourceExhausted, "TOO_MANY_CALLS", "too many calls are under way")
+}
+
+/// Gives refusals of tonic's own their reasons: none of ours is without one.
+fn explained(answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
+    let unexplained = Status::from_header_map(answer.headers()).filter(|status| status.details().is_empty());
+    match unexplained {
+        Some(status) if status.code() == Code::OutOfRange => {
+            with_reason(status.code(), "MESSAGE_TOO_LONG", status.message()).into_http()
+        }
+        // Of a service that there is.
+        Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
+            rpc_unknown().into_http()
+        }
+        _ => answer,
+    }
+}
+
+/// For what gRPC is not spoken by, as its specification says.
+fn no_grpc() -> Response {
+    let text = "gRPC is spoken here: the content type has to be application/grpc";
+    let status = with_reason(Code::InvalidArgument, "NO_GRPC", text);
+    safe(Refusal { status, http: Some(StatusCode::UNSUPPORTED_MEDIA_TYPE) }.into_response())
 }
 
 /// Tells browsers to take an answer for what it says it is, and to show it to nobody else's page.

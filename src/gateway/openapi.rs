@@ -22,7 +22,9 @@ use super::{
     METRICS_PATH,
     access::HEALTH_PATH,
     binding::{Binding, BodyField},
-    json::{is_payload, is_well_known, short_name, takes_short_forms},
+    json::{
+        alias, field_of_whole, is_pair, is_payload, is_value, is_well_known, short_name, takes_short_forms,
+    },
     rest::HTTP_BODY,
 };
 use crate::auth::Role;
@@ -84,7 +86,10 @@ pub fn document(bindings: &[Binding]) -> Value {
             },
             "responses": {
                 "error": {
-                    "description": "Refused, or failed. The HTTP status is the one that fits the code.",
+                    "description": "Refused, or failed. The HTTP status is the one that fits the code. Calls say the reasons that are \
+                        theirs; any call may be refused with BAD_FIELD, BAD_BODY, BODY_TOO_LONG (413), BODY_TOO_SLOW (408), \
+                        METHOD_NOT_ALLOWED (405), PATH_NOT_FOUND, TOO_MANY_CALLS, TOKEN_MISSING, TOKEN_WRONG, ROLE_TOO_LOW, \
+                        FOREIGN_HOST or FOREIGN_ORIGIN.",
                     "content": {"application/json": {"schema": {"$ref": format!("{COMPONENTS}google.rpc.Status")}}},
                 },
             },
@@ -282,6 +287,9 @@ impl Writer {
             }
             properties.insert(field.name().to_owned(), schema);
         }
+        for field in fields {
+            self.aliased(field, &mut properties);
+        }
         let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
         if !required.is_empty() {
             schema["required"] = required.into();
@@ -293,14 +301,44 @@ impl Writer {
         schema
     }
 
+    /// The property that the settings file has for a field.
+    fn aliased(&mut self, field: &FieldDescriptor, properties: &mut Map<String, Value>) {
+        let Some(name) = alias(field) else { return };
+        let about = format!("`{}`, as the settings file writes it.", field.name());
+        let mut schema = match field.kind() {
+            Kind::Message(kind) if field.is_list() && is_pair(&kind) => {
+                json!({"type": "object", "additionalProperties": {"type": "string"}})
+            }
+            kind if field.is_list() => json!({"allOf": [self.one(field, &kind)]}),
+            kind => self.one(field, &kind),
+        };
+        describe(&mut schema, &about);
+        match name.split_once('.') {
+            None => _ = properties.insert(name, schema),
+            Some((name, member)) => {
+                let object = json!({
+                    "type": "object",
+                    "description": "As the settings file writes it.",
+                    "properties": {},
+                    "additionalProperties": false,
+                });
+                properties.entry(name).or_insert(object)["properties"][member] = schema;
+            }
+        }
+    }
+
     fn field(&mut self, field: &FieldDescriptor) -> Value {
         if field.is_map() {
             let Kind::Message(entry) = field.kind() else { unreachable!("a map's kind is its entry") };
             let value = entry.map_entry_value_field();
             let mut schema =
-                json!({"type": "object", "additionalProperties": self.one(&value, &value.kind())});
+                json!({"type": "object", "additionalProperties": self.one(field, &value.kind())});
             if entry.map_entry_key_field().kind() != Kind::String {
                 schema["propertyNames"] = json!({"pattern": "^[0-9]+$"});
+            }
+            if let Some(whole) = field_of_whole(field) {
+                let about = format!("Without paths: `{}`.", whole.name());
+                schema = json!({"anyOf": [schema, {"description": about}]});
             }
             return schema;
         }
@@ -317,8 +355,9 @@ impl Writer {
         let whole = |min: Value, max: Value, format| json!({"type": "integer", "format": format, "minimum": min, "maximum": max});
         let schema = match kind {
             Kind::Bool => json!({"type": "boolean"}),
+            Kind::String if is_value(field) => json!({}),
             Kind::String => json!({"type": "string"}),
-            Kind::Bytes if is_payload(field) => json!({}),
+            Kind::Bytes if is_payload(field) || is_value(field) => json!({}),
             Kind::Bytes => json!({"type": "string", "contentEncoding": "base64"}),
             Kind::Double => json!({"type": "number", "format": "double"}),
             Kind::Float => json!({"type": "number", "format": "float"}),
@@ -342,6 +381,9 @@ impl Writer {
                 json!({"type": ["number", "string"], "description": "Milliseconds, or a text such as `250ms` or `1m30s`."})
             }
             Kind::Message(message) => match message.get_field(1).map(|first| (first.kind(), first)) {
+                Some((_, first)) if is_value(&first) => {
+                    json!({"description": format!("`{}` alone.", first.name())})
+                }
                 Some((Kind::Double | Kind::Uint32 | Kind::Uint64, first)) => {
                     json!({"type": "number", "description": format!("`{}` alone.", first.name())})
                 }
@@ -353,7 +395,14 @@ impl Writer {
             Kind::String => json!({"type": "number"}),
             _ => return schema,
         };
-        json!({"anyOf": [schema, short]})
+        let mut forms = vec![schema, short];
+        if let Kind::Message(message) = kind {
+            // What tells one of its messages from the others stands alone.
+            let inner = message.fields().filter_map(|field| field.kind().as_message().cloned());
+            let told = inner.filter(|inner| inner.fields().any(|field| alias(&field).is_some()));
+            forms.extend(told.map(|inner| self.reference(&inner)).collect::<Vec<_>>());
+        }
+        json!({"anyOf": forms})
     }
 
     fn choice(&mut self, kind: &EnumDescriptor) -> Value {
@@ -605,6 +654,8 @@ mod tests {
         assert_eq!(schema("PublishRequest", "payload_base64")["contentEncoding"], "base64");
         assert_eq!(schema("ChaosRule", "actions")["anyOf"][0]["type"], "array");
         assert_eq!(schema("ChaosAction", "latency")["anyOf"][1]["type"], "number");
+        assert!(schema("Mock", "response").is_object() && schema("MockResponse", "delay_ms").is_object());
+        assert_eq!(schema("MockResponse", "repeat")["properties"]["count"]["type"], "integer");
         let format = &document["components"]["schemas"]["mockforge.mqtt.v1.RecordingFormat"];
         assert!(format["enum"].as_array().unwrap().contains(&"csv".into()), "{format}");
         let publish = &document["components"]["schemas"]["mockforge.mqtt.v1.PublishRequest"];

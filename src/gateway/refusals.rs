@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::StatusExt;
 use tracing::{debug, warn};
 
@@ -53,11 +53,9 @@ impl Refusals {
     pub fn note_status(&self, status: &Status, peer: Option<SocketAddr>) {
         let details = status.get_error_details();
         let said = details.error_info().map_or("", |info| info.reason.as_str());
-        let reason = match status.code() {
-            Code::ResourceExhausted => "too_many_calls",
-            _ => REASONS.into_iter().find(|known| known.eq_ignore_ascii_case(said)).unwrap_or_default(),
-        };
-        self.note(reason, peer, status.message());
+        if let Some(reason) = REASONS.into_iter().find(|known| known.eq_ignore_ascii_case(said)) {
+            self.note(reason, peer, status.message());
+        }
     }
 
     pub fn families(&self) -> Vec<Family> {

@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
@@ -28,8 +28,8 @@ use super::{
     binding::{BadBinding, Binding, BodyField, Found, find},
     codec::DynamicCodec,
     grpc::routes,
-    json::{self, FieldError},
-    status::{Refusal, status_json},
+    json,
+    status::{Refusal, status_json, with_reason},
     traced::CONTEXT_HEADERS,
 };
 use crate::{
@@ -88,9 +88,12 @@ impl Rest {
         let (parts, body) = request.into_parts();
         let (binding, captures) = match find(&self.bindings, &parts.method, parts.uri.path()) {
             Found::Binding(binding, captures) => (binding, captures),
-            Found::OtherMethods(methods) => return Ok(method_not_allowed(&parts, &methods)),
+            Found::OtherMethods(methods) => {
+                return Ok(method_not_allowed(parts.uri.path(), &parts.method, &methods));
+            }
             Found::Nothing => {
-                return Err(Status::not_found(format!("nothing is at {}", parts.uri.path())).into());
+                let text = format!("nothing is at {}", parts.uri.path());
+                return Err(with_reason(Code::NotFound, "PATH_NOT_FOUND", text).into());
             }
         };
         let mut message = DynamicMessage::new(binding.rpc.input());
@@ -139,7 +142,8 @@ impl Rest {
         body: Body,
     ) -> Result<Response, Refusal> {
         let BodyField::Field(field) = &binding.body else {
-            return Err(Status::unimplemented("this call streams its request: use gRPC").into());
+            let text = "this call streams its request: use gRPC";
+            return Err(with_reason(Code::Unimplemented, "UNSUPPORTED", text).into());
         };
         let (field, input) = (field.clone(), binding.rpc.input());
         let failed = Arc::new(Mutex::new(None));
@@ -170,7 +174,7 @@ impl Rest {
         let request = in_trace(tonic::Request::new(messages), headers);
         let answer = self.grpc().client_streaming(request, grpc_path(binding)?, codec).await;
         if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(Status::invalid_argument(format!("the body ended early: {error}")).into());
+            return Err(bad_body(format!("the body ended early: {error}")));
         }
         match answer {
             Ok(answer) => Ok(json_response(json::write(answer.get_ref()))),
@@ -190,7 +194,11 @@ impl Rest {
     /// The body, if it comes in time and is no longer than it may be.
     async fn whole(&self, body: Body) -> Result<Bytes, Refusal> {
         let too_long = || Refusal {
-            status: Status::resource_exhausted(format!("the body is longer than {} bytes", self.body_max)),
+            status: with_reason(
+                Code::ResourceExhausted,
+                "BODY_TOO_LONG",
+                format!("the body is longer than {} bytes (http.limits.body_bytes)", self.body_max),
+            ),
             http: Some(StatusCode::PAYLOAD_TOO_LARGE),
         };
         // What says so at once is not waited for.
@@ -200,14 +208,19 @@ impl Rest {
         match timeout(self.body_timeout, Limited::new(body, self.body_max).collect()).await {
             Ok(Ok(bytes)) => Ok(bytes.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-            Ok(Err(error)) => Err(Status::invalid_argument(format!("the body ended early: {error}")).into()),
+            Ok(Err(error)) => Err(bad_body(format!("the body ended early: {error}"))),
             Err(_) => {
                 let seconds = self.body_timeout.as_secs();
-                let status = Status::deadline_exceeded(format!("the body took longer than {seconds} s"));
+                let text = format!("the body took longer than {seconds} s");
+                let status = with_reason(Code::DeadlineExceeded, "BODY_TOO_SLOW", text);
                 Err(Refusal { status, http: Some(StatusCode::REQUEST_TIMEOUT) })
             }
         }
     }
+}
+
+fn bad_body(text: impl Into<String>) -> Refusal {
+    with_reason(Code::InvalidArgument, "BAD_BODY", text).into()
 }
 
 /// With what the caller says of the trace that it is part of.
@@ -230,13 +243,21 @@ fn grpc_path(binding: &Binding) -> Result<http::uri::PathAndQuery, Refusal> {
 }
 
 /// PATCH replaces what stands in the body, unless the query has a mask of its own.
-fn mask(message: &mut DynamicMessage, field: &FieldDescriptor, text: &str) -> Result<(), FieldError> {
+fn mask(message: &mut DynamicMessage, field: &FieldDescriptor, text: &str) -> Result<(), Refusal> {
     let Some(mask) = message.descriptor().get_field_by_name("update_mask") else { return Ok(()) };
     let Kind::Message(replaced) = field.kind() else { return Ok(()) };
-    if message.has_field(&mask) {
+    let has_paths = |mask: &DynamicMessage| {
+        mask.get_field_by_name("paths")
+            .is_some_and(|paths| paths.as_list().is_some_and(|paths| !paths.is_empty()))
+    };
+    if message.get_field(&mask).as_message().is_some_and(has_paths) {
         return Ok(());
     }
-    let paths = json::paths(&replaced, text)?.into_iter().map(Value::String).collect();
+    let paths: Vec<_> = json::paths(&replaced, text)?.into_iter().map(Value::String).collect();
+    if paths.is_empty() {
+        // Without a mask, it would take the place of all there is.
+        return Err(bad_body("PATCH changes what stands in the body, and nothing does"));
+    }
     if let Value::Message(mask) = message.get_field_mut(&mask) {
         mask.set_field_by_name("paths", Value::List(paths));
     }
@@ -247,14 +268,20 @@ fn read_body(message: &mut DynamicMessage, binding: &Binding, bytes: Bytes) -> R
     if bytes.is_empty() {
         return Ok(());
     }
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| Status::invalid_argument(format!("the body is no UTF-8: {error}")))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|error| bad_body(format!("the body is no UTF-8: {error}")))?;
     match &binding.body {
-        BodyField::Absent => return Err(Status::invalid_argument("this call takes no body").into()),
-        BodyField::Whole => json::read(message, text, "")?,
+        BodyField::Absent => return Err(bad_body("this call takes no body")),
+        BodyField::Whole => json::read(message, text, "").map_err(|error| match error.path.as_str() {
+            "" => bad_body(error.what),
+            _ => error.into(),
+        })?,
         BodyField::Field(field) => {
             if let Value::Message(inner) = message.get_field_mut(field) {
-                json::read(inner, text, field.name())?;
+                json::read(inner, text, field.name()).map_err(|error| match error.path == field.name() {
+                    true => bad_body(error.what),
+                    false => error.into(),
+                })?;
             }
             if binding.method == Method::PATCH {
                 mask(message, field, text)?;
@@ -272,14 +299,19 @@ pub fn json_response(mut text: String) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 
-fn method_not_allowed(parts: &Parts, methods: &[http::Method]) -> Response {
-    let names = |method: &http::Method| match method.as_str() {
+/// Says which methods a path takes.
+pub fn method_not_allowed(path: &str, method: &Method, methods: &[Method]) -> Response {
+    let names = |method: &Method| match method.as_str() {
         "GET" => "GET, HEAD".to_owned(),
         name => name.to_owned(),
     };
     let allowed = methods.iter().map(names).collect::<Vec<_>>().join(", ");
     let refusal = Refusal {
-        status: Status::unimplemented(format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method)),
+        status: with_reason(
+            Code::Unimplemented,
+            "METHOD_NOT_ALLOWED",
+            format!("{path} takes {allowed}, not {method}"),
+        ),
         http: Some(StatusCode::METHOD_NOT_ALLOWED),
     };
     let mut response = refusal.into_response();
@@ -289,9 +321,22 @@ fn method_not_allowed(parts: &Parts, methods: &[http::Method]) -> Response {
     response
 }
 
-fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+/// Whether server-sent events are named, and lines are not liked better.
+pub fn wants_events(headers: &HeaderMap) -> bool {
+    let events = quality(headers, "text/event-stream");
+    events > 0.0 && events >= quality(headers, "application/x-ndjson")
+}
+
+/// How well a caller likes what it names as a media type, from 0 to 1 [RFC 9110 section 12.5.1]; 0 for one not named.
+fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let named = values.flat_map(|value| value.split(',')).filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        parts.next().filter(|name| name.eq_ignore_ascii_case(media_type))?;
+        let weight = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.trim_start().strip_prefix('='));
+        Some(weight.and_then(|weight| weight.trim().parse().ok()).unwrap_or(1.0))
+    });
+    named.fold(0.0, f32::max)
 }
 
 /// Server-sent events; an error is the last one, called `error`.

@@ -8,9 +8,10 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::json::{self, FieldError};
-use crate::control::ControlError;
+use crate::control::{ControlError, ERROR_DOMAIN};
 
 /// What an error's details consist of: the messages of `google.rpc`.
 ///
@@ -18,6 +19,12 @@ use crate::control::ControlError;
 static DETAILS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_else(|_| DescriptorPool::new())
 });
+
+/// A refusal that programs know by its reason.
+pub fn with_reason(code: Code, reason: &str, text: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
+    Status::with_error_details(code, text, details)
+}
 
 /// A refusal on its way to an HTTP client.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
 use super::*;
@@ -331,14 +332,81 @@ async fn bad_requests_name_the_field_and_the_reason() {
 #[tokio::test]
 async fn unknown_paths_methods_and_long_bodies_are_refused_in_json() {
     let server = Server::start();
-    let (status, _, message) = server.refusal("GET", "/__mockforge/nothing", "").await;
-    assert_eq!((status, message.as_str()), (404, "nothing is at /__mockforge/nothing"));
-    let response = server.send("GET", "/__mockforge/mqtt/publish", "").await;
-    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(response.headers()["allow"], "POST");
+    let refusal = async |method: &str, path: &str, body: Vec<u8>| {
+        let (status, reason, message) = server.refusal(method, path, body).await;
+        (status, format!("{reason}: {message}"))
+    };
+    let nothing = refusal("GET", "/__mockforge/nothing", Vec::new()).await;
+    assert_eq!(nothing, (404, "PATH_NOT_FOUND: nothing is at /__mockforge/nothing".to_owned()));
+    let publish = "/__mockforge/mqtt/publish";
+    let other = refusal("GET", publish, Vec::new()).await;
+    assert_eq!(other, (405, format!("METHOD_NOT_ALLOWED: {publish} takes POST, not GET")));
+    assert_eq!(server.send("GET", publish, "").await.headers()["allow"], "POST");
     let long = vec![b' '; crate::control::MESSAGE_MAX + 1];
-    let (status, ..) = server.refusal("POST", "/__mockforge/mqtt/publish", long).await;
-    assert_eq!(status, 413);
+    let (status, text) = refusal("POST", publish, long).await;
+    assert_eq!((status, text.split(':').next()), (413, Some("BODY_TOO_LONG")));
+    for (method, path, body) in
+        [("POST", publish, &b"\xff"[..]), ("POST", publish, b"no JSON"), ("GET", "/__mockforge/info", b"{}")]
+    {
+        let (status, text) = refusal(method, path, body.to_vec()).await;
+        assert_eq!((status, text.split(':').next()), (400, Some("BAD_BODY")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_over_grpc_have_their_reasons() {
+    let limits = ApiLimits { message_bytes: 100, requests: 1, ..ApiLimits::default() };
+    let server = Server::start_with(Access::default(), limits);
+    let ask = async |path: &str, kind: &str, body: Vec<u8>| {
+        let request = Request::post(format!("http://localhost{path}")).header("content-type", kind);
+        server.gateway.grpc().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
+    };
+    let reason = |answer: &Response| {
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        (status.code(), status.get_details_error_info().unwrap().reason)
+    };
+    let (kind, publish) = ("application/grpc", "/mockforge.mqtt.v1.Broker/Publish");
+    for path in ["/mockforge.mqtt.v1.Broker/Nothing", "/grpc.health.v1.Health/Nothing"] {
+        let unknown = ask(path, kind, Vec::new()).await;
+        assert_eq!(reason(&unknown), (Code::Unimplemented, "RPC_UNKNOWN".to_owned()));
+    }
+    let too_long = ask(publish, kind, vec![0, 0, 0, 1, 0]).await;
+    assert_eq!(reason(&too_long), (Code::OutOfRange, "MESSAGE_TOO_LONG".to_owned()));
+    let busy = ask(publish, kind, Vec::new()).await;
+    assert_eq!(reason(&busy), (Code::ResourceExhausted, "TOO_MANY_CALLS".to_owned()));
+    drop(too_long);
+    for kind in ["application/json", "text/plain", ""] {
+        let answer = ask(publish, kind, Vec::new()).await;
+        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert!(text(answer).await.contains("NO_GRPC"), "{kind}");
+    }
+}
+
+#[test]
+fn server_sent_events_are_for_those_who_ask_for_them() {
+    let wants = |accept: &[&'static str]| {
+        let named = accept.iter().map(|accept| (header::ACCEPT, HeaderValue::from_static(accept)));
+        rest::wants_events(&named.collect())
+    };
+    for accept in [
+        &["text/event-stream"][..],
+        &["TEXT/Event-Stream"],
+        &["text/html", "text/event-stream;q=0.2"],
+        &["application/x-ndjson;q=0.5, text/event-stream; charset=utf-8; Q=0.9"],
+        &["text/event-stream, application/x-ndjson"],
+    ] {
+        assert!(wants(accept), "{accept:?}");
+    }
+    for accept in [
+        &[][..],
+        &["*/*"],
+        &["text/event-stream;q=0"],
+        &["text/event-stream ; q=0.000, */*"],
+        &["text/event-stream;q=0.3, application/x-ndjson"],
+        &["text/event-streams", "application/x; a=text/event-stream"],
+    ] {
+        assert!(!wants(accept), "{accept:?}");
+    }
 }
 
 #[tokio::test]
@@ -452,6 +520,15 @@ async fn a_recording_is_made_listed_exported_imported_and_replayed() {
     assert_eq!(last["state"], "REPLAY_STATE_COMPLETED", "{last}");
     assert_eq!((&last["verdict"], &last["exit_code"]), (&json!("REPLAY_VERDICT_PASSED"), &json!(0)));
     assert_eq!(last["report"]["sent"], 3);
+    let report = format!("/__mockforge/replays/{}/report?format=", replay["id"].as_str().unwrap());
+    let written = async |format| {
+        let answer = server.ok("GET", &format!("{report}{format}"), "").await;
+        answer["report"].as_str().unwrap().to_owned()
+    };
+    assert!(written("json").await.contains(r#""passed": true"#));
+    assert!(written("text").await.contains("3 acknowledged: passed"));
+    let junit = written("junit").await;
+    assert!(junit.contains(r#"tests="1" failures="0""#) && junit.contains("sent 3 of 3 messages"), "{junit}");
     for number in 0..3 {
         let message = subscriber.next_message().await.unwrap();
         assert_eq!(message.payload, Bytes::from(format!("{{\"n\":{number}}}")));
@@ -639,6 +716,36 @@ async fn both_ports_serve_grpc_with_health_and_reflection_until_shutdown() {
     served.await.unwrap();
 }
 
+#[tokio::test]
+async fn health_is_watched_until_the_server_stops() {
+    let server = Server::start();
+    let port = port().await;
+    let address = port.listener.local_addr().unwrap();
+    let stop = server.control.stop().clone();
+    let served =
+        tokio::spawn(serve(server.gateway.clone(), None, Some(port), stop.clone().cancelled_owned()));
+    let channel = tonic::transport::Endpoint::new(format!("http://{address}")).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let of = |service: &str| tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+    let unknown = health.check(of("nobody")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(unknown.get_details_error_info().unwrap().reason, "SERVICE_NOT_FOUND");
+    let mut known = health.watch(of("mockforge.mqtt.v1.Broker")).await.unwrap().into_inner();
+    let mut nobodys = health.watch(of("nobody")).await.unwrap().into_inner();
+    assert_eq!(known.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(nobodys.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    {
+        let mut next = std::pin::pin!(nobodys.message());
+        assert!(futures_util::poll!(&mut next).is_pending());
+    }
+    stop.cancel();
+    assert_eq!(known.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(known.message().await.unwrap().is_none() && nobodys.message().await.unwrap().is_none());
+    // Sooner than calls are cut off.
+    soon(served).await.unwrap();
+}
+
 async fn port() -> Port {
     Port { listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tls: None }
 }
@@ -665,6 +772,19 @@ async fn head_is_answered_like_get_without_the_body() {
         assert_eq!(head.headers()["content-type"], get.headers()["content-type"], "{path}");
         assert_eq!(head.into_body().collect().await.unwrap().to_bytes(), "", "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_path_takes_its_own_methods_and_no_other() {
+    let server = Server::start();
+    for path in ["", "/", "/health", "/metrics", "/openapi.json", "/info"] {
+        for method in ["DELETE", "POST", "PUT", "PATCH", "TRACE", "OPTIONS"] {
+            let answer = server.send(method, &format!("/__mockforge{path}"), "").await;
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(answer.headers()["allow"], "GET, HEAD", "{method} {path}");
+        }
+    }
+    assert_eq!(server.send("PUT", "/__mockforge/log:x", "").await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -29,6 +29,16 @@ impl From<u64> for CountSpec {
     }
 }
 
+impl From<std::ops::RangeInclusive<u64>> for CountSpec {
+    fn from(range: std::ops::RangeInclusive<u64>) -> Self {
+        Self::Within(CountBounds {
+            gte: Some(*range.start()),
+            lte: Some(*range.end()),
+            ..CountBounds::default()
+        })
+    }
+}
+
 impl CountSpec {
     pub fn at_least(number: u64) -> Self {
         Self::Within(CountBounds { gte: Some(number), ..CountBounds::default() })

@@ -15,7 +15,10 @@ pub struct JournalEntry {
     /// Since the journal began.
     pub at: Duration,
     pub topic: String,
+    /// Of one that came near, its beginning.
     pub payload: Bytes,
+    /// Bytes of the whole payload.
+    pub payload_len: usize,
     pub qos: QoS,
     pub retain: bool,
     /// What subscribers see; not the expiry.
@@ -29,11 +32,19 @@ pub struct JournalEntry {
 
 impl From<&KeptMessage<'_>> for JournalEntry {
     fn from(message: &KeptMessage<'_>) -> Self {
+        Self::beginning(message, usize::MAX)
+    }
+}
+
+impl JournalEntry {
+    /// With as many bytes of the payload.
+    pub fn beginning(message: &KeptMessage<'_>, payload_max: usize) -> Self {
         Self {
             sequence: message.sequence,
             at: message.at,
             topic: message.topic.to_owned(),
-            payload: Bytes::copy_from_slice(message.payload),
+            payload: Bytes::copy_from_slice(&message.payload[..payload_max.min(message.payload.len())]),
+            payload_len: message.payload.len(),
             qos: message.qos,
             retain: message.retain,
             properties: Properties::of_publish(message.properties),

@@ -45,6 +45,13 @@ impl From<&str> for MatchSpec {
     }
 }
 
+impl From<String> for MatchSpec {
+    /// As from a `&str`.
+    fn from(filter: String) -> Self {
+        filter.as_str().into()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a topic filter, or a list of them")]
 pub enum OneOrMoreTopics {

@@ -297,8 +297,7 @@ fn member(path: &str, key: &str) -> String {
 }
 
 fn check_user(message: &Message<'_>, name: &str, test: &ValueTest) -> Result<(), String> {
-    let values: Vec<Value> = message.user(name).map(Value::from).collect();
-    test.check_any(values.iter()).map_err(|difference| format!("user property {name} {difference}"))
+    test.check_texts(message.user(name)).map_err(|difference| format!("user property {name} {difference}"))
 }
 
 /// `a`, `a or b`, `a, b or c`.
@@ -391,6 +390,8 @@ mod tests {
                 json!({"topic": "sensors/+/temp", "qos": [1, 2], "origin": "client", "client": "dev-*"}),
                 json!({"topic": ["a/#", "sensors/d2/temp"], "client": "app", "qos": 0, "retain": true}),
                 json!({"origin": ["will", "api"], "user": {"k": "2", "other": {"exists": true}}}),
+                json!({"user": {"k": 2}}),
+                json!({"user": {"k": {"equals": 3}}}),
                 json!({"payload": {"$.v": {"gt": 5}, "$.unit": "c", "$.w": {"exists": true}}}),
                 json!({"payload": {"$.v": 3.0, "$.list[*].x": 2, "regex": "unit"}}),
                 json!({"payload": {"equals": {"v": 4, "unit": "c", "a b": 1, "list": [1, {"x": 3}, 5]}}}),
@@ -406,6 +407,10 @@ mod tests {
                   the topic is "sensors/d1/temp", not "a/#" or "sensors/d2/temp" | the client is "dev-7", not "app" | the QoS is 1, not 0 | retain is false, not true
                 {"origin":["will","api"],"user":{"k":"2","other":{"exists":true}}}
                   the origin is client, not will or api | user property other is missing
+                {"user":{"k":2}}
+                  meant
+                {"user":{"k":{"equals":3}}}
+                  user property k is "1", not 3
                 {"payload":{"$.unit":"c","$.v":{"gt":5},"$.w":{"exists":true}}}
                   $.v is 3, not greater than 5 | $.w is missing
                 {"payload":{"$.list[*].x":2,"$.v":3.0,"regex":"unit"}}

@@ -12,7 +12,7 @@ const NAME_MAX: usize = 64;
 /// How near a message came, and what differs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nearness {
-    /// From 0, nothing is as it should, to 1, all is.
+    /// From 0, nothing is as it should, to 1, all is; in thousandths.
     pub score: f64,
     /// For people, each of one thing: `the topic is "a/b", not "a/+/c"`, `$.v is 3, not greater than 5`.
     pub differences: Vec<String>,
@@ -81,7 +81,8 @@ impl Tally {
 
     pub fn done(self) -> Nearness {
         let score = if self.wanted > 0.0 { self.reached / self.wanted } else { 1.0 };
-        Nearness { score, differences: self.differences }
+        // Finer than anybody weighs it, and free of what adding up leaves behind the last digit.
+        Nearness { score: (score * 1000.0).round() / 1000.0, differences: self.differences }
     }
 }
 

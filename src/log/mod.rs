@@ -138,7 +138,8 @@ impl Log {
     }
 }
 
-const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+/// What a level is called.
+pub const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let bad = |part: &str, why: &dyn std::fmt::Display| {

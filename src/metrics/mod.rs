@@ -126,7 +126,7 @@ pub struct MetricsView {
     pub bytes_sent: u64,
     pub subscriptions_active: u64,
     pub subscriptions_total: u64,
-    /// PUBLISH packets received, over the last seconds.
+    /// Messages published by clients and over the API, over the last seconds.
     pub messages_per_second: f64,
     /// The broker's own figures; all 0 in a proxy.
     pub broker: BrokerStats,
@@ -150,7 +150,7 @@ pub struct BrokerStatsView {
     pub active_connections: u64,
     pub total_connections: u64,
     pub messages_per_second: f64,
-    /// PUBLISH packets received from clients.
+    /// Messages published by clients and over the API.
     pub messages_published: u64,
     /// PUBLISH packets sent to clients.
     pub messages_delivered: u64,

@@ -1,7 +1,5 @@
 //! `when`: what has to hold of an occasion beside its topic.
 
-use serde_json::Value;
-
 use super::{
     NthSpec, OneOrMore, State, WhenSpec, payload_tests::PayloadTests, subject::Subject, value_test::ValueTest,
 };
@@ -91,8 +89,7 @@ impl Condition {
         }
         self.payload.check(subject.payload())?;
         for (name, test) in &self.user {
-            let values: Vec<Value> = subject.user(name).map(Value::from).collect();
-            test.check_any(values.iter())
+            test.check_texts(subject.user(name))
                 .map_err(|difference| format!("user property {name} {difference}"))?;
         }
         Ok(())

@@ -82,6 +82,8 @@ pub struct MockView {
     pub figures: MockFigures,
     /// Whether it comes from the settings file.
     pub from_settings: bool,
+    /// Its place in the order in which they were made.
+    serial: u64,
 }
 
 /// Figures since it was made, or all were reset.
@@ -306,11 +308,14 @@ impl Mocks {
     }
 
     fn add(&mut self, now: Instant, mock: Mock, from_settings: bool) -> MockKey {
-        let mock = Arc::new(mock);
         self.serial += 1;
+        self.insert(now, Arc::new(mock), self.serial, from_settings)
+    }
+
+    fn insert(&mut self, now: Instant, mock: Arc<Mock>, serial: u64, from_settings: bool) -> MockKey {
         let key = MockKey(self.entries.insert(Entry {
             mock: Arc::clone(&mock),
-            serial: self.serial,
+            serial,
             from_settings,
             figures: MockFigures::default(),
             places: HashMap::default(),
@@ -326,13 +331,37 @@ impl Mocks {
     /// [`MockError::NotFound`]; then nothing has changed.
     pub fn update(&mut self, now: Instant, mock: Mock) -> Result<MockView, MockError> {
         let key = self.key(&mock.spec.id)?;
+        self.replace(now, key, Arc::new(mock));
+        Ok(self.view(key))
+    }
+
+    fn replace(&mut self, now: Instant, key: MockKey, mock: Arc<Mock>) {
         self.unlink(key);
-        let mock = Arc::new(mock);
         let entry = &mut self.entries[key.0 as usize];
         entry.mock = Arc::clone(&mock);
         entry.places.clear();
         self.link(now, key, mock);
-        Ok(self.view(key))
+    }
+
+    /// Makes a mock what it was when it was seen, in the place it had then. The figures of one with its id go on; if there is
+    /// none, they begin anew.
+    ///
+    /// # Errors
+    /// [`MockError::TooMany`]; then nothing has changed.
+    pub fn restore(&mut self, now: Instant, seen: &MockView) -> Result<(), MockError> {
+        let mock = Arc::clone(&seen.mock);
+        match self.key(&mock.spec.id) {
+            Ok(key) => {
+                let entry = &mut self.entries[key.0 as usize];
+                (entry.serial, entry.from_settings) = (seen.serial, seen.from_settings);
+                self.replace(now, key, mock);
+            }
+            Err(_) if self.entries.len() >= self.limits.mocks => {
+                return Err(MockError::TooMany(self.entries.len()));
+            }
+            Err(_) => _ = self.insert(now, mock, seen.serial, seen.from_settings),
+        }
+        Ok(())
     }
 
     /// Puts the mocks of the settings in the place of all there are, with nothing waiting, and forgets what none matched.
@@ -387,6 +416,7 @@ impl Mocks {
             mock: Arc::clone(&entry.mock),
             figures: entry.figures.clone(),
             from_settings: entry.from_settings,
+            serial: entry.serial,
         }
     }
 

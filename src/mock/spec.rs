@@ -225,7 +225,8 @@ pub struct NthAmong {
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct TestSpec {
     /// Just this value.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "even_null")]
+    #[schemars(with = "Option<Value>")]
     pub equals: Option<Value>,
     /// Found anywhere in a text, or in the text of another value.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -399,6 +400,11 @@ fn keys_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Respon
     }
 
     deserializer.deserialize_any(Keys)
+}
+
+/// `null` is a value to compare with.
+fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

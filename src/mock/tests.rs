@@ -266,6 +266,30 @@ fn the_lowest_priority_number_goes_first_then_the_more_specific_topic_then_the_n
 }
 
 #[test]
+fn a_mock_that_was_removed_comes_back_in_its_old_place() {
+    let mut stage = Stage::new(
+        "- {id: older, topic: a, response: {payload: older}}
+- {id: newer, topic: a, response: {payload: newer}}",
+        MockLimits::default(),
+    );
+    let seen = stage.mocks.get("older").expect("it is there");
+    stage.mocks.delete("older").expect("it is there");
+    stage.mocks.restore(stage.now, &seen).expect("there is room");
+    stage.play("dev> a x");
+    assert_eq!(stage.heard, "0ms a newer\n");
+    // One that was made anew meanwhile goes back there, too.
+    stage.mocks.delete("older").expect("it is there");
+    let spec = MockSpec { id: "older".to_owned(), topic: "b".to_owned(), ..seen.mock.spec.clone() };
+    stage.mocks.create(stage.now, Mock::new(spec, &no_files).expect("a good mock")).expect("a free id");
+    stage.mocks.restore(stage.now, &seen).expect("it is there");
+    stage.play("dev> a x");
+    stage.play("dev> b x");
+    assert_eq!(stage.heard, "0ms a newer\n0ms a newer\n");
+    let order: Vec<_> = stage.mocks.list().iter().map(|view| view.mock.spec.id.clone()).collect();
+    assert_eq!(order, ["older", "newer"]);
+}
+
+#[test]
 fn only_the_first_fires_unless_it_goes_on() {
     check(
         "- {topic: a, priority: 1, continue: true, response: {payload: one}}

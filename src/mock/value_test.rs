@@ -1,7 +1,9 @@
 //! What is tested of one value, of whatever it is.
 
+use std::cmp::Ordering;
+
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::TestSpec;
 use crate::{field::Checks, likeness::plain};
@@ -72,16 +74,16 @@ impl ValueTest {
             }
         }
         let bounds: [(Option<f64>, Bound, &str); 4] = [
-            (self.gt, |value, bound| value > bound, "greater than"),
-            (self.gte, |value, bound| value >= bound, "at least"),
-            (self.lt, |value, bound| value < bound, "less than"),
-            (self.lte, |value, bound| value <= bound, "at most"),
+            (self.gt, Ordering::is_gt, "greater than"),
+            (self.gte, Ordering::is_ge, "at least"),
+            (self.lt, Ordering::is_lt, "less than"),
+            (self.lte, Ordering::is_le, "at most"),
         ];
         for (bound, holds, name) in bounds {
             let Some(bound) = bound else { continue };
             let Some(number) = number(value) else { return Err(format!("is {}, no number", shown())) };
-            if !holds(number, bound) {
-                return Err(format!("is {number}, not {name} {bound}"));
+            if !against_bound(&number, bound).is_some_and(holds) {
+                return Err(format!("is {}, not {name} {bound}", told(&number)));
             }
         }
         Ok(())
@@ -102,14 +104,33 @@ impl ValueTest {
         difference.map_or_else(|| self.check(None), Err)
     }
 
+    /// The same of what is always text, such as User Properties: each as the text it is, or as the number or other JSON that
+    /// it may be.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), of the first text.
+    pub fn check_texts<'v>(&self, texts: impl Iterator<Item = &'v str>) -> Result<(), String> {
+        let wants_other = self.equals.as_ref().is_some_and(|wanted| !wanted.is_string());
+        let mut difference = None;
+        for text in texts {
+            let Err(other) = self.check(Some(&Value::from(text))) else { return Ok(()) };
+            let read = wants_other.then(|| serde_json::from_str(text).ok()).flatten();
+            if read.is_some_and(|json: Value| self.holds(Some(&json))) {
+                return Ok(());
+            }
+            difference = difference.or(Some(other));
+        }
+        difference.map_or_else(|| self.check(None), Err)
+    }
+
     /// The value that is asked for, if it is a certain one.
     pub fn equals(&self) -> Option<&Value> {
         self.equals.as_ref()
     }
 }
 
-/// Whether a number, the first, is within a bound.
-type Bound = fn(f64, f64) -> bool;
+/// Whether a number that is less than a bound, or the same, or greater, is within it.
+type Bound = fn(Ordering) -> bool;
 
 impl TestSpec {
     fn deserialize_from(value: &Value) -> Result<Self, String> {
@@ -132,10 +153,13 @@ pub fn one_line(error: &regex::Error) -> String {
     last.trim().trim_start_matches("error: ").to_owned()
 }
 
-/// Numbers by their value, so that 1 and 1.0 are the same, wherever they stand.
+/// Numbers by their value, so that 1 and 1.0 are the same, wherever they stand; integers exactly.
 pub fn equal(value: &Value, wanted: &Value) -> bool {
     match (value, wanted) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Number(one), Value::Number(other)) => match (integer(one), integer(other)) {
+            (Some(one), Some(other)) => one == other,
+            _ => one.as_f64() == other.as_f64(),
+        },
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| equal(one, other))
         }
@@ -147,12 +171,41 @@ pub fn equal(value: &Value, wanted: &Value) -> bool {
     }
 }
 
-fn number(value: &Value) -> Option<f64> {
+fn number(value: &Value) -> Option<Number> {
     match value {
-        Value::Number(number) => number.as_f64(),
+        Value::Number(number) => Some(number.clone()),
         // As payloads that are just a number come.
-        Value::String(text) => text.trim().parse().ok(),
+        Value::String(text) => {
+            let text = text.trim();
+            let whole =
+                text.parse::<i64>().map(Number::from).or_else(|_| text.parse::<u64>().map(Number::from));
+            whole.ok().or_else(|| Number::from_f64(text.parse().ok()?))
+        }
         _ => None,
+    }
+}
+
+fn integer(number: &Number) -> Option<i128> {
+    number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+}
+
+/// How a number compares with a bound, by the exact value of either; `None` if the bound is none.
+fn against_bound(number: &Number, bound: f64) -> Option<Ordering> {
+    match integer(number) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "what is beyond the range stays beyond those of 64 bits"
+        )]
+        Some(number) if bound.fract() == 0.0 => Some(number.cmp(&(bound as i128))),
+        _ => number.as_f64()?.partial_cmp(&bound),
+    }
+}
+
+/// As people write it: 5, not 5.0.
+fn told(number: &Number) -> String {
+    match number.as_f64() {
+        Some(value) if number.is_f64() => value.to_string(),
+        _ => number.to_string(),
     }
 }
 
@@ -163,5 +216,57 @@ pub fn shown(value: &Value) -> String {
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(test: Value, value: Value, expected: Result<(), &str>) {
+        let test = ValueTest::new(&test).expect("a good test");
+        assert_eq!(test.check(Some(&value)), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn integers_are_compared_exactly_and_other_numbers_as_doubles() {
+        check(
+            json!(9_007_199_254_740_992_u64),
+            json!(9_007_199_254_740_993_u64),
+            Err("is 9007199254740993, not 9007199254740992"),
+        );
+        check(json!(u64::MAX), json!(u64::MAX), Ok(()));
+        check(json!(u64::MAX), json!(u64::MAX - 1), Err("is 18446744073709551614, not 18446744073709551615"));
+        check(json!([1, {"a": -1}]), json!([1.0, {"a": -1.0}]), Ok(()));
+        check(json!({"gt": 9_007_199_254_740_992.0}), json!(9_007_199_254_740_993_u64), Ok(()));
+        check(json!({"lt": -9_007_199_254_740_992.0}), json!("-9007199254740993"), Ok(()));
+        check(
+            json!({"lte": 9_007_199_254_740_992.0}),
+            json!(9_007_199_254_740_993_u64),
+            Err("is 9007199254740993, not at most 9007199254740992"),
+        );
+        check(json!({"lt": 1e300, "gt": -1e300}), json!(u64::MAX), Ok(()));
+        check(json!({"gte": 2.5, "lt": 5}), json!(2), Err("is 2, not at least 2.5"));
+        check(json!({"gt": 5}), json!(5.0), Err("is 5, not greater than 5"));
+    }
+
+    #[track_caller]
+    fn check_texts(test: Value, texts: &[&str], expected: Result<(), &str>) {
+        let test = ValueTest::new(&test).expect("a good test");
+        assert_eq!(test.check_texts(texts.iter().copied()), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn a_text_is_the_number_that_it_says() {
+        check_texts(json!(5), &["4", "5"], Ok(()));
+        check_texts(json!({"equals": 5, "regex": "^5$"}), &["5"], Ok(()));
+        check_texts(json!({"equals": "5"}), &["5"], Ok(()));
+        check_texts(json!(true), &["true"], Ok(()));
+        check_texts(json!(5), &["6", "x"], Err(r#"is "6", not 5"#));
+        check_texts(json!("05"), &["5"], Err(r#"is "5", not "05""#));
+        check_texts(json!(5), &[], Err("is missing"));
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     interceptor::{Interest, Offered, Party, Publisher, Run, Verdict},
     journal::{
         Chunk, Count, Expectation, JournalEntry, JournalLimits, Judgement, Judging, KeptMessage,
-        MessageMatch, MessageOrigin, Nearest, Nearness, Noted, Ring, Segment,
+        MessageMatch, MessageOrigin, NEAREST_MAX, Nearest, Nearness, Noted, Ring, Segment,
     },
     metrics::Family,
     packet::{FilterTree, Frame},
@@ -47,8 +47,12 @@ pub const ENTRIES_MAX: usize = 1_000;
 /// Bytes of messages that all waits together keep for their answers.
 const KEPT_BYTES: usize = 64 << 20;
 
-/// Bytes of messages that one answer holds.
-const ANSWER_BYTES: usize = 4 << 20;
+/// Bytes of messages that one answer holds: many clients take no more than 4 MiB, and there is more in it than those.
+const ANSWER_BYTES: usize = 3 << 20;
+
+/// Bytes of payloads of messages that came near, in one answer, and of one of them.
+const NEAR_BYTES: usize = 256 << 10;
+const NEAR_PAYLOAD: usize = 64 << 10;
 
 /// The last messages, among which those are looked for that came near.
 const NEAREST_AMONG: u64 = 1_000;
@@ -276,7 +280,7 @@ impl JournalHandle {
         since: Option<u64>,
     ) -> Result<Waited, TooManyWaiters> {
         let deadline = tokio::time::Instant::now() + limit.min(LONGEST_WAIT);
-        let place = Place::enter(&self.shared, meant, count)?;
+        let place = Place::enter(&self.shared, meant, count, since)?;
         let since = since.unwrap_or_else(|| self.shared.ring().start());
         let before = self.look_back(meant, since, place.waiter.from).await;
         let is_enough = {
@@ -299,7 +303,7 @@ impl JournalHandle {
         entries.truncate(ENTRIES_MAX);
         let nearest = match is_reached {
             true => Vec::new(),
-            false => self.nearest(meant.clone(), since).await,
+            false => self.nearest(meant.clone(), since, 1).await,
         };
         let counted_to = state.end.max(before.end);
         let cursor = if is_reached { counted_to } else { looked_at.max(counted_to) };
@@ -411,9 +415,10 @@ impl JournalHandle {
         };
         let (since, end, expectations, judgements, entries, missed) = unpanicked(spawn_blocking(judge).await);
         let mut verified = Vec::with_capacity(expectations.len());
+        let short = judgements.iter().filter(|judgement| judgement.is_short).count();
         for ((judgement, entries), expectation) in judgements.into_iter().zip(entries).zip(expectations) {
             let nearest = match judgement.is_short {
-                true => self.nearest(expectation.meant, since).await,
+                true => self.nearest(expectation.meant, since, short).await,
                 false => Vec::new(),
             };
             verified.push(Verified { judgement, entries, nearest });
@@ -421,8 +426,10 @@ impl JournalHandle {
         (verified, Seen { cursor: end, missed })
     }
 
-    /// Of the last messages from `since` on that are none of those meant, the nearest; none if it takes too long.
-    async fn nearest(&self, meant: MessageMatch, since: u64) -> Vec<(Nearness, JournalEntry)> {
+    /// Of the last messages from `since` on that are none of those meant, the nearest, with the beginnings of their
+    /// payloads where the answer has so many such `lists`; none if it takes too long.
+    async fn nearest(&self, meant: MessageMatch, since: u64, lists: usize) -> Vec<(Nearness, JournalEntry)> {
+        let payload_max = (NEAR_BYTES / (lists * NEAREST_MAX).max(1)).min(NEAR_PAYLOAD);
         let Ok(Ok(_turn)) = timeout(NEAREST_WAIT, self.shared.searches.acquire()).await else {
             return Vec::new();
         };
@@ -434,7 +441,10 @@ impl JournalHandle {
             shared.walk(since.max(end.saturating_sub(NEAREST_AMONG)), end, |message| {
                 let view = message.view();
                 if !meant.matches(&view) {
-                    nearest.offer(meant.differences(&view), || JournalEntry::from(message));
+                    let nearness = meant.differences(&view);
+                    if nearness.score > 0.0 {
+                        nearest.offer(nearness, || JournalEntry::beginning(message, payload_max));
+                    }
                     bytes += message.size();
                 }
                 if bytes > ANSWER_BYTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -710,7 +720,12 @@ struct Place {
 }
 
 impl Place {
-    fn enter(shared: &Arc<Shared>, meant: &MessageMatch, count: Count) -> Result<Self, TooManyWaiters> {
+    fn enter(
+        shared: &Arc<Shared>,
+        meant: &MessageMatch,
+        count: Count,
+        since: Option<u64>,
+    ) -> Result<Self, TooManyWaiters> {
         let mut waiting = shared.waiting();
         if waiting.waiters.len() >= WAITERS_MAX {
             return Err(TooManyWaiters);
@@ -723,7 +738,8 @@ impl Place {
                 waiting.cursor = ring.next();
                 ring.set_reader(Some(waiting.cursor));
             }
-            ring.next()
+            // It may begin ahead of what there is.
+            ring.next().max(since.unwrap_or(0))
         };
         let state = WaiterState { wanted: count.min(), end: from, ..WaiterState::default() };
         let waiter =

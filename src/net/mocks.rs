@@ -233,6 +233,14 @@ impl MockHandle {
         self.shared.change(|mocks, now| mocks.update(now, mock))
     }
 
+    /// Makes a mock what it was when it was seen, in the place it had then.
+    ///
+    /// # Errors
+    /// [`MockError::TooMany`]; then nothing has changed.
+    pub fn restore(&self, seen: &MockView) -> Result<(), MockError> {
+        self.shared.change(|mocks, now| mocks.restore(now, seen))
+    }
+
     /// # Errors
     /// [`MockError::NotFound`].
     pub fn delete(&self, id: &str) -> Result<(), MockError> {

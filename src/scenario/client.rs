@@ -130,6 +130,25 @@ impl Group {
         })
     }
 
+    /// One that cannot be what it is meant to be: its steps are read all the same, for what else is wrong with them.
+    pub fn unread(name: &str, spec: Option<&ClientSpec>) -> Self {
+        let protocol = spec.and_then(|spec| spec.protocol.as_ref()?.0.parse().ok());
+        Self {
+            name: name.to_owned(),
+            count: spec.map_or(CLIENTS_MAX, |spec| spec.count.clamp(1, CLIENTS_MAX)),
+            client_id: Template::parse("").expect("nothing is a template"),
+            // Which has all that there is.
+            protocol: protocol.unwrap_or(ProtocolVersion::V5),
+            clean_start: true,
+            keep_alive: KEEP_ALIVE,
+            username: None,
+            password: None,
+            will: None,
+            properties: Properties::new(),
+            reconnect: None,
+        }
+    }
+
     /// What one of them is called in texts: `app`, `dev[3]`.
     pub fn member(&self, i: u32) -> String {
         if self.count == 1 { self.name.clone() } else { format!("{}[{i}]", self.name) }

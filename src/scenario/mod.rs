@@ -9,6 +9,7 @@ mod expectation;
 mod inbox;
 mod judge;
 mod problem;
+mod remembered;
 mod rendering;
 mod report;
 #[expect(clippy::module_inception, reason = "the room and the thing in it")]
@@ -23,6 +24,7 @@ pub use expectation::Expectation;
 pub use inbox::{Inbox, Received};
 pub use judge::{Judge, Judgement, Listener, NearestMessage};
 pub use problem::Problem;
+pub use remembered::Remembered;
 pub use rendering::{Rendering, Speaker, Stream};
 pub use report::{RunFigures, RunReport, RunVerdict, StepResult, StepStatus};
 pub use scenario::{Scenario, identifiers};

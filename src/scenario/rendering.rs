@@ -18,6 +18,9 @@ use crate::{
 /// The values that templates read.
 pub const ROOTS: [&str; 7] = ["client", "client_id", "i", "n", "pass", "run_id", "scenario"];
 
+/// Those that there are without a client.
+pub const ROOTS_OF_NAMES: [&str; 3] = ["pass", "run_id", "scenario"];
+
 /// Of one rendering: thousands of clients have theirs rendered one after the other.
 const STEPS_MAX: usize = 10_000;
 
@@ -88,6 +91,21 @@ impl Rendering {
         // By the name and number, as identifiers may hold the run's id.
         let draws = self.draws.of(step).of(speaker.client).nth(u64::from(speaker.i)).nth(speaker.n);
         Stream { rendering: self, values, draws, now, part: 0 }
+    }
+
+    /// What a step calls something, by a template of [`ROOTS_OF_NAMES`].
+    ///
+    /// # Errors
+    /// As [`Stream::render`].
+    pub fn name(
+        &self,
+        step: &str,
+        pass: u64,
+        template: &Template,
+        now: jiff::Timestamp,
+    ) -> Result<String, RenderError> {
+        let speaker = Speaker { client: "", client_id: "", i: 1, n: 1, pass };
+        self.stream(step, &speaker, now).render(template)
     }
 }
 

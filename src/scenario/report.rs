@@ -23,6 +23,8 @@ pub struct StepResult {
     pub line: u64,
     /// Of the innermost `repeat`, from 1; 1 outside.
     pub pass: u64,
+    /// Whether it expects something by itself.
+    pub expects: bool,
     pub status: StepStatus,
     /// When it began, since the run did.
     pub at: Duration,
@@ -57,6 +59,8 @@ pub enum RunVerdict {
     Failed,
     /// No client could ever connect.
     Unreachable,
+    /// Whoever ran it went away before it ended.
+    Lost,
     /// Nothing failed, and nothing was expected.
     Nothing,
     Cancelled,
@@ -68,6 +72,7 @@ impl RunVerdict {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
             Self::Nothing => "nothing was expected",
             Self::Cancelled => "cancelled",
         }
@@ -77,7 +82,7 @@ impl RunVerdict {
         match self {
             Self::Passed => 0,
             Self::Failed => 1,
-            Self::Unreachable => 3,
+            Self::Unreachable | Self::Lost => 3,
             Self::Nothing => 4,
             Self::Cancelled => 130,
         }
@@ -91,7 +96,7 @@ pub struct RunReport {
     pub scenario: String,
     pub seed: u64,
     pub verdict: RunVerdict,
-    /// In the order they ended; of those that passed in a long `repeat` the first ones only.
+    /// In the order they ended, as far as they are [`Remembered`](super::Remembered).
     pub steps: Vec<StepResult>,
     /// Steps that are not among them.
     pub left_out: u64,
@@ -114,7 +119,24 @@ pub struct RunFigures {
     pub received: u64,
 }
 
+impl RunFigures {
+    /// Counts a step that has ended.
+    pub fn count(&mut self, step: &StepResult) {
+        match step.status {
+            StepStatus::Passed => self.passed += 1,
+            StepStatus::Failed => self.failed += 1,
+            StepStatus::Skipped => self.skipped += 1,
+        }
+        self.expectations += u64::from(step.expects && step.status != StepStatus::Skipped);
+    }
+}
+
 impl StepResult {
+    /// Whether it is made of others.
+    pub fn is_block(&self) -> bool {
+        matches!(&*self.kind, "parallel" | "repeat")
+    }
+
     /// `3 dev.publish`, `4.1 expect "all are there" (pass 2)`
     pub fn title(&self) -> String {
         let mut title = format!("{} {}", self.number, self.kind);
@@ -183,6 +205,7 @@ impl RunReport {
             RunVerdict::Passed => "passed",
             RunVerdict::Failed => "FAILED",
             RunVerdict::Unreachable => "FAILED: no client could connect",
+            RunVerdict::Lost => "was lost: the server that ran it went away",
             RunVerdict::Nothing => "came to nothing: no step expects anything",
             RunVerdict::Cancelled => "was cancelled",
         });
@@ -258,6 +281,9 @@ impl RunReport {
         writeln!(out, "    <properties>")?;
         writeln!(out, r#"      <property name="seed" value="{}"/>"#, self.seed)?;
         writeln!(out, r#"      <property name="run" value="{}"/>"#, Escaped(&self.id))?;
+        if self.left_out > 0 {
+            writeln!(out, r#"      <property name="steps left out" value="{}"/>"#, self.left_out)?;
+        }
         writeln!(out, "    </properties>")?;
         for step in &self.steps {
             let title = step.title();

@@ -7,7 +7,7 @@ use super::{
     Problem,
     client::{CLIENTS_MAX, Group, Selected, read_selected},
     expectation::Expectation,
-    rendering::Rendering,
+    rendering::{ROOTS_OF_NAMES, Rendering, read_template},
     spec::{
         ClientSpec, ConnectSpec, DisconnectSpec, ExpectSpec, HttpSpec, OnFailure, OneOrMore, PublishSpec,
         RecordSpec, RepeatSpec, ReplaySpec, Span, StateSpec, SubscribeSpec, UnsubscribeSpec,
@@ -21,7 +21,7 @@ use crate::{
     fault::{Rule, RuleSpec, profile},
     field::{BadField, Checks},
     likeness::{plain, unknown},
-    mock::{Condition, Mock, MockSpec, WhenSpec},
+    mock::{Condition, Mock, MockSpec, Template, WhenSpec},
 };
 
 /// What is done, by whom.
@@ -173,7 +173,6 @@ impl Reader {
         let on_failure = self.value(root, "on_failure").unwrap_or_default();
         let keeps = self.value(root, "keep").unwrap_or_default();
         let groups = self.groups(root.get("clients"));
-        self.check_identifiers(&groups);
         let steps = match root.get("steps") {
             Some(steps) if has_steps => self.steps(steps, &groups, "steps", "", 0),
             Some(_) => {
@@ -265,16 +264,22 @@ impl Reader {
                 return Vec::new();
             }
         };
-        let mut groups = Vec::new();
+        let (mut groups, mut is_read) = (Vec::new(), true);
         for (key, given) in entries {
             let path = format!("clients.{}", key.name);
-            let Some(spec) = self.arguments::<ClientSpec>(given, &path, None) else { continue };
-            groups.extend(Group::new(&mut self.checks, &path, &key.name, &spec));
+            let spec = self.arguments::<ClientSpec>(given, &path, None);
+            let group = spec.as_ref().and_then(|spec| Group::new(&mut self.checks, &path, &key.name, spec));
+            is_read &= group.is_some();
+            groups.push(group.unwrap_or_else(|| Group::unread(&key.name, spec.as_ref())));
+        }
+        if !is_read {
+            return groups;
         }
         let count: u64 = groups.iter().map(|group| u64::from(group.count)).sum();
         if count > u64::from(CLIENTS_MAX) {
             self.checks.refuse("clients", format_args!("are at most {CLIENTS_MAX} together, not {count}"));
-            groups.clear();
+        } else {
+            self.check_identifiers(&groups);
         }
         groups
     }
@@ -331,10 +336,21 @@ impl Reader {
             }
             return None;
         }
-        let Content::Map(entries) = &given.content else {
-            self.checks
-                .refuse(path, "expected a step, such as `wait: 2s` or `app.subscribe: {filter: \"a/#\"}`");
-            return None;
+        let entries = match &given.content {
+            Content::Map(entries) => entries,
+            Content::Text(kind) if !kind.is_empty() && !kind.contains(char::is_whitespace) => {
+                let nothing = Document { content: Content::Null, ..given.clone() };
+                let action = self.action(kind, &nothing, groups, path, &number, depth)?;
+                let (kind, name, line) = (kind.clone(), String::new(), given.line);
+                return Some(Step { number, kind, name, line, on_failure: None, action });
+            }
+            _ => {
+                self.checks.refuse(
+                    path,
+                    "expected a step, such as `wait: 2s` or `app.subscribe: {filter: \"a/#\"}`",
+                );
+                return None;
+            }
         };
         let name = given.get("name").and_then(|name| self.text(name, &join(path, "name")));
         let on_failure = given.get("on_failure").filter(|value| value.content != Content::Null);
@@ -392,25 +408,36 @@ impl Reader {
                 Action::ResetState
             }
             "expect" => Action::Expect(Box::new(self.expectation(given, groups, path)?)),
-            "parallel" => Action::Parallel(self.steps(given, groups, path, number, depth + 1)),
+            "parallel" => Action::Parallel(match &given.content {
+                Content::Map(entries) => {
+                    for (key, _) in entries.iter().filter(|(key, _)| key.name != "steps") {
+                        self.checks.refuse(join(path, &key.name), unknown("key", &key.name, ["steps"]));
+                    }
+                    self.steps_within(given, groups, path, number, depth)?
+                }
+                _ => self.steps(given, groups, path, number, depth + 1),
+            }),
             "repeat" => {
                 // For the shape alone: the steps have to keep their places.
                 let spec: RepeatSpec = self.arguments(given, path, None)?;
                 self.checks.range(&join(path, "times"), spec.times, 1, TIMES_MAX);
-                let Some(steps) = given.get("steps") else {
-                    self.checks.refuse(join(path, "steps"), "is required: what is repeated, a list");
-                    return None;
-                };
-                let steps = self.steps(steps, groups, &join(path, "steps"), number, depth + 1);
+                let steps = self.steps_within(given, groups, path, number, depth)?;
                 Action::Repeat { times: spec.times, steps }
             }
             "wait" => Action::Wait(self.deserialized::<Span>(given.to_json(), path)?.0),
-            "record" => Action::Record(self.arguments::<RecordSpec>(given, path, Some("name"))?),
+            "record" => {
+                let spec: RecordSpec = self.arguments(given, path, Some("name"))?;
+                let name = match &spec.name {
+                    Some(name) => Some(self.name_of_recording(name, &join(path, "name"))?),
+                    None => None,
+                };
+                Action::Record { name, spec }
+            }
             "record.stop" => match &given.content {
-                Content::Text(name) => Action::StopRecording(name.clone()),
+                Content::Text(name) => Action::StopRecording(Some(self.name_of_recording(name, path)?)),
                 _ => {
                     self.nothing(given, path);
-                    Action::StopRecording(String::new())
+                    Action::StopRecording(None)
                 }
             },
             "replay" => {
@@ -418,7 +445,8 @@ impl Reader {
                 if spec.recording.is_empty() {
                     self.checks.refuse(join(path, "recording"), "is required");
                 }
-                Action::Replay(Box::new(spec))
+                let recording = self.name_of_recording(&spec.recording, &join(path, "recording"))?;
+                Action::Replay { recording, spec: Box::new(spec) }
             }
             "http" => {
                 let spec: HttpSpec = self.arguments(given, path, Some("url"))?;
@@ -427,6 +455,27 @@ impl Reader {
             "mark" => Action::Mark(self.text(given, path)?),
             _ => return self.of_clients(kind, given, groups, path),
         })
+    }
+
+    /// The steps of a step that is made of others.
+    fn steps_within(
+        &mut self,
+        given: &Document,
+        groups: &[Group],
+        path: &str,
+        number: &str,
+        depth: usize,
+    ) -> Option<Vec<Step>> {
+        let path = join(path, "steps");
+        let Some(steps) = given.get("steps") else {
+            self.checks.refuse(path, "is required: what is done, a list");
+            return None;
+        };
+        Some(self.steps(steps, groups, &path, number, depth + 1))
+    }
+
+    fn name_of_recording(&mut self, name: &str, path: &str) -> Option<Template> {
+        read_template(&mut self.checks, path, name, &ROOTS_OF_NAMES)
     }
 
     /// `dev.publish`, `dev[3].disconnect`.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, SeqAccess, Visitor},
+    de::{Error as _, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::Value;
 
@@ -31,6 +31,8 @@ pub struct ClientSpec {
     pub client_id: Option<String>,
     /// `3.1`, `3.1.1` or `5`; absent: 5.
     pub protocol: Option<Spelled>,
+    /// Before MQTT 5 it is called `clean_session`.
+    #[serde(alias = "clean_session")]
     pub clean_start: bool,
     /// MQTT 5 only.
     pub session_expiry: Option<Seconds>,
@@ -118,6 +120,7 @@ pub enum DisconnectMode {
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct SubscribeSpec {
     /// Templates.
+    #[serde(alias = "filters")]
     pub filter: OneOrMore,
     pub qos: u8,
     pub no_local: bool,
@@ -132,6 +135,7 @@ pub struct SubscribeSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct UnsubscribeSpec {
+    #[serde(alias = "filters")]
     pub filter: OneOrMore,
     pub within: Option<Span>,
 }
@@ -179,6 +183,7 @@ impl ExpectSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct RepeatSpec {
+    #[serde(alias = "count")]
     pub times: u32,
     pub steps: Value,
 }
@@ -197,7 +202,7 @@ pub struct StateSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct RecordSpec {
-    /// Absent: the scenario's, with the run's id behind it.
+    /// A template; absent: the scenario's, with the run's id behind it.
     pub name: Option<String>,
     pub topics: Vec<String>,
     pub keep_credentials: bool,
@@ -207,13 +212,12 @@ pub struct RecordSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct ReplaySpec {
-    /// Id or name.
+    /// Id or name, a template.
     pub recording: String,
     pub mode: ReplayMode,
     /// URL; absent: where the scenario's clients connect.
     pub target: Option<String>,
-    /// 0 does not wait.
-    pub speed: Option<f64>,
+    pub speed: Option<Speed>,
     pub max_gap: Option<Span>,
     pub loops: Option<u32>,
     pub map_topics: Vec<String>,
@@ -247,10 +251,12 @@ pub struct HttpSpec {
     pub headers: BTreeMap<String, String>,
     /// A text as it is, any other value as its compact JSON.
     pub body: Option<Value>,
+    #[serde(deserialize_with = "status_or_more")]
     pub expect: HttpExpectSpec,
     pub within: Option<Span>,
 }
 
+/// A status alone is short for `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "keys with values")]
 pub struct HttpExpectSpec {
@@ -258,6 +264,46 @@ pub struct HttpExpectSpec {
     pub status: Option<u16>,
     /// As the `payload` of a mock's `when`.
     pub body: Value,
+}
+
+fn status_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HttpExpectSpec, D::Error> {
+    struct Expected;
+
+    impl<'de> Visitor<'de> for Expected {
+        type Value = HttpExpectSpec;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a status, or keys with values")
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, status: u64) -> Result<HttpExpectSpec, E> {
+            let status = u16::try_from(status).map_err(|_| E::custom(format!("no status is {status}")))?;
+            Ok(HttpExpectSpec { status: Some(status), ..HttpExpectSpec::default() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HttpExpectSpec, A::Error> {
+            HttpExpectSpec::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_any(Expected)
+}
+
+/// So many times as fast as recorded, from 0.001 to 1000; 0, which is also spelled `max`, does not wait.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speed(pub f64);
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spelled(text) = Spelled::deserialize(deserializer)?;
+        match text.trim().parse::<f64>() {
+            _ if text.trim().eq_ignore_ascii_case("max") => Ok(Self(0.0)),
+            Ok(speed) if speed == 0.0 || (0.001..=1000.0).contains(&speed) => Ok(Self(speed)),
+            _ => {
+                Err(D::Error::custom(format!("is a number from 0.001 to 1000, or max (or 0), not {text:?}")))
+            }
+        }
+    }
 }
 
 /// A length of time with its unit: `500ms`, `2s`, `1m30s`.

@@ -103,10 +103,17 @@ pub enum Action {
         steps: Vec<Step>,
     },
     Wait(Duration),
-    Record(RecordSpec),
-    /// Of this name; empty: all that the run records.
-    StopRecording(String),
-    Replay(Box<ReplaySpec>),
+    Record {
+        /// Absent: the scenario's, with the run's id behind it.
+        name: Option<Template>,
+        spec: RecordSpec,
+    },
+    /// Of this name; absent: all that the run records.
+    StopRecording(Option<Template>),
+    Replay {
+        recording: Template,
+        spec: Box<ReplaySpec>,
+    },
     Http(Box<HttpStep>),
     Mark(String),
 }
@@ -162,7 +169,7 @@ impl Step {
         match &self.action {
             Action::Expect(_) | Action::ExpectState { .. } => true,
             Action::Http(http) => http.expects,
-            Action::Replay(replay) => replay.verify.is_some(),
+            Action::Replay { spec, .. } => spec.verify.is_some(),
             Action::Parallel(steps) | Action::Repeat { steps, .. } => steps.iter().any(Self::expects),
             _ => false,
         }

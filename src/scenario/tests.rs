@@ -121,6 +121,77 @@ steps:
 }
 
 #[test]
+fn what_people_write_instead_is_understood() {
+    check(
+        r#"
+scenario: other words
+clients: {app: {clean_session: false, protocol: 3.1.1}}
+steps:
+  - app.connect
+  - app.subscribe: {filters: [a, b]}
+  - app.unsubscribe: {filters: a}
+  - repeat: {count: 3, steps: [mock.reset]}
+  - parallel: {steps: [{wait: 1s}, {mark: here}]}
+  - http: {url: "http://localhost/x", expect: 404}
+  - record: "r-{{run_id}}"
+  - record.stop: "r-{{run_id}}"
+  - replay: {recording: "r-{{run_id}}", speed: max}
+"#,
+        expect![[r#"
+            other words: 1 clients
+            1 app.connect (line 5)
+            2 app.subscribe (line 6)
+            3 app.unsubscribe (line 7)
+            4 repeat (line 8)
+            4.1 mock.reset (line 8)
+            5 parallel (line 9)
+            5.1 wait (line 9)
+            5.2 mark (line 9)
+            6 http (line 10)
+            7 record (line 11)
+            8 record.stop (line 12)
+            9 replay (line 13)"#]],
+    );
+    let speed = |speed: &str| {
+        let text = format!("scenario: x\nsteps: [{{replay: {{recording: r, speed: {speed}}}}}]");
+        match Scenario::read(&text).map(|mut scenario| scenario.steps.remove(0).action) {
+            Ok(Action::Replay { spec, .. }) => spec.speed.expect("it was said").0.to_string(),
+            Ok(other) => panic!("{other:?}"),
+            Err(problems) => problems[0].reason.clone(),
+        }
+    };
+    assert_eq!((speed("MAX"), speed("0"), speed("2.5")), ("0".to_owned(), "0".to_owned(), "2.5".to_owned()));
+    assert_eq!(speed("fast"), "is a number from 0.001 to 1000, or max (or 0), not \"fast\"");
+}
+
+#[test]
+fn what_is_wrong_with_a_client_hides_nothing_of_its_steps() {
+    check(
+        r#"scenario: bad
+clients:
+  d: {count: 2, qos: 1}
+  e: {client_id: "{{nope}}", count: 2}
+steps:
+  - d[2].connect
+  - e[3].connect
+  - d.publish: {topic: a/#}
+  - parallel: {step: []}
+  - app.connect
+  - expect: {client: d, count: -1}
+"#,
+        expect![[r#"
+            3:22: clients.d.qos: unknown key "qos"; known are count, client_id, protocol, clean_session, clean_start, session_expiry, keep_alive, username, password, will, properties, reconnect
+            4:18: clients.e.client_id: unknown value "nope"; known are client, i, run_id, scenario
+            7:5: steps[1]: "e[3]": e are numbered from 1 to 2
+            8:24: steps[2].d.publish.topic: wildcard '#' in a topic name
+            9:15: steps[3].parallel.steps: is required: what is done, a list
+            9:22: steps[3].parallel.step: unknown key "step"; did you mean "steps"?
+            10:5: steps[4]: unknown client "app"; known are d, e
+            11:32: steps[5].expect.count: expected a number, or bounds: {gte, gt, lte, lt, eq}"#]],
+    );
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_with_its_place() {
     check(
         r##"scenario: bad
@@ -175,7 +246,7 @@ steps:
             19:31: steps[11].repeat.steps: has no step
             20:22: steps[12].mark: stands beside wait: a step does one thing
             21:5: steps[13]: says nothing that is to be done
-            22:5: steps[14]: expected a step, such as `wait: 2s` or `app.subscribe: {filter: "a/#"}`
+            22:5: steps[14]: unknown step "nothing"; known are chaos.profile, chaos.remove, chaos.reset, chaos.set, expect, http, mark, mock.remove, mock.reset, mock.set, parallel, record, record.stop, repeat, replay, state.expect, state.reset, state.set, wait, dev.connect, dev.disconnect, dev.subscribe, dev.unsubscribe, dev.publish, dev.forget, app.connect, app.disconnect, app.subscribe, app.unsubscribe, app.publish, app.forget, wait.connect, wait.disconnect, wait.subscribe, wait.unsubscribe, wait.publish, wait.forget
             23:17: steps[15].http.url: "ftp://x" begins neither with http:// nor with https://
             23:45: steps[15].http.expect.status: is 100 to 599, not 99"#]],
     );
@@ -469,6 +540,7 @@ fn an_inbox_keeps_what_was_not_read_and_says_when_it_is_full() {
 
 fn report() -> RunReport {
     let step = |number: &str, status, text: &str| StepResult {
+        expects: false,
         number: number.to_owned(),
         kind: "expect".to_owned(),
         name: String::new(),
@@ -534,6 +606,9 @@ fn reports_name_the_step_and_the_nearest_message() {
         </testsuites>
     "#]].assert_eq(&report().junit());
     assert_eq!(report().json()["steps"][1]["nearest"]["payload"], "\"1\" & 2");
+    let long = RunReport { left_out: 3, ..report() };
+    assert!(long.junit().contains(r#"<property name="steps left out" value="3"/>"#), "{}", long.junit());
+    assert!(!report().junit().contains("left out"));
 }
 
 #[test]

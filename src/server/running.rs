@@ -38,7 +38,8 @@ impl fmt::Debug for WaitError {
 ///
 /// It runs until [`stop`](Self::stop), or until it is dropped, which ends it just as well: clients are disconnected,
 /// recordings completed, ports free when that returns. Both take a bounded time: a client that does not take notice has
-/// 2 seconds, so drop clients first, or `stop().await` where they are tasks of the same thread.
+/// 2 seconds, so drop clients first, or `stop().await` where they are tasks of the same thread: `abort()` alone lets no task of
+/// a single-threaded runtime end before it is awaited.
 #[must_use = "the server ends when it is dropped"]
 pub struct RunningServer {
     link: Link,

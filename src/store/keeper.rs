@@ -710,13 +710,16 @@ fn parse_kept(json: &[u8]) -> Result<Kept<RecordingInfo>, StoreError> {
 }
 
 /// # Errors
-/// What could not stand in a path or on a line.
+/// What could not stand in a path or on a line, or would be taken for the id of another recording.
 pub fn check_name(name: &str) -> Result<(), StoreError> {
     let reason = match name {
         "" => "a name has at least one character",
         _ if name.len() > 200 => "a name has at most 200 bytes",
         _ if name.contains('/') => "a name must not hold '/'",
         _ if name.chars().any(char::is_control) => "a name must not hold control characters",
+        _ if Ulid::from_string(name).is_ok() => {
+            "a name must not read as an id, which is what 26 digits and letters other than I, L, O and U do"
+        }
         _ => return Ok(()),
     };
     Err(StoreError::InvalidName { name: name.to_owned(), reason })

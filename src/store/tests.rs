@@ -157,6 +157,11 @@ fn names_are_unique_and_what_is_not_there_is_answered_with_what_is() {
     for bad in ["", "a/b", "a\nb", &"x".repeat(201)] {
         assert!(matches!(store.begin(spec(bad)).map(drop), Err(StoreError::InvalidName { .. })), "{bad:?}");
     }
+    let id = store.find("alarms").unwrap().id;
+    for bad in [&id, &id.to_ascii_lowercase()] {
+        let refused = store.begin(spec(bad)).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("must not read as an id"), "{refused}");
+    }
     let unnamed = |store: &Store| {
         let spec = RecordingSpec::new(RecordingSource::broker());
         store.begin(spec).unwrap().finish().unwrap().name

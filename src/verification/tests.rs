@@ -526,6 +526,7 @@ fn heading() -> Heading {
         sides: ["recorded".to_owned(), "replayed".to_owned()],
         failure: String::new(),
         may_be_empty: false,
+        case: "verification",
         notes: vec!["a note".to_owned()],
     }
 }
@@ -602,4 +603,23 @@ fn nothing_verified_fails_in_junit() {
     let nothing = verdict(Level::Payload, Judged::FromServer, "", "", "");
     let junit = report::junit(&heading(), &nothing, 0.0);
     assert!(junit.contains("tests=\"1\" failures=\"1\"") && junit.contains("nothing was verified"));
+}
+
+#[test]
+fn what_passes_without_a_comparison_is_a_case_that_says_what_was_done() {
+    let notes = vec!["sent 3 of 3 messages to <x>: passed".to_owned()];
+    let heading = Heading { may_be_empty: true, case: "replay", notes, ..heading() };
+    let nothing = Verdict::nothing(Level::Payload);
+    assert!(report::json(&heading, &nothing).contains(r#""passed": true"#));
+    expect![[r#"
+        <?xml version="1.0" encoding="UTF-8"?>
+        <testsuites name="mockforge" tests="1" failures="0" errors="0" time="0.000">
+          <testsuite name="orders &lt;&amp;&gt; &quot;x&quot;" tests="1" failures="0" errors="0" skipped="0" time="0.000">
+            <testcase name="replay" classname="orders &lt;&amp;&gt; &quot;x&quot;" time="0">
+              <system-out>sent 3 of 3 messages to &lt;x&gt;: passed</system-out>
+            </testcase>
+          </testsuite>
+        </testsuites>
+    "#]]
+    .assert_eq(&report::junit(&heading, &nothing, 0.0));
 }

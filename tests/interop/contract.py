@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from peers import DEADLINE, needs
 
 PACKAGE = "mockforge.mqtt.v1."
-JSON_PAYLOAD = 50801  # the field options of options.proto
+JSON_PAYLOAD, JSON_VALUE = 50801, 50805  # the field options of options.proto
 METHODS = ["get", "put", "post", "delete", "patch"]
 # As google.rpc.Code documents them.
 HTTP_STATUS = {
@@ -243,10 +243,10 @@ def parameters(value, path=""):
 # ---- JSON
 
 
-def is_payload(field):
+def carries(field, option):
     # Read as a message that knows no field: whether the option is known depends on what else was read in this process.
     options = empty_pb2.Empty.FromString(field.GetOptions().SerializeToString())
-    return any(one.field_number == JSON_PAYLOAD and one.data for one in UnknownFieldSet(options))
+    return any(one.field_number == option and one.data for one in UnknownFieldSet(options))
 
 
 def is_map(field):
@@ -263,8 +263,10 @@ def for_protobuf(descriptor, value):
             said[name.removesuffix("_base64")] = inner
             continue
         field = descriptor.fields_by_name[name]
-        if is_payload(field):
+        if carries(field, JSON_PAYLOAD):
             said[name] = base64.b64encode(payload_of_json(inner)).decode()
+        elif carries(field, JSON_VALUE):
+            said[name] = base64.b64encode(json.dumps(inner).encode()).decode()
         elif field.message_type is None:
             said[name] = inner
         elif is_map(field):
@@ -301,7 +303,9 @@ def as_json(message):
             said[field.name] = {str(key): scalar(inner, value[key]) for key in value}
         elif not field.has_presence and not isinstance(value, (str, bytes, int, float, bool)):
             said[field.name] = [scalar(field, one) for one in value]
-        elif is_payload(field):
+        elif carries(field, JSON_VALUE):
+            said[field.name] = value_as_json(value)
+        elif carries(field, JSON_PAYLOAD):
             said.update(payload_as_json(field.name, value))
         else:
             said[field.name] = scalar(field, value)
@@ -317,6 +321,13 @@ def scalar(field, value):
     if field.type == FieldDescriptor.TYPE_BYTES:
         return base64.b64encode(value).decode()
     return value
+
+
+def value_as_json(value):
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode()
 
 
 def payload_as_json(name, payload):

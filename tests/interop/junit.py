@@ -14,6 +14,7 @@ ELEMENTS = {
     "testcase": ({"name"}, {"classname", "time", "status", "assertions"}, {"skipped", "error", "failure", "system-out", "system-err"}),
     "failure": (set(), {"type", "message"}, set()),
     "skipped": (set(), {"type", "message"}, set()),
+    "system-out": (set(), set(), set()),
     "properties": (set(), set(), {"property"}),
     "property": ({"name", "value"}, set(), set()),
 }

@@ -132,6 +132,7 @@ def guarded():
         "MOCKFORGE_HTTP_LIMITS_CONNECTIONS": "40",
         "MOCKFORGE_HTTP_LIMITS_HEAD_TIMEOUT_SECS": "1",
         "MOCKFORGE_HTTP_LIMITS_BODY_TIMEOUT_SECS": "1",
+        "MOCKFORGE_GRPC_LIMITS_STREAMS": "100",
     }
     with Mockforge(**variables) as server:
         yield server
@@ -285,7 +286,7 @@ def test_path_tricks(guarded):
         got = rest(guarded.http, "POST", path, body=b"")
         tried(f"POST {path}", "no token", got, "401 TOKEN_MISSING")
         got = rest(guarded.http, "POST", path, reader, body=b"")
-        tried(f"POST {path}", "role read", got, "404", "405")
+        tried(f"POST {path}", "role read", got, "404 PATH_NOT_FOUND", "405 METHOD_NOT_ALLOWED")
     for path in [
         "/__mockforge/recordings/..%2f..%2f..%2fetc%2fpasswd",
         "/__mockforge/recordings/%2e%2e%2f%2e%2e:export",
@@ -297,9 +298,9 @@ def test_path_tricks(guarded):
     ]:
         got = rest(guarded.http, "GET", path, reader)
         short = path if len(path) < 80 else path[:40] + "… (8000 letters)"
-        tried(f"GET {short}", "role read", got, "404", "404 RECORDING_NOT_FOUND", "400 BAD_FIELD", "405")
+        tried(f"GET {short}", "role read", got, "404 PATH_NOT_FOUND", "404 RECORDING_NOT_FOUND", "400 BAD_FIELD", "405 METHOD_NOT_ALLOWED")
     got = rest(guarded.http, "POST", "/__mockforge/recordings/x%3Astop", reader, body=b"")
-    tried("POST …/recordings/x%3Astop (the verb encoded)", "role read", got, "404", "405")
+    tried("POST …/recordings/x%3Astop (the verb encoded)", "role read", got, "404 PATH_NOT_FOUND", "405 METHOD_NOT_ALLOWED")
     got = rest(guarded.http, "POST", "/__mockforge/recordings/x:stop", reader, headers=[("X-HTTP-Method-Override", "GET")], body=b"")
     tried("POST …:stop, X-HTTP-Method-Override: GET", "role read", got, "403 ROLE_TOO_LOW")
 
@@ -311,7 +312,7 @@ def test_oversized(guarded, stubs):
     admin = TOKENS["admin"]
     megabytes = b" " * ((16 << 20) + 1)
     publish = "/__mockforge/mqtt/publish"
-    tried("a body of 16 MiB and a byte", "role admin", rest(guarded.http, "POST", publish, admin, body=megabytes), "413", "closed")
+    tried("a body of 16 MiB and a byte", "role admin", rest(guarded.http, "POST", publish, admin, body=megabytes), "413 BODY_TOO_LONG", "closed")
     head = f"POST {publish} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {admin}\r\n"
     got = raw(guarded.http, (head + "Content-Length: 1099511627776\r\n\r\n").encode())
     tried("a body that says it has 1 TiB", "role admin", got, "413 Payload Too Large")

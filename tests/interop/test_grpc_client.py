@@ -158,6 +158,21 @@ def test_health_is_answered_for_the_server_and_each_service(scene):
         assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
 
 
+def test_health_of_an_unknown_service_is_watched_until_the_server_stops():
+    known, unknown = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    with Mockforge() as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=DEADLINE)
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+        watches = [health.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "nobody")]
+        assert [next(watch).status for watch in watches] == [known, unknown]
+        server.child.terminate()
+        told = [[answer.status for answer in watch] for watch in watches]
+        assert told == [[health_pb2.HealthCheckResponse.NOT_SERVING], []]
+        assert [watch.code() for watch in watches] == [grpc.StatusCode.OK] * 2
+
+
 def test_whoever_subscribes_over_the_api_looks_at_messages_and_is_no_client(stubs, tmp_path):
     """Also where clients have hardly a queue, chaos loses all that is sent, and no connection is left."""
     settings = tmp_path / "mockforge.yaml"

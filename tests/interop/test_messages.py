@@ -89,6 +89,23 @@ def test_commands_wait_verify_and_say_what_came_near(server):
     assert code == 2 and "match.topic[0]" in err, err
 
 
+def test_values_are_what_rest_says_they_are(server):
+    device = client(server, "dev-values")
+    device.publish("values/x", '{"id":"42","number":9007199254740993}', 1)
+
+    def near(payload):
+        answer = server.rest("/messages:wait", {"match": {"topic": "values/#", "payload": payload}, "timeout": 0})
+        return answer["nearest"][0]["differences"] if answer["nearest"] else []
+
+    assert near({"$.id": {"equals": "42"}, "$.number": {"equals": 9007199254740993}}) == []
+    assert near({"$.id": {"equals": 42}}) == ['$.id is "42", not 42']
+    assert near({"$.number": {"equals": 9007199254740992}}) == ["$.number is 9007199254740993, not 9007199254740992"]
+    for value in (42, "", None, "null", {"b": [1, "2"], "a": 2.5}, "42"):
+        written = server.rest("/state/global/text", {"value": value}, "PUT")
+        assert (written["value"], server.rest("/state/global/text")["value"]) == (value, value)
+    assert server.ask("state", "get", "text")[1] == '"42"\n'
+
+
 def test_what_passes_a_proxy_is_kept_and_its_broker_is_not_reset(server):
     with Mosquitto() as mosquitto, Mockforge("--upstream", mosquitto.url) as proxy:
         device = client(proxy, "dev-1")

@@ -260,6 +260,25 @@ def test_mocks_and_state_change_while_the_server_runs(mocked, tmp_path):
         assert texts([client.hear()]) == ["by hand"]
 
 
+def test_rest_takes_mocks_as_the_settings_write_them(mocked, tmp_path):
+    server = mocked(tmp_path, "mqtt: {enabled: true}\n")
+    answer = {"topic": "devices/{{id}}", "payload": {"on": True}, "delay_ms": 5, "repeat": {"count": 2}}
+    made = server.rest("/mocks", {"id": "short", "topic": "devices/{{id}}/get", "response": answer})
+    [response] = made["responses"]
+    assert (response["payload"], response["delay"], response["repeat_count"]) == ({"on": True}, {"fixed_ms": 5}, 2)
+    patched = {"when": {"payload": {"$.v": 5, "regex": "v"}, "user": {"n": 7}}, "response": answer}
+    made = server.rest("/mocks/short", patched, "PATCH")
+    assert made["when"]["payload"]["$.v"]["equals"] == 5 and made["when"]["payload_text"]["regex"] == "v", made
+    assert server.rest("/mocks/short", made, "PUT")["when"] == made["when"]
+    with Client(server, V5, "c") as client:
+        client.connect()
+        client.subscribe("devices/+", 1)
+        say(server, "devices/d1/get", '{"v":6}', "-V", "mqttv5", "-D", "publish", "user-property", "n", "7")
+        say(server, "devices/d2/get", '{"v":5}', "-V", "mqttv5", "-D", "publish", "user-property", "n", "7")
+        heard = [client.hear(), client.hear()]
+        assert [(message.topic, message.payload) for message in heard] == [("devices/d2", b'{"on":true}')] * 2
+
+
 def test_messages_that_no_mock_matched_are_told(mocked, tmp_path):
     server = mocked(tmp_path, TEMPLATES)
     for number in range(3):

@@ -112,6 +112,8 @@ def test_exit_codes(mosquitto, tmp_path):
     assert code == 3 and "127.0.0.1" in errors, errors
     code, _, errors = replay(whole[:-20], "--target", mosquitto.url)
     assert code == 5 and "line 1" in errors and "s.json" in errors, errors
+    code, _, errors = replay('{"a": 1}', "--target", mosquitto.url)
+    assert code == 2 and "this is no recording" in errors and "sent" not in errors, errors
     code, _, errors = replay(whole, "--speed", "fast")
     assert code == 2 and "speed" in errors, errors
     code, _, errors = replay(whole, "--no-such-flag")

@@ -205,6 +205,114 @@ def test_what_a_scenario_removes_is_there_again_when_it_has_ended(server, contra
     ask("Mocks.DeleteMock", {"id": "kept"}), ask("Chaos.DeleteRule", {"id": "kept"}), ask("State.ResetState")
 
 
+def test_runs_that_change_the_same_things_put_back_what_was_there_before_the_first(contract):
+    """Whichever of them ends first; and what somebody else changes meanwhile stays."""
+    ask = lambda name, request={}: contract.rpcs[name].grpc(request)
+    mock = lambda id, payload: {"id": id, "topic": "q/+", "responses": [{"topic": "a", "payload": payload}]}
+    rule = lambda id: {"id": id, "match": {"client": ["nobody"]}, "actions": [{"drop": {}}]}
+    for id in "xyz":
+        ask("Mocks.CreateMock", {"mock": mock(id, "before")})
+        ask("Chaos.CreateRule", {"rule": rule(id)})
+    ask("State.SetState", {"scope": "global", "key": "k", "value": 1})
+    shown = lambda: [ask("Mocks.ListMocks")["mocks"], ask("Chaos.ListRules")["rules"], ask("State.ListState")["entries"], ask("Chaos.GetSeed")]
+    before = shown()
+    try:
+        for first_ends_first in (True, False):
+            runs = [Drive(contract.rpcs["Scenarios.DriveScenario"]) for _ in range(2)]
+            for seed, run in enumerate(runs):
+                run.tell({"start": {"scenario": {"scenario": "shares"}, "allow_empty": True, "seed": seed}})
+                for step in (
+                    {"chaos.remove": "x"} if seed == 0 else {"chaos.set": {"id": "x", "actions": ["drop"]}},
+                    {"chaos.set": {"id": "new", "actions": ["drop"]}},
+                    {"mock.remove": "x"} if seed == 0 else {"mock.set": {"id": "x", "topic": "b"}},
+                    {"mock.set": {"id": "new", "topic": "b"}},
+                    {"state.set": {"key": "k", "value": seed + 10}},
+                ):
+                    assert run.tell({"step": step})["step_ended"]["status"].endswith("PASSED"), step
+            for run in runs if first_ends_first else reversed(runs):
+                assert shown() != before
+                run.tell({"end": {}})
+            assert shown() == before
+
+        run = Drive(contract.rpcs["Scenarios.DriveScenario"])
+        run.tell({"start": {"scenario": {"scenario": "overtaken"}, "allow_empty": True}})
+        for step in ({"mock.remove": "y"}, {"mock.set": {"id": "z", "topic": "b"}}, {"chaos.remove": "y"}, {"state.set": {"key": "k", "value": 5}}):
+            assert run.tell({"step": step})["step_ended"]["status"].endswith("PASSED"), step
+        ask("Mocks.UpdateMock", {"id": "z", "mock": mock("z", "by hand")})
+        ask("Chaos.CreateRule", {"rule": rule("y")})
+        ask("State.SetState", {"scope": "global", "key": "k", "value": 7})
+        run.tell({"end": {}})
+        mocks, rules, state, seed = shown()
+        assert [mock["id"] for mock in mocks] == ["x", "y", "z"] and mocks[2]["responses"][0]["payload"] == "by hand"
+        assert [rule["id"] for rule in rules] == ["x", "z", "y"]
+        assert state[0]["value"] == 7 and seed == before[3]
+    finally:
+        ask("Admin.Reset", {"mocks": True, "chaos": True, "state": True})
+
+
+def test_settings_that_are_read_during_a_run_stay_when_it_ends():
+    settings = {
+        "mqtt": {
+            "mocks": [{"id": id, "topic": "q", "response": {"topic": "a", "payload": "settings"}} for id in ("one", "two")],
+            "chaos": {"rules": [{"id": id, "match": {"client": "nobody"}, "actions": ["drop"]} for id in ("one", "two")]},
+        }
+    }
+    with Mockforge() as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        contract = Contract(channel)
+        ask = lambda name, request={}: contract.rpcs[name].grpc(request)
+        shown = lambda: (ask("Mocks.ListMocks")["mocks"], ask("Chaos.ListRules")["rules"])
+        ids = lambda: [[thing["id"] for thing in things] for things in shown()]
+        ask("Admin.ApplyConfig", {"yaml": yaml.safe_dump(settings)})
+        before = shown()
+        assert all(thing["from_settings"] for things in before for thing in things)
+        changes = [{"mock.remove": "one"}, {"chaos.remove": "one"}, {"mock.set": {"id": "two", "topic": "b"}}, {"chaos.set": {"id": "two", "actions": ["drop"]}}]
+
+        def run(meanwhile):
+            drive = Drive(contract.rpcs["Scenarios.DriveScenario"])
+            drive.tell({"start": {"scenario": {"scenario": "changes"}, "allow_empty": True}})
+            for step in changes:
+                assert drive.tell({"step": step})["step_ended"]["status"].endswith("PASSED"), step
+            assert ids() == [["two"], ["two"]]
+            meanwhile()
+            drive.tell({"end": {}})
+
+        run(lambda: None)
+        # As it was in all that is shown, so the same settings can be applied again.
+        assert shown() == before
+        run(lambda: ask("Admin.ApplyConfig", {"yaml": yaml.safe_dump(settings)}))
+        assert shown() == before
+        for part in settings["mqtt"]["mocks"], settings["mqtt"]["chaos"]["rules"]:
+            part.pop(0)
+        run(lambda: ask("Admin.ApplyConfig", {"yaml": yaml.safe_dump(settings)}))
+        assert ids() == [["two"], ["two"]]
+        assert shown()[0][0]["topic"] == "q"
+
+
+def test_a_cancelled_run_tells_of_all_steps_also_of_those_within_others(contract):
+    steps = [
+        {"repeat": {"times": 3, "steps": [{"parallel": [{"wait": "1ms"}, {"wait": "1h"}]}, {"wait": "1ms"}]}},
+        {"repeat": {"times": 3, "steps": [{"mark": "never"}]}},
+    ]
+    drive = Drive(contract.rpcs["Scenarios.DriveScenario"])
+    id = drive.tell({"start": {"scenario": {"scenario": "cancelled"}}})["started"]["id"]
+    assert drive.tell({"step": steps[0]})["step_ended"]["number"] == "1.1.1"
+    run = contract.rpcs["Scenarios.CancelRun"].grpc({"id": id})
+    under_way, cancelled = "it was under way when the run was cancelled", "the run was cancelled"
+    ended = [(step["number"], step["status"].rsplit("_")[-1], step["text"]) for step in run["steps"]]
+    assert ended == [
+        ("1.1.1", "PASSED", ""),
+        ("1.1.2", "SKIPPED", under_way),
+        ("1.1", "SKIPPED", under_way),
+        ("1.2", "SKIPPED", cancelled),
+        ("1", "SKIPPED", under_way),
+    ]
+    scenario = {"scenario": "fails", "steps": [{"mock.remove": "nothing"}, *steps]}
+    events = contract.rpcs["Scenarios.RunScenario"].grpc({"scenario": scenario})
+    ended = [(event["step_ended"]["number"], event["step_ended"]["status"].rsplit("_")[-1]) for event in events if "step_ended" in event]
+    assert ended[0] == ("1", "FAILED")
+    assert [number for number, status in ended[1:] if status == "SKIPPED"] == ["2.1.1", "2.1.2", "2.1", "2.2", "2", "3.1", "3"]
+
+
 def test_a_long_run_is_told_to_its_end(contract):
     """However many steps: what a stream lacks, it says; and who drives misses nothing."""
     steps = [{"repeat": {"times": 5000, "steps": [{"state.set": {"key": "k", "value": 1}}]}}]
@@ -214,7 +322,8 @@ def test_a_long_run_is_told_to_its_end(contract):
     assert told + missed == 2 * 5001
     assert events[-2]["step_ended"]["number"] == "1"
     run = contract.rpcs["Scenarios.GetRun"].grpc({"id": events[0]["started"]["id"]})
-    assert (run["passed"], len(run["steps"]), run["left_out"]) == (5001, 2000, 3001)
+    assert (run["passed"], len(run["steps"]), run["left_out"]) == (5001, 2001, 3000)
+    assert run["steps"][-1]["number"] == "1"
 
     drive = Drive(contract.rpcs["Scenarios.DriveScenario"])
     drive.tell({"start": {"scenario": {"scenario": "long"}, "allow_empty": True}})
@@ -232,14 +341,14 @@ def test_record_replay_and_http_are_steps(contract, server):
         "scenario": "tools",
         "clients": {"dev": {"count": 2}, "app": {}},
         "steps": [
-            {"record": {"name": "of-a-scenario", "topics": ["r/#"]}},
+            {"record": {"name": "of-{{scenario}}", "topics": ["r/#"]}},
             {"dev.publish": {"topic": "r/{{i}}", "payload": "{{n}}", "qos": 1, "count": 3}},
             {"mark": "half time"},
-            {"record.stop": None},
+            {"record.stop": "of-{{scenario}}"},
             {"app.subscribe": "r/#"},
-            {"replay": {"recording": "of-a-scenario", "speed": 0}},
+            {"replay": {"recording": "of-{{scenario}}", "speed": "max"}},
             {"expect": {"client": "app", "topic": "r/+", "count": 6}},
-            {"http": {"url": f"http://127.0.0.1:{server.http}/__mockforge/recordings/of-a-scenario", "expect": {"body": {"$.marks": {"exists": False}, "$.state": "RECORDING_STATE_COMPLETE"}}}},
+            {"http": {"url": f"http://127.0.0.1:{server.http}/__mockforge/recordings/of-tools", "expect": {"body": {"$.marks": {"exists": False}, "$.state": "RECORDING_STATE_COMPLETE"}}}},
             {"http": {"url": f"http://127.0.0.1:{server.http}/nothing", "expect": {"status": 404}}},
             {"repeat": {"times": 3, "steps": [{"app.publish": {"topic": "r/{{pass}}", "payload": "{{pass}}"}}, {"expect": {"client": "app", "topic": "r/{{pass}}"}}]}},
         ],
@@ -275,6 +384,44 @@ def test_an_interrupted_run_ends_its_clients(server, contract, tmp_path):
         assert "was cancelled" in process.output
     connected = lambda: [c for c in contract.rpcs["Broker.ListClients"].grpc({})["clients"] if c["connected"]]
     wait_until(lambda: not connected(), "clients to leave")
+
+
+def test_reports_are_written_though_the_server_goes_away(tmp_path):
+    """Whether it still says how the run ended, or does not."""
+    (tmp_path / "s.yaml").write_text("scenario: lost\nclients: {a: {}}\nsteps:\n  - a.connect\n  - parallel: [{wait: 1h}]\n  - expect: {client: a}\n")
+    for end, code in ((signal.SIGTERM, 130), (signal.SIGKILL, 3)):
+        with Mockforge() as server:
+            command = [binary(), "--server", f"127.0.0.1:{server.grpc}", "scenario", "run", "s.yaml", "--junit", "out.xml", "--json", "out.json"]
+            with Process(*command, cwd=tmp_path) as process:
+                process.wait_for("1 client connected")
+                server.end(end)
+                code_of = process.wait()
+                assert code_of == code, process.output
+        if end == signal.SIGKILL:
+            assert "mockforge: the server went away before the run had ended" in process.output
+        report = json.loads((tmp_path / "out.json").read_text())
+        assert (report["verdict"], report["exit_code"]) == (("cancelled", 130) if code == 130 else ("lost", 3))
+        assert (report["steps"][0]["number"], report["steps"][0]["status"]) == ("1", "passed")
+        assert int(read_junit(tmp_path / "out.xml").get("failures")) == 1
+
+
+def test_the_end_of_the_terminal_ends_a_run(server, contract, tmp_path):
+    (tmp_path / "s.yaml").write_text("scenario: hung\nclients: {dev: {}}\nsteps:\n  - dev.connect\n  - wait: 1h\n  - expect: {client: dev}\n")
+    with Process(binary(), "--server", f"127.0.0.1:{server.grpc}", "scenario", "run", tmp_path / "s.yaml") as process:
+        process.wait_for("1 client connected")
+        assert process.end(signal.SIGHUP) == 130
+        assert "was cancelled" in process.output
+
+
+def test_what_is_wrong_with_a_file_is_told_before_anything_is_started(tmp_path):
+    (tmp_path / "s.yaml").write_text("scenario: x\nsteps: [{wiat: 1ms}]\n")
+    done = subprocess.run([binary(), "-o", "json", "scenario", "run", "s.yaml"], cwd=tmp_path, capture_output=True, text=True, env=quiet(), timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    status = json.loads(line)
+    assert status["code"] == 3 and status["details"][0]["field_violations"][0]["field"] == "steps[0].wiat"
+    done = subprocess.run([binary(), "-o", "json", "scenario", "ls"], cwd=tmp_path, capture_output=True, text=True, env=quiet(), timeout=60)
+    assert done.returncode == 3 and json.loads(done.stderr)["code"] == 14
 
 
 def test_a_driver_is_told_of_steps_that_cannot_be_understood_and_goes_on(contract):

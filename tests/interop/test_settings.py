@@ -177,6 +177,16 @@ def test_numbers_have_their_range(validator):
     }
 
 
+def test_closed_sets_are_enums(validator):
+    mqtt = validator.schema["properties"]["mqtt"]["properties"]
+    assert "lossy-wifi" in mqtt["chaos"]["properties"]["profile"]["enum"]
+    assert "warn" in validator.schema["properties"]["log"]["properties"]["level"]["anyOf"][0]["enum"]
+    rule = lambda **match: {"mqtt": {"chaos": {"rules": [{"match": match, "actions": ["drop"]}]}}}
+    for good in ("PUBLISH", "publish", ["Publish", "PUBACK"]):
+        assert validator.is_valid(rule(types=good)), good
+    assert not validator.is_valid(rule(types=["PUBLSH"])) and not validator.is_valid(rule(direction="up"))
+
+
 def test_init_writes_a_server_that_works(validator, tmp_path):
     code, out, err = run("init", cwd=tmp_path)
     assert code == 0, err
@@ -209,8 +219,9 @@ def test_a_running_server_is_given_other_settings(tmp_path):
         file.write_text("mqtt:\n  max_connections: 7\n  mocks: [{id: m, topic: a, response: {topic: b, payload: c}}]\n")
         code, out, err = server.ask("config", "apply", "--dry-run", file)
         assert code == 0, err
-        assert "mqtt.max_connections: 1000 -> 7 (of no effect before the next start)" in out
+        assert "mqtt.max_connections: 1000 -> 7 (of no effect: it takes a start with a settings file that says so)" in out
         assert "mqtt.mocks: - -> 1 entry" in out
+        assert out.endswith("is good; 1 setting would change, and 1 cannot while the server runs\n")
         assert server.rest("/mocks")["mocks"] == []
         code, out, err = server.ask("config", "apply", file)
         assert code == 0, err
@@ -223,7 +234,7 @@ def test_a_running_server_is_given_other_settings(tmp_path):
         assert shown["mqtt.port"]["origin"] == "--mqtt-port"
         code, out, err = server.ask("config", "show")
         assert code == 0 and re.search(r"(?m)^mqtt\.max_connections +1000 +default$", out), out
-        assert "mqtt.max_connections is 7 from the next start on" in out
+        assert "mqtt.max_connections: 7 was read since, and takes a start with a settings file that says so" in out
 
 
 def test_who_changes_the_tokens_gets_an_answer_and_is_out(tmp_path):

@@ -290,6 +290,9 @@ async fn what_did_not_come_is_told_with_what_came_nearest() {
     assert!(text.contains("devices/d1/state") && text.contains("$.v"), "{text}");
     let error = server.messages().expect(meant, 1).await.unwrap_err().to_string();
     assert!(error.contains("expected exactly 1 message, found 0"), "{error}");
+    let error = server.messages().expect("devices/#".to_owned(), 0).await.unwrap_err().to_string();
+    assert_eq!(error, "expected no message, found 1\n  came: #1 devices/d1/state {\"v\":3} from api");
+    server.messages().expect("devices/#", 1..=2).await.unwrap();
     let error = server.messages().count("a/#/b").await.unwrap_err().to_string();
     assert!(error.contains("topic"), "{error}");
 }

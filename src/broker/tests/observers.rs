@@ -15,7 +15,10 @@ struct Seen(Arc<Mutex<Vec<String>>>);
 impl Seen {
     fn observer(&self) -> Observe {
         let seen = self.clone();
-        Box::new(move |message, _| seen.lock().push(line(message)))
+        Box::new(move |message, _| {
+            seen.lock().push(line(message));
+            true
+        })
     }
 
     fn take(&self) -> Vec<String> {
@@ -84,8 +87,28 @@ fn what_was_retained_before_is_found_and_nothing_later() {
     player.play("one> PUBLISH r/0001 retain=true \"new\"");
     player.play("one> PUBLISH r/x retain=true \"new\"");
     let found = retained(&player.stage.broker, player.stage.now, before);
+    let (_, again) =
+        player.stage.broker.observe(filters(&["r/0000", "r/+", "r/0001"]), Seen::default().observer());
+    assert_eq!(retained(&player.stage.broker, player.stage.now, again).len(), 5_001);
     assert_eq!((found.len(), found[0].as_str(), found[1].as_str()), (4_999, "r/0000 old", "r/0002 old"));
     assert_eq!(seen.take(), ["r/0001 new", "r/x new"]);
+}
+
+#[test]
+fn an_observer_that_wants_no_more_is_gone() {
+    let mut player = bare(generous());
+    player.play("one> CONNECT one");
+    let seen = Seen::default();
+    let told = seen.clone();
+    let observe: Observe = Box::new(move |message, _| {
+        told.lock().push(line(message));
+        told.lock().len() < 2
+    });
+    player.stage.broker.observe(filters(&["a", "+"]), observe);
+    for number in 1..=4 {
+        player.play(&format!("one> PUBLISH a \"{number}\""));
+    }
+    assert_eq!(seen.take(), ["a 1", "a 2"]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The rpcs of `Scenarios`: what many clients do, and what they are expected to see.
 
+mod changes;
 mod clients;
 mod run;
 mod runner;
 mod server;
-mod undo;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +15,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use self::changes::Changes;
 use self::{
     clients::members,
     run::{Heard, Run, Told},
@@ -38,6 +39,9 @@ use crate::{
 
 /// Runs that ended and are remembered.
 const ENDED_MAX: usize = 100;
+
+/// For a driver to take an answer, once its run is cancelled.
+const DRIVER_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// For runs to end when the server does.
 const RUNS_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -111,7 +115,7 @@ impl Control {
         let run = runner.run.clone();
         let heard = run.listen();
         // A task of its own, so that a listener who leaves does not end it.
-        watch_over(run.clone(), runner.do_all());
+        watch_over(self.clone(), run.clone(), runner.do_all());
         let started = stream::once(std::future::ready(Event::Started(shown(&run))));
         let told = heard.map(|heard| match heard {
             Heard::Told(Told::Started(step)) => {
@@ -143,7 +147,7 @@ impl Control {
         let runner = self.runner(scenario, &start)?;
         // One answer is taken before the next step is done.
         let (answers, told) = mpsc::channel(1);
-        watch_over(runner.run.clone(), drive(runner, requests, answers));
+        watch_over(self.clone(), runner.run.clone(), drive(runner, requests, answers));
         Ok(Box::pin(
             ReceiverStream::new(told).map(|answer| Ok(pb::DriveScenarioResponse { response: Some(answer) })),
         ))
@@ -160,10 +164,10 @@ impl Control {
         let mut fields = Fields::new();
         let verdicts: Vec<pb::ScenarioVerdict> = fields.choices("verdicts", &request.verdicts);
         fields.finish()?;
-        let page = PageRequest::new(request.page_size, &request.page_token)?;
+        let page = PageRequest::new("runs", request.page_size, &request.page_token)?;
         let mut runs: Vec<_> = self.inner.runs.lock().values().map(|run| shown(run)).collect();
         runs.retain(|run| verdicts.is_empty() || verdicts.contains(&run.verdict()));
-        let page = page.cut(runs, |run| run.id.clone());
+        let page = page.cut(runs, |run| run.id.clone(), |run| run);
         Ok(pb::ListRunsResponse { runs: page.items, next_page_token: page.next, total_size: page.total })
     }
 
@@ -254,10 +258,11 @@ impl Control {
 }
 
 /// Has a run done, and ended whatever becomes of that.
-fn watch_over(run: Arc<Run>, doing: impl Future<Output = ()> + Send + 'static) {
+fn watch_over(control: Control, run: Arc<Run>, doing: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         if let Err(panic) = tokio::spawn(doing).await {
             tracing::error!(run = %run.id, %panic, "the run failed inside");
+            control.put_back(&run.id);
             run.abandon().await;
         }
     });
@@ -313,8 +318,13 @@ async fn drive<E>(
                                 }
                             };
                             if let Some(answer) = answer {
-                                is_heard = answers.send(answer).await.is_ok();
+                                is_heard = tell(&run, &answers, answer).await;
                             }
+                        }
+                        if !is_done {
+                            // What is under way is told of, though to the report alone.
+                            run.cancel.cancel();
+                            doing.await;
                         }
                         continue;
                     }
@@ -328,7 +338,7 @@ async fn drive<E>(
             number: number.to_string(),
             problems: problems.into_iter().map(shown_problem).collect(),
         };
-        is_heard &= answers.send(Answered::Refused(refused)).await.is_ok();
+        is_heard &= tell(&run, &answers, Answered::Refused(refused)).await;
     }
     if !is_heard {
         run.cancel.cancel();
@@ -336,6 +346,18 @@ async fn drive<E>(
     runner.finish().await;
     // Nobody may be there.
     let _ = answers.send(Answered::Finished(shown(&run))).await;
+}
+
+/// Whether the driver has taken it: one that does not, once the run is cancelled, is waited for no longer.
+async fn tell(run: &Run, answers: &mpsc::Sender<Answered>, answer: Answered) -> bool {
+    let is_stuck = async {
+        run.cancel.cancelled().await;
+        tokio::time::sleep(DRIVER_WAIT).await;
+    };
+    tokio::select! {
+        sent = answers.send(answer) => sent.is_ok(),
+        () = is_stuck => false,
+    }
 }
 
 /// What a driver is told of it.
@@ -392,7 +414,7 @@ fn shown(run: &Run) -> pb::ScenarioRun {
             None => pb::ScenarioVerdict::Unspecified,
             Some(RunVerdict::Passed) => pb::ScenarioVerdict::Passed,
             Some(RunVerdict::Failed) => pb::ScenarioVerdict::Failed,
-            Some(RunVerdict::Unreachable) => pb::ScenarioVerdict::Unreachable,
+            Some(RunVerdict::Unreachable | RunVerdict::Lost) => pb::ScenarioVerdict::Unreachable,
             Some(RunVerdict::Nothing) => pb::ScenarioVerdict::Nothing,
             Some(RunVerdict::Cancelled) => pb::ScenarioVerdict::Cancelled,
         }
@@ -427,6 +449,7 @@ fn shown_step(step: &StepResult) -> pb::ScenarioStep {
         name: step.name.clone(),
         line: step.line,
         pass: step.pass,
+        expects: step.expects,
         status: match step.status {
             StepStatus::Passed => pb::ScenarioStepStatus::Passed,
             StepStatus::Failed => pb::ScenarioStepStatus::Failed,

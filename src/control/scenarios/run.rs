@@ -17,11 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     net::{Crowd, MqttUrl},
-    scenario::{RunFigures, RunReport, RunVerdict, Scenario, StepResult, StepStatus},
+    scenario::{Remembered, RunFigures, RunReport, RunVerdict, Scenario, StepResult},
 };
-
-/// Steps that passed and are remembered, and others beside them.
-const STEPS_MAX: usize = 2_000;
 
 /// What is told and kept for those who are slower than the run.
 const TOLD_KEPT: usize = 16_384;
@@ -64,9 +61,7 @@ pub struct Run {
 struct Course {
     /// As long as the run goes on.
     told: Option<broadcast::Sender<Told>>,
-    /// Steps that have ended.
-    kept: Vec<Arc<StepResult>>,
-    left_out: u64,
+    steps: Remembered,
     figures: RunFigures,
     ended: Option<(SystemTime, Arc<RunReport>)>,
 }
@@ -91,8 +86,7 @@ impl Run {
             began,
             course: Mutex::new(Course {
                 told: Some(broadcast::Sender::new(TOLD_KEPT)),
-                kept: Vec::new(),
-                left_out: 0,
+                steps: Remembered::default(),
                 figures: RunFigures::default(),
                 ended: None,
             }),
@@ -154,33 +148,18 @@ impl Run {
     /// Steps that have ended, as far as they are remembered, and how many more there are.
     pub fn steps(&self) -> (Vec<StepResult>, u64) {
         let course = self.course();
-        (course.kept.iter().map(|step| StepResult::clone(step)).collect(), course.left_out)
+        (course.steps.steps(), course.steps.left_out())
     }
 
     pub fn begin_step(&self, step: StepResult) {
         self.course().tell(Told::Started(Arc::new(step)));
     }
 
-    /// `expects`: it was an expectation.
-    pub fn end_step(&self, step: StepResult, expects: bool) {
+    pub fn end_step(&self, step: StepResult) {
         let step = Arc::new(step);
         let mut course = self.course();
-        let figures = &mut course.figures;
-        match step.status {
-            StepStatus::Passed => figures.passed += 1,
-            StepStatus::Failed => figures.failed += 1,
-            StepStatus::Skipped => figures.skipped += 1,
-        }
-        figures.expectations += u64::from(expects && step.status != StepStatus::Skipped);
-        let limit = match step.status {
-            StepStatus::Passed => STEPS_MAX,
-            StepStatus::Failed | StepStatus::Skipped => 2 * STEPS_MAX,
-        };
-        if course.kept.len() < limit {
-            course.kept.push(step.clone());
-        } else {
-            course.left_out += 1;
-        }
+        course.figures.count(&step);
+        course.steps.add(step.clone());
         course.tell(Told::Ended(step));
     }
 
@@ -210,12 +189,12 @@ impl Run {
     }
 
     pub fn end(&self, report: RunReport) {
-        *self.crowd.lock().unwrap_or_else(PoisonError::into_inner) = None;
         {
             let mut course = self.course();
             course.ended = Some((SystemTime::now(), Arc::new(report)));
             course.told = None;
         }
+        *self.crowd.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.has_ended.send_replace(true);
     }
 }

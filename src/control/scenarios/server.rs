@@ -1,7 +1,8 @@
 //! Steps that change the server, or ask it: chaos, mocks, state, recordings, replays, and HTTP.
 
 use std::{
-    sync::{MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -10,13 +11,13 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    runner::{Outcome, Runner},
-    undo::Undo,
+    changes::{Author, Changes, Thing, note},
+    runner::{Begun, Outcome, Runner},
 };
 use crate::{
     amount::counted,
-    control::{ControlError, pb, state::json_bytes, time},
-    fault::{ChaosError, RuleSpec},
+    control::{ControlError, pb, time},
+    fault::{ChaosError, RuleSpec, RuleView},
     journal::beginning,
     mock::{Condition, MockError, MockSpec, Occasion, StateScope, Subject},
     scenario::{HttpStep, RecordSpec, ReplayMode, ReplaySpec, VerifyLevel},
@@ -26,33 +27,36 @@ use crate::{
 const STATE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Runner {
-    fn undo_list(&self) -> MutexGuard<'_, Undo> {
-        // A list is whole between any two calls.
-        self.undo.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unended(&self) -> MutexGuard<'_, Begun> {
+        // Lists are whole between any two calls.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn author(&self) -> Author<'_> {
+        Author { run: &self.run.id, keeps: self.scenario.keeps }
     }
 
     /// Chaos and mocks draw from the run's seed as long as it goes on.
-    fn take_seed(&self) -> Result<(), ControlError> {
+    fn take_seed(&self, changes: &mut Changes) -> Result<(), ControlError> {
         let before = self.control.chaos()?.seed();
-        let mut undo = self.undo_list();
-        if undo.seed.is_none() {
-            undo.seed = Some(before);
-            drop(undo);
+        if !self.has_taken_seed.swap(true, Ordering::Relaxed) {
             self.control.put_seed(self.run.seed)?;
+            note(&mut changes.seed, self.author(), (), Some(before), Some(self.run.seed));
         }
         Ok(())
     }
 
     pub fn set_rule(&self, spec: &RuleSpec) -> Result<String, ControlError> {
-        self.take_seed()?;
+        let mut changes = self.control.scenario_changes();
+        self.take_seed(&mut changes)?;
         let chaos = self.control.chaos()?;
-        let before = chaos.rule(&spec.id).ok().map(|view| view.rule.spec().clone());
+        let before = chaos.rule(&spec.id).ok();
         let set = match before.is_some() {
             true => chaos.update(&spec.id, spec.clone()),
             false => chaos.create(spec.clone()),
         };
-        set.map_err(of_chaos)?;
-        self.undo_list().note_rule(&spec.id, before);
+        let after = set.map_err(of_chaos)?;
+        note(&mut changes.rules, self.author(), spec.id.clone(), before, Some(after));
         match chaos.is_enabled() {
             true => Ok(String::new()),
             false => Err(ControlError::NothingMeant("chaos is switched off in this server".to_owned())),
@@ -60,99 +64,103 @@ impl Runner {
     }
 
     pub fn remove_rule(&self, id: &str) -> Result<String, ControlError> {
+        let mut changes = self.control.scenario_changes();
         let chaos = self.control.chaos()?;
-        let before = chaos.rule(id).ok().map(|view| view.rule.spec().clone());
+        let before = chaos.rule(id).ok();
         chaos.delete(id).map_err(of_chaos)?;
-        self.undo_list().note_rule(id, before);
+        note(&mut changes.rules, self.author(), id.to_owned(), before, None);
         Ok(String::new())
     }
 
     pub async fn reset_chaos(&self) -> Result<String, ControlError> {
-        // All that is there goes, and comes back in the end.
-        let rules = self.control.chaos()?.rules();
         {
-            let mut undo = self.undo_list();
-            for view in rules {
-                let spec = view.rule.spec();
-                undo.note_rule(&spec.id, Some(spec.clone()));
+            let mut changes = self.control.scenario_changes();
+            let chaos = self.control.chaos()?;
+            let before = chaos.rules();
+            chaos.reset();
+            for view in before {
+                note(&mut changes.rules, self.author(), view.rule.id().to_string(), Some(view), None);
             }
         }
-        self.control.reset_chaos(pb::ResetChaosRequest {}).await?;
+        self.control.let_go().await?;
         Ok(String::new())
     }
 
     pub fn apply_profile(&self, name: &str) -> Result<String, ControlError> {
-        self.take_seed()?;
+        let mut changes = self.control.scenario_changes();
+        self.take_seed(&mut changes)?;
         let chaos = self.control.chaos()?;
         let before = chaos.rules();
         let rules = chaos.apply_profile(name).map_err(of_chaos)?;
-        let mut undo = self.undo_list();
-        for view in &rules {
-            let id = view.rule.id();
-            let before = before.iter().find(|before| before.rule.id() == id);
-            undo.note_rule(id, before.map(|before| before.rule.spec().clone()));
+        let count = rules.len() as u64;
+        for after in rules {
+            let id = after.rule.id().to_string();
+            let before = before.iter().find(|before| *before.rule.id() == *after.rule.id()).cloned();
+            if RuleView::is_left(before.as_ref(), Some(&after)) {
+                continue;
+            }
+            note(&mut changes.rules, self.author(), id, before, Some(after));
         }
-        Ok(counted(rules.len() as u64, "rule"))
+        Ok(counted(count, "rule"))
     }
 
     pub fn set_mock(&self, spec: &MockSpec) -> Result<String, ControlError> {
-        self.take_seed()?;
+        let mut changes = self.control.scenario_changes();
+        self.take_seed(&mut changes)?;
         let mocks = self.control.mocks()?;
-        let before = mocks.get(&spec.id).ok().map(|mock| mock.mock.spec.clone());
+        let before = mocks.get(&spec.id).ok();
         let set = match before.is_some() {
             true => mocks.update(&spec.id, spec.clone()),
             false => mocks.create(spec.clone()),
         };
-        set.map_err(of_mock)?;
-        self.undo_list().note_mock(&spec.id, before);
+        let after = set.map_err(of_mock)?;
+        note(&mut changes.mocks, self.author(), spec.id.clone(), before, Some(after));
         Ok(String::new())
     }
 
     pub fn remove_mock(&self, id: &str) -> Result<String, ControlError> {
+        let mut changes = self.control.scenario_changes();
         let mocks = self.control.mocks()?;
-        let before = mocks.get(id).ok().map(|mock| mock.mock.spec.clone());
+        let before = mocks.get(id).ok();
         mocks.delete(id).map_err(of_mock)?;
-        self.undo_list().note_mock(id, before);
+        note(&mut changes.mocks, self.author(), id.to_owned(), before, None);
         Ok(String::new())
     }
 
     pub fn reset_mocks(&self) -> Result<String, ControlError> {
+        let mut changes = self.control.scenario_changes();
         let mocks = self.control.mocks()?;
-        let before = mocks.list();
+        let by_id = || mocks.list().into_iter().map(|view| (view.mock.spec.id.clone(), view));
+        let before: Vec<_> = by_id().collect();
         mocks.reset();
-        let mut undo = self.undo_list();
-        for view in &before {
-            undo.note_mock(&view.mock.spec.id, Some(view.mock.spec.clone()));
+        // Those of the settings, some of which may have been removed since.
+        let mut after: BTreeMap<_, _> = by_id().collect();
+        for (id, view) in before {
+            let after = after.remove(&id);
+            note(&mut changes.mocks, self.author(), id, Some(view), after);
         }
-        // Of the settings, and removed since.
-        for view in mocks.list() {
-            undo.note_mock(&view.mock.spec.id, None);
+        for (id, view) in after {
+            note(&mut changes.mocks, self.author(), id, None, Some(view));
         }
         Ok(String::new())
     }
 
-    pub async fn set_state(
-        &self,
-        scope: &StateScope,
-        key: &str,
-        value: &Value,
-    ) -> Result<String, ControlError> {
-        let before = self.control.mocks()?.state().get(scope, key).cloned();
-        let request =
-            pb::SetStateRequest { scope: scope.to_string(), key: key.to_owned(), value: json_bytes(value) };
-        self.control.set_state(request).await?;
-        self.undo_list().note_state(scope, key, before);
+    pub fn set_state(&self, scope: &StateScope, key: &str, value: &Value) -> Result<String, ControlError> {
+        let mut changes = self.control.scenario_changes();
+        let mut state = self.control.mocks()?.state();
+        let before = state.get(scope, key).cloned();
+        let set = state.set(scope, key, value.clone());
+        set.map_err(|error| ControlError::NothingMeant(error.to_string()))?;
+        note(&mut changes.state, self.author(), (scope.clone(), key.to_owned()), before, Some(value.clone()));
         Ok(String::new())
     }
 
     pub fn reset_state(&self) -> Result<String, ControlError> {
-        let mocks = self.control.mocks()?;
-        let mut state = mocks.state();
-        {
-            let mut undo = self.undo_list();
-            for (scope, key, value) in state.list() {
-                undo.note_state(&scope, key, Some(value.clone()));
-            }
+        let mut changes = self.control.scenario_changes();
+        let mut state = self.control.mocks()?.state();
+        for (scope, key, value) in state.list() {
+            let key = (scope, key.to_owned());
+            note(&mut changes.state, self.author(), key, Some(value.clone()), None);
         }
         state.reset();
         Ok(String::new())
@@ -178,8 +186,8 @@ impl Runner {
         }
     }
 
-    pub async fn record(&self, spec: &RecordSpec) -> Result<String, ControlError> {
-        let name = spec.name.clone().unwrap_or_else(|| format!("{}-{}", self.scenario.name, self.run.id));
+    pub async fn record(&self, name: Option<String>, spec: &RecordSpec) -> Result<String, ControlError> {
+        let name = name.unwrap_or_else(|| format!("{}-{}", self.scenario.name, self.run.id));
         let request = pb::StartRecordingRequest {
             name,
             topics: spec.topics.clone(),
@@ -187,32 +195,33 @@ impl Runner {
             ..Default::default()
         };
         let recording = self.control.start_recording(request).await?;
-        self.undo_list().recordings.push((recording.id, recording.name.clone()));
+        self.unended().recordings.push((recording.id, recording.name.clone()));
         Ok(recording.name)
     }
 
-    pub async fn stop_recording(&self, name: &str) -> Result<String, ControlError> {
-        let recordings = self.undo_list().recordings.clone();
+    /// Without a name, all that the run has begun.
+    pub async fn stop_recording(&self, name: Option<&str>) -> Result<String, ControlError> {
+        let recordings = self.unended().recordings.clone();
         let meant: Vec<_> =
-            recordings.into_iter().filter(|(_, known)| name.is_empty() || known == name).collect();
+            recordings.into_iter().filter(|(_, known)| name.is_none_or(|name| known == name)).collect();
         if meant.is_empty() {
             let what = match name {
-                "" => "no recording was begun before".to_owned(),
-                name => format!("no recording {name:?} was begun before"),
+                None => "no recording was begun before".to_owned(),
+                Some(name) => format!("no recording {name:?} was begun before"),
             };
             return Err(ControlError::NothingMeant(what));
         }
         let mut stopped = Vec::new();
         for (id, name) in meant {
             let recording = self.control.stop_recording(pb::StopRecordingRequest { id: id.clone() }).await?;
-            self.undo_list().recordings.retain(|(known, _)| *known != id);
+            self.unended().recordings.retain(|(known, _)| *known != id);
             stopped.push(format!("{name} has {}", counted(recording.events, "event")));
         }
         Ok(stopped.join(", "))
     }
 
     pub async fn mark(&self, label: &str) -> Result<String, ControlError> {
-        let recordings = self.undo_list().recordings.clone();
+        let recordings = self.unended().recordings.clone();
         for (id, _) in &recordings {
             let request = pb::MarkRecordingRequest { id: id.clone(), label: label.to_owned() };
             self.control.mark_recording(request).await?;
@@ -220,21 +229,21 @@ impl Runner {
         Ok(label.to_owned())
     }
 
-    pub async fn replay(&self, spec: &ReplaySpec) -> Outcome {
+    pub async fn replay(&self, recording: String, spec: &ReplaySpec) -> Outcome {
         let own = || match &self.scenario.target {
             Some(target) => target.clone(),
             None => self.run.target.spelled(),
         };
         let duration = |span: Duration| time::duration(span);
         let asked = pb::ReplaySpec {
-            recording: spec.recording.clone(),
+            recording,
             target: spec.target.clone().unwrap_or_else(own),
             mode: match spec.mode {
                 ReplayMode::Publish => pb::ReplayMode::Publish,
                 ReplayMode::Client => pb::ReplayMode::Client,
             }
             .into(),
-            speed: spec.speed,
+            speed: spec.speed.map(|speed| speed.0),
             max_gap: spec.max_gap.map(|span| duration(span.0)),
             loops: spec.loops,
             map_topics: spec.map_topics.clone(),
@@ -255,7 +264,7 @@ impl Runner {
             Ok(replay) => replay.id,
             Err(error) => return error.into(),
         };
-        self.undo_list().replays.push(id.clone());
+        self.unended().replays.push(id.clone());
         let ended = async {
             let mut states = self.control.watch_replay(pb::WatchReplayRequest { id: id.clone() }).await?;
             let mut last = None;
@@ -271,7 +280,7 @@ impl Runner {
                 Err(_) => return Outcome::failed(format!("it goes on after {} s", within.0.as_secs_f64())),
             },
         };
-        self.undo_list().replays.retain(|known| *known != id);
+        self.unended().replays.retain(|known| *known != id);
         match ended {
             Err(error) => error.into(),
             Ok(None) => Outcome::failed("the replay failed inside"),
@@ -314,47 +323,15 @@ impl Runner {
         }
     }
 
-    pub async fn undo(&self) {
-        let undo = std::mem::take(&mut *self.undo_list());
-        for id in undo.replays {
+    /// Ends what goes on.
+    pub async fn end_begun(&self) {
+        let begun = std::mem::take(&mut *self.unended());
+        for id in begun.replays {
             let _ = self.control.cancel_replay(pb::CancelReplayRequest { id }).await;
         }
-        for (id, _) in undo.recordings {
+        for (id, _) in begun.recordings {
             // One that somebody else has stopped is what was wanted.
             let _ = self.control.stop_recording(pb::StopRecordingRequest { id }).await;
-        }
-        if self.scenario.keeps {
-            return;
-        }
-        // What somebody else removed meanwhile is gone, which was wanted, too.
-        if let Ok(chaos) = self.control.chaos() {
-            for (id, before) in undo.rules {
-                let _ = match before {
-                    None => chaos.delete(&id),
-                    Some(spec) if chaos.rule(&id).is_ok_and(|view| *view.rule.spec() == spec) => Ok(()),
-                    Some(spec) if chaos.rule(&id).is_ok() => chaos.update(&id, spec).map(drop),
-                    Some(spec) => chaos.create(spec).map(drop),
-                };
-            }
-        }
-        if let Ok(mocks) = self.control.mocks() {
-            for (id, before) in undo.mocks {
-                let _ = match before {
-                    None => mocks.delete(&id),
-                    Some(spec) if mocks.get(&id).is_ok() => mocks.update(&id, spec).map(drop),
-                    Some(spec) => mocks.create(spec).map(drop),
-                };
-            }
-            for (scope, key, before) in undo.state {
-                let mut state = mocks.state();
-                match before {
-                    None => _ = state.delete(&scope, &key),
-                    Some(value) => _ = state.set(&scope, &key, value),
-                }
-            }
-        }
-        if let Some(seed) = undo.seed {
-            let _ = self.control.put_seed(seed);
         }
     }
 }

@@ -477,6 +477,43 @@ fn reset_and_another_seed_begin_anew() {
 }
 
 #[test]
+fn a_rule_that_was_removed_comes_back_in_its_old_place() {
+    let settings = |yaml: &str| serde_saphyr::from_str::<ChaosSpec>(yaml).expect("settings");
+    let chaos = Chaos::new(ChaosOptions::default(), ChaosHooks::default());
+    chaos.set(&settings("rules: [{id: s1, actions: [drop]}, {id: s2, actions: [drop]}]")).expect("good");
+    for id in ["a", "b", "c"] {
+        chaos
+            .create(serde_saphyr::from_str(&format!("{{id: {id}, actions: [drop]}}")).expect("a rule"))
+            .expect("new");
+    }
+    let shown = || {
+        let origin = |view: &RuleView| if view.from_settings { "settings" } else { "api" };
+        chaos.rules().iter().map(|view| format!("{} {}", view.rule.id(), origin(view))).collect::<Vec<_>>()
+    };
+    let (before, seen) = (shown(), chaos.rules());
+    assert_eq!(before, ["s1 settings", "s2 settings", "a api", "b api", "c api"]);
+    for id in ["b", "s1"] {
+        let of_id = seen.iter().find(|view| &**view.rule.id() == id).expect("it was there");
+        chaos.delete(id).expect("it is there");
+        chaos.restore(of_id).expect("there is room");
+        assert_eq!(shown(), before);
+        // Also if there is another one of its id, behind all others.
+        chaos.delete(id).expect("it is there");
+        chaos
+            .create(
+                serde_saphyr::from_str(&format!("{{id: {id}, actions: [withhold_ack]}}")).expect("a rule"),
+            )
+            .expect("new");
+        assert_ne!(shown(), before);
+        chaos.restore(of_id).expect("it is there");
+        assert_eq!(shown(), before);
+    }
+    chaos.reset();
+    seen.iter().rev().for_each(|view| chaos.restore(view).expect("there is room"));
+    assert_eq!(shown(), before);
+}
+
+#[test]
 fn settings_replace_what_came_from_settings_and_keep_the_rest() {
     let settings = |yaml: &str| serde_saphyr::from_str::<ChaosSpec>(yaml).expect("settings");
     let chaos = chaos("[]");

@@ -153,6 +153,124 @@ async fn a_reset_makes_a_clean_start() {
 }
 
 #[tokio::test]
+async fn long_messages_that_came_near_are_cut_so_that_the_answer_can_be_read() {
+    let server = Server::start();
+    let long = 990_000;
+    for _ in 0..5 {
+        let payload = vec![b'x'; long].into();
+        let publish = pb::PublishRequest { topic: "near/one".to_owned(), payload, ..Default::default() };
+        server.control.publish(publish).await.unwrap();
+    }
+    let meant = |topic: &str| Some(pb::MessageMatch { topic: vec![topic.to_owned()], ..Default::default() });
+    let mut expectations =
+        vec![pb::MessageExpectation { r#match: meant("near/oen"), ..Default::default() }; 10];
+    expectations.push(pb::MessageExpectation { r#match: meant("q"), ..Default::default() });
+    let request = pb::VerifyRequest { expectations, ..Default::default() };
+    let mut verdicts = server.control.verify(request).await.unwrap().verdicts;
+    assert_eq!(verdicts.pop().unwrap().nearest, []);
+    let waited = server.control.wait_for_messages(pb::WaitForMessagesRequest {
+        r#match: meant("near/oen"),
+        timeout: Some(prost_types::Duration::default()),
+        ..Default::default()
+    });
+    let lists: Vec<_> = verdicts.into_iter().map(|verdict| verdict.nearest).collect();
+    for (most, nearest) in
+        lists.iter().map(|list| (8 << 10, list)).chain([(64 << 10, &waited.await.unwrap().nearest)])
+    {
+        assert!(!nearest.is_empty());
+        for near in nearest {
+            let cut = near.message.as_ref().unwrap().payload.len();
+            assert!((most - 1024..=most).contains(&cut), "{cut}");
+            assert_eq!(
+                (near.payload_size, near.score),
+                (long as u64, (near.score * 1000.0).round() / 1000.0)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_token_is_taken_by_its_own_list_and_order_alone() {
+    let server = Server::start();
+    for topic in ["a", "b"] {
+        server
+            .ok(
+                "POST",
+                "/__mockforge/mqtt/publish",
+                json!({"topic": topic, "retain": true, "payload": 1}).to_string(),
+            )
+            .await;
+    }
+    let find = async |newest_first: bool, token: &str| {
+        let body = json!({"page_size": 1, "newest_first": newest_first, "page_token": token}).to_string();
+        server.json("POST", "/__mockforge/messages:find", body).await
+    };
+    let (_, first) = find(false, "").await;
+    let token = first["next_page_token"].as_str().unwrap();
+    let (_, second) = find(false, token).await;
+    assert_eq!(second["messages"][0]["topic"], "b");
+    assert_eq!(find(true, token).await.0, StatusCode::BAD_REQUEST);
+    let retained = server.ok("GET", "/__mockforge/mqtt/retained?page_size=1", "").await;
+    let token = retained["next_page_token"].as_str().unwrap();
+    let clients = format!("/__mockforge/mqtt/clients?page_token={token}");
+    let (status, _, message) = server.refusal("GET", &clients, "").await;
+    assert_eq!((status, message.as_str()), (400, "page_token: is no token of this list"));
+}
+
+#[tokio::test]
+async fn an_empty_update_mask_counts_as_none() {
+    let server = Server::start();
+    server.ok("POST", "/__mockforge/mocks", r#"{"id": "m", "topic": "a", "priority": 3}"#).await;
+    let patched = server.ok("PATCH", "/__mockforge/mocks/m?update_mask=", r#"{"topic": "b"}"#).await;
+    assert_eq!((&patched["topic"], &patched["priority"]), (&json!("b"), &json!(3)));
+    let put = server.ok("PUT", "/__mockforge/mocks/m?update_mask=", r#"{"topic": "c"}"#).await;
+    assert_eq!((&put["topic"], &put["priority"]), (&json!("c"), &json!(5)));
+}
+
+#[tokio::test]
+async fn parts_that_are_false_are_not_reset() {
+    let server = Server::start();
+    server.ok("POST", "/__mockforge/mocks", r#"{"id": "m", "topic": "never"}"#).await;
+    server.ok("PUT", "/__mockforge/state/global/k", r#"{"value": 1}"#).await;
+    for parts in [r#"{"mocks": false}"#, r#"{"mocks": false, "state": true}"#] {
+        server.ok("POST", "/__mockforge/reset", parts).await;
+        assert_eq!(server.ok("GET", "/__mockforge/mocks", "").await["total_size"], 1, "{parts}");
+        let left = server.ok("GET", "/__mockforge/state", "").await["total_size"] == 1;
+        assert_eq!(left, !parts.contains("true"), "{parts}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_chaos_leaves_it_as_the_server_began_with_it() {
+    let server = Server::start();
+    let _app = server.subscriber("app", "t").await;
+    let rule = r#"{"id": "all", "match": {"types": ["publish"]}, "actions": ["drop"]}"#;
+    server.ok("POST", "/__mockforge/chaos/rules", rule).await;
+    let lost = r#"{"topic": "t", "payload": "x"}"#;
+    server.ok("POST", "/__mockforge/mqtt/publish", lost).await;
+    let faults = async || server.ok("GET", "/__mockforge/chaos/faults", "").await;
+    let all = async {
+        while faults().await["faults"].as_array().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(all).await;
+    server.ok("PUT", "/__mockforge/chaos/seed", r#"{"seed": 99}"#).await;
+    server.ok("POST", "/__mockforge/chaos:disable", "").await;
+    server.ok("POST", "/__mockforge/reset", r#"{"chaos": true}"#).await;
+    let chaos = server.ok("GET", "/__mockforge/chaos", "").await;
+    let parts = ["enabled", "active", "seed", "rules"].map(|part| chaos[part].clone());
+    assert_eq!(parts, [json!(true), json!(false), json!(7), json!(0)], "{chaos}");
+    assert_eq!(faults().await["faults"], json!([]));
+    // What the settings said last counts, if they said anything.
+    let settings = crate::fault::ChaosSpec { enabled: false, ..Default::default() };
+    server.chaos.set(&settings).unwrap();
+    server.ok("POST", "/__mockforge/chaos:enable", "").await;
+    server.ok("POST", "/__mockforge/reset", r#"{"chaos": true}"#).await;
+    assert_eq!(server.ok("GET", "/__mockforge/chaos", "").await["enabled"], false);
+}
+
+#[tokio::test]
 async fn calls_that_wait_leave_others_their_turn() {
     let limits = ApiLimits { requests: 4, streaming_requests: 8, ..ApiLimits::default() };
     let server = Server::start_with(Access::default(), limits);

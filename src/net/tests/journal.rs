@@ -145,6 +145,29 @@ async fn a_thousand_wait_each_for_its_own_while_others_come() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_from_ahead_of_the_journal_leaves_out_what_comes_before() {
+    let journal = journal(JournalLimits::default());
+    let mut writer = journal.writer();
+    write(&mut writer, "a", "old");
+    let since = journal.cursor() + 2;
+    let (waits, meant) = (journal.clone(), on("a"));
+    let ahead =
+        tokio::spawn(async move { waits.wait(&meant, Count::at_least(1), FOR_EVER, Some(since)).await });
+    while waiting(&journal) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for payload in ["too early", "early", "due"] {
+        write(&mut writer, "a", payload);
+    }
+    let waited = ahead.await.expect("no panic").expect("a place");
+    assert_eq!((waited.found, waited.entries[0].sequence), (1, since));
+    assert_eq!(waited.entries[0].payload, &b"due"[..]);
+    let seen = journal.wait(&on("a"), Count::at_least(1), Duration::ZERO, Some(since + 5)).await;
+    let waited = seen.expect("a place");
+    assert_eq!((waited.found, waited.seen.cursor, waited.seen.missed), (0, since + 5, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_is_over_says_what_came_and_what_came_near() {
     let journal = journal(JournalLimits::default());

@@ -50,7 +50,7 @@ pub fn sniff<R: Read + Seek>(
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {
             input.rewind().map_err(FileError::io)?;
-            return Ok(of_object(BufReader::new(input), named));
+            return of_object(BufReader::new(input), named);
         }
         Some(_) if is_row(text) => return Ok(RecordingFormat::Csv),
         _ => {}
@@ -65,30 +65,42 @@ fn error(kind: FileErrorKind, reason: impl Into<String>) -> FileError {
     FileError { kind, place: FilePlace::Unknown, path: String::new(), reason: reason.into() }
 }
 
+/// What one at least is in, of an object that is a line of a recording.
+const OF_LINES: [&str; 10] =
+    ["format", "version", "t_ms", "tst", "seq", "conn", "dir", "kind", "type", "raw"];
+
 /// Of a file that begins with an object: JSON if that holds a list of events or messages, lines if it
-/// ends without. Where it is broken before that, the name decides, so that the error is one of its
-/// format.
-fn of_object(input: impl BufRead, named: Option<RecordingFormat>) -> RecordingFormat {
-    let look = || -> Result<RecordingFormat, FileError> {
+/// ends without and may be one. Where it is broken before that, the name decides, so that the error is
+/// one of its format.
+fn of_object(input: impl BufRead, named: Option<RecordingFormat>) -> Result<RecordingFormat, FileError> {
+    let look = || -> Result<Option<RecordingFormat>, FileError> {
         let mut scanner = Scanner::new(input, START);
         scanner.skip_byte_order_mark("")?;
         scanner.expect(b'{', "")?;
+        let mut may_be_line = false;
         let mut goes_on = !scanner.accept(b'}', "")?;
         while goes_on {
             let name = scanner.name("")?;
             // A GAP has a number of events, a MOCK one of messages.
             if matches!(name.as_str(), "events" | "messages") && scanner.peek("")? == Some(b'[') {
-                return Ok(RecordingFormat::Json);
+                return Ok(Some(RecordingFormat::Json));
             }
+            may_be_line |= OF_LINES.contains(&name.as_str());
             scanner.value(None, "")?;
             goes_on = scanner.goes_on(b'}', "")?;
         }
-        Ok(RecordingFormat::Ndjson)
+        Ok(may_be_line.then_some(RecordingFormat::Ndjson))
     };
-    look().unwrap_or(match named {
-        Some(RecordingFormat::Ndjson) => RecordingFormat::Ndjson,
-        _ => RecordingFormat::Json,
-    })
+    match look() {
+        Ok(Some(format)) => Ok(format),
+        Ok(None) => {
+            let reason =
+                "this is no recording: the object at its beginning has neither events, messages nor a t_ms";
+            Err(error(FileErrorKind::Unsupported, reason))
+        }
+        Err(_) if named == Some(RecordingFormat::Ndjson) => Ok(RecordingFormat::Ndjson),
+        Err(_) => Ok(RecordingFormat::Json),
+    }
 }
 
 /// Whether the first line is text with a comma.

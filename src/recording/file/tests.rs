@@ -101,6 +101,8 @@ fn content_says_the_format_and_names_only_where_it_does_not() {
         (b"{\"version\": 1}\n", "x.json"),
         (b"{\"kind\": \"GAP\", \"events\": 3}\n{\"t_ms\"", ""),
         (b"{\"kind\": \"MOCK\", \"messages\": 3}", ""),
+        (b"{\"a\": 1}", "x.json"),
+        (b"{\n\"a\": {\"t_ms\": 1}\n}", "x.ndjson"),
         (b"{\"version\": 1, \"ev", "x.ndjson"),
         (b"{\"version\": 1, \"ev", "x.jsonl"),
         (b"{\"version\": 1, \"ev", "x.mcap"),
@@ -124,6 +126,8 @@ fn content_says_the_format_and_names_only_where_it_does_not() {
         ndjson
         ndjson
         ndjson
+        Unsupported: this is no recording: the object at its beginning has neither events, messages nor a t_ms
+        Unsupported: this is no recording: the object at its beginning has neither events, messages nor a t_ms
         ndjson
         ndjson
         json

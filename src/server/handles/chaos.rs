@@ -95,7 +95,7 @@ impl ChaosRules {
         Ok(())
     }
 
-    /// What was done to which packet, the newest first, up to 1,000.
+    /// What was done to which packet, the newest first, up to 1,000 and 3 MiB.
     ///
     /// # Errors
     /// When the server is stopping.

@@ -7,6 +7,7 @@ use crate::{
     field::BadField,
     journal::{
         Count, CountSpec, Expectation, ExpectationSpec, JournalEntry, MatchSpec, MessageMatch, Nearness,
+        beginning,
     },
     net::Waited,
     server::running::Link,
@@ -14,6 +15,9 @@ use crate::{
 
 /// At most so many messages are answered at a time.
 const FOUND_MAX: usize = 1000;
+
+/// Bytes of a payload that are shown.
+const SHOWN_MAX: usize = 200;
 
 /// Messages that passed through a running server: what clients published, it itself, mocks and replays.
 ///
@@ -75,6 +79,8 @@ pub struct Unexpected {
     pub text: String,
     /// How many came that were meant.
     pub found: u64,
+    /// Some of those.
+    pub came: Vec<JournalEntry>,
     /// Of those that were not, the nearest, and what is otherwise with each.
     pub nearest: Vec<(Nearness, JournalEntry)>,
     /// Messages that were gone before they could be looked at: `journal.messages` is how many are kept.
@@ -84,8 +90,11 @@ pub struct Unexpected {
 impl fmt::Display for Unexpected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
+        for entry in &self.came {
+            write!(f, "\n  came: {}", Shown(entry))?;
+        }
         for (nearness, entry) in &self.nearest {
-            write!(f, "\n  near: {} from {:?}", entry.topic, entry.client_identifier)?;
+            write!(f, "\n  near: {}", Shown(entry))?;
             for difference in &nearness.differences {
                 write!(f, "\n    {difference}")?;
             }
@@ -94,6 +103,22 @@ impl fmt::Display for Unexpected {
             write!(f, "\n  {} messages before were not kept (journal.messages)", self.missed)?;
         }
         Ok(())
+    }
+}
+
+/// `#3 alarms/3 {"level":3} from "dev-1"`, or of whom else.
+struct Shown<'a>(&'a JournalEntry);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let JournalEntry { sequence, topic, payload, client_identifier, origin, .. } = self.0;
+        let text = String::from_utf8_lossy(payload);
+        let text = beginning(&text, SHOWN_MAX);
+        write!(f, "#{sequence} {topic} {text} from ")?;
+        match client_identifier.as_str() {
+            "" => f.write_str(origin.name()),
+            client => write!(f, "{client:?}"),
+        }
     }
 }
 
@@ -147,7 +172,13 @@ impl Messages {
         }
         let on = if topics.is_empty() { String::new() } else { format!(" on {}", topics.join(", ")) };
         let text = format!("expected {count}{on} within {limit:?}, found {found}");
-        Err(MessagesError::Unexpected(Unexpected { text, found, nearest, missed: seen.missed }))
+        Err(MessagesError::Unexpected(Unexpected {
+            text,
+            found,
+            came: entries,
+            nearest,
+            missed: seen.missed,
+        }))
     }
 
     /// Whether so many such messages came up to now: a number, or bounds.
@@ -175,6 +206,7 @@ impl Messages {
         Err(MessagesError::Unexpected(Unexpected {
             text: verified.judgement.text,
             found: verified.judgement.found,
+            came: verified.entries,
             nearest: verified.nearest,
             missed: seen.missed,
         }))

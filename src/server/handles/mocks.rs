@@ -62,7 +62,7 @@ impl Mocks {
         self.link.ask(|control| async move { control.delete_mock(request).await }).await
     }
 
-    /// As the server started: mocks of the settings stay, with their counts at zero; all others go.
+    /// Mocks of the settings stay, with their counts at zero; all others go, those that the builder was given included.
     ///
     /// # Errors
     /// When the server is stopping.

@@ -67,7 +67,7 @@ impl Recordings {
         self.link.ask(|control| async move { control.get_recording(request).await }).await
     }
 
-    /// Its first events, up to 1,000: all of what a test records. [`export`](Self::export) has everything.
+    /// Its first events, up to 1,000 and 3 MiB: all of what a test records. [`export`](Self::export) has everything.
     ///
     /// # Errors
     /// As [`get`](Self::get); a recording that is damaged.

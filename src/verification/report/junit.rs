@@ -22,7 +22,8 @@ fn write_junit(out: &mut String, heading: &Heading, verdict: &Verdict, seconds: 
     let name = Escaped(&heading.title);
     // CI must not be green for another reason than that all is as it was.
     let failure = heading.why_failed(verdict);
-    let tests = verdict.sessions.len() + usize::from(failure.is_some());
+    let is_whole = failure.is_some() || verdict.sessions.is_empty();
+    let tests = verdict.sessions.len() + usize::from(is_whole);
     let differing = verdict.sessions.iter().filter(|session| session.differences > 0).count();
     let failures = differing + usize::from(failure.is_some());
     let mut differences: HashMap<&Owner, Vec<&Difference>> = HashMap::new();
@@ -42,9 +43,16 @@ fn write_junit(out: &mut String, heading: &Heading, verdict: &Verdict, seconds: 
         let differences = differences.get(&session.owner).map_or(&[][..], Vec::as_slice);
         write_case(out, heading, session, differences)?;
     }
-    if let Some(failure) = failure {
-        writeln!(out, r#"    <testcase name="verification" classname="{name}" time="0">"#)?;
-        writeln!(out, r#"      <failure type="failed" message="{}"/>"#, Escaped(&failure))?;
+    if is_whole {
+        writeln!(out, r#"    <testcase name="{}" classname="{name}" time="0">"#, heading.case)?;
+        match failure {
+            Some(failure) => {
+                writeln!(out, r#"      <failure type="failed" message="{}"/>"#, Escaped(&failure))?;
+            }
+            None => {
+                writeln!(out, "      <system-out>{}</system-out>", Escaped(&heading.notes.join("\n")))?;
+            }
+        }
         writeln!(out, "    </testcase>")?;
     }
     writeln!(out, "  </testsuite>")?;

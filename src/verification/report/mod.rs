@@ -23,6 +23,8 @@ pub struct Heading {
     pub failure: String,
     /// Whether it is no failure if nothing was compared.
     pub may_be_empty: bool,
+    /// What the whole is called where it is a test case: why it failed, or that it passed though nothing was compared.
+    pub case: &'static str,
     /// Lines that are said before the verdict.
     pub notes: Vec<String>,
 }

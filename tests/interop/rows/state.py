@@ -12,7 +12,10 @@ def kept(scene):
 
 ROWS = {
     "State.GetState": Row(kept, bad=[NO_SCOPE, NOTHING]),
-    "State.SetState": Row({**ENTRY, "value": 21.5}, bad=[NO_SCOPE]),
+    "State.SetState": Row(
+        {**ENTRY, "value": 21.5},
+        bad=[NO_SCOPE, bad(ENTRY, "value")],
+    ),
     "State.DeleteState": Row(kept, bad=[NO_SCOPE, NOTHING]),
     "State.ListState": Row(lambda scene: {"scope": kept(scene)["scope"]}, bad=[BAD_TOKEN, bad({"scope": "x"}, "scope")]),
     "State.ResetState": Row(lambda scene: kept(scene) and {}),
