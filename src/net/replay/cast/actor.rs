@@ -131,9 +131,12 @@ impl Actor {
             self.asked_at = None;
             return true;
         }
-        let has_failed = publisher.pings_sent() < ticket && publisher.send_ping().is_err();
+        if publisher.pings_sent() < ticket {
+            // Where the connection has ended, we are about to be told so, and why.
+            let _ = publisher.send_ping();
+        }
         self.asked_at.get_or_insert_with(Instant::now);
-        has_failed
+        false
     }
 
     /// It is not waited any longer for a sign that all was handled.
